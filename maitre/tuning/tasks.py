@@ -1,0 +1,258 @@
+"""A tuning task: what it asks, and its train and eval examples.
+
+On disk a task is a folder with `task.yaml` (`name`, `description`, `instruction`, `metric`,
+`group`; instruction and group optional), `train.jsonl` and `eval.jsonl`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from maitre.tuning._tasks_lines import (
+    Example,
+    Message,
+    TaskError,
+    example_to_json,
+    normalised,
+    overlap,
+    read_lines,
+)
+
+__all__ = ["Example", "Message", "Metric", "Task", "TaskError", "load_tasks", "normalised"]
+
+Metric = Literal["accuracy", "loss"]
+
+_METRICS = ("accuracy", "loss")
+# A task's name becomes a folder, a registered model, a partition and a Kubernetes label.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_NAME_RULE = "1 to 63 letters, digits, '-', '_' or '.', a letter or digit first and last"
+_FILES = ("task.yaml", "train.jsonl", "eval.jsonl")
+
+
+class _TaskYaml(BaseModel):
+    """`task.yaml` as it comes from the user."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    description: str
+    instruction: str | None = None
+    metric: Metric
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: train and eval examples, what is measured on the eval examples, an instruction.
+
+    `metric` says by which figure the task is judged: `accuracy` is the share of eval examples whose
+    completion is answered exactly, `loss` the mean negative log-likelihood of the completion's
+    tokens. `instruction` is the text with which a person would ask the model. `group` names
+    related tasks together.
+
+    Raises:
+        TaskError: bad name, unknown metric, no examples, or an eval prompt that is in train.
+    """
+
+    name: str
+    description: str
+    instruction: str | None
+    metric: Metric
+    group: str | None
+    train: tuple[Example, ...]
+    eval: tuple[Example, ...]
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.metric not in _METRICS:
+            raise TaskError(f"unknown metric {self.metric!r}; known: {', '.join(_METRICS)}")
+        for split, examples in (("train", self.train), ("eval", self.eval)):
+            if not examples:
+                raise TaskError(f"task {self.name!r}: no {split} examples")
+        if clashes := overlap(enumerate(self.train), enumerate(self.eval)):
+            prompt = self.eval[clashes[0][0]].prompt
+            raise TaskError(f"task {self.name!r}: {_overlap_text(len(clashes), prompt)}")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The distinct completions of both splits, sorted."""
+        return tuple(sorted({example.completion for example in (*self.train, *self.eval)}))
+
+    def majority_share(self) -> float:
+        """Return the share (0..1) of eval examples which the commonest completion answers."""
+        counts = Counter(example.completion for example in self.eval)
+        return max(counts.values()) / len(self.eval)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 (hex) of all that the task says, examples in order."""
+        digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
+        for split, examples in (("train", self.train), ("eval", self.eval)):
+            digest.update(f"\n{split}\n".encode())
+            digest.update("\n".join(map(example_to_json, examples)).encode())
+        return digest.hexdigest()
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Task:
+        """Read a task folder.
+
+        Raises:
+            TaskError: anything that makes the task unusable; one line, with file and line number.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise TaskError(f"{folder}: no such task folder")
+        header = _read_header(folder / "task.yaml")
+        train, evaluation = (read_lines(folder / f"{split}.jsonl") for split in ("train", "eval"))
+        if clashes := overlap(train, evaluation):
+            eval_line, train_line = clashes[0]
+            prompt = dict(evaluation)[eval_line].prompt
+            raise TaskError(
+                f"{folder / 'eval.jsonl'}:{eval_line}: {_overlap_text(len(clashes), prompt)}"
+                f" (train.jsonl:{train_line})"
+            )
+        return Task(
+            name=header.name,
+            description=header.description,
+            instruction=header.instruction,
+            metric=header.metric,
+            group=header.group,
+            train=tuple(example for _, example in train),
+            eval=tuple(example for _, example in evaluation),
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the task folder whole, or leave what was there.
+
+        A task folder that exists is replaced; one that holds other files is left alone.
+
+        Raises:
+            TaskError: the folder holds something that is no task file.
+        """
+        folder = Path(folder)
+        _check_replaceable(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            fresh, old = Path(temporary, "fresh"), Path(temporary, "old")
+            fresh.mkdir()
+            header = yaml.safe_dump(self._header(), sort_keys=False, allow_unicode=True, width=100)
+            (fresh / "task.yaml").write_text(header, encoding="utf-8")
+            for split, examples in (("train", self.train), ("eval", self.eval)):
+                lines = "".join(f"{example_to_json(example)}\n" for example in examples)
+                (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+            _swap(fresh, folder, old)
+
+    def _header(self) -> dict[str, str]:
+        fields = {
+            "name": self.name,
+            "description": self.description,
+            "instruction": self.instruction,
+            "metric": self.metric,
+            "group": self.group,
+        }
+        return {key: value for key, value in fields.items() if value is not None}
+
+
+def load_tasks(folder: str | os.PathLike[str]) -> list[Task]:
+    """Load every task folder in `folder`, sorted by name; hidden and plain files are passed over.
+
+    Raises:
+        TaskError: no such folder, no task in it, a bad task, or two tasks of one name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise TaskError(f"{folder}: no such folder of tasks")
+    places = (place for place in sorted(folder.iterdir()) if place.is_dir())
+    found: dict[str, tuple[Path, Task]] = {}
+    for place in places:
+        if place.name.startswith((".", "__")):
+            continue
+        task = Task.load(place)
+        if task.name in found:
+            other = found[task.name][0]
+            raise TaskError(f"{place / 'task.yaml'}: the name {task.name!r} is taken by {other}")
+        found[task.name] = (place, task)
+    if not found:
+        raise TaskError(f"{folder}: holds no task folder (one with a task.yaml)")
+    return [task for _, (_, task) in sorted(found.items())]
+
+
+def _read_header(path: Path) -> _TaskYaml:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TaskError(f"{path}: missing; a task folder needs a task.yaml") from error
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: the text is not valid UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise TaskError(f"{place}: malformed YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise TaskError(f"{path}: must hold fields (name, description, metric, …)")
+    try:
+        header = _TaskYaml.model_validate(content)
+        _check_name(header.name)
+    except ValidationError as error:
+        raise TaskError(f"{path}: {_first_problem(error)}") from error
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from error
+    return header
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = ".".join(map(str, problem["loc"]))
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown field {field!r}; known: {', '.join(_TaskYaml.model_fields)}"
+        case "missing":
+            return f"no {field}"
+        case "literal_error":
+            return f"unknown metric {problem['input']!r}; known: {', '.join(_METRICS)}"
+        case _:
+            return f"{field}: {problem['msg'].lower()}, not {problem['input']!r}"
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise TaskError(f"bad name {name!r}: a task's name is {_NAME_RULE}")
+
+
+def _overlap_text(count: int, prompt: str) -> str:
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}…"
+    prompts = "1 eval prompt is" if count == 1 else f"{count} eval prompts are"
+    return f"eval overlaps train: {prompts} in train too, the first {shown!r}"
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise TaskError(f"{folder}: is a file; a task is saved as a folder")
+    if others := sorted({path.name for path in folder.iterdir()} - set(_FILES)):
+        raise TaskError(f"{folder}: holds {others[0]!r}, which is no task file; nothing was saved")
+
+
+def _swap(fresh: Path, folder: Path, old: Path) -> None:
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
