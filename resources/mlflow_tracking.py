@@ -1,0 +1,193 @@
+"""MLflow tracking: runs, figures, artefacts and the model registry, tied to Dagster's lineage.
+
+Each asset that trains or measures opens one MLflow run through `MlflowTracking.run`. The run
+carries the Dagster run id and asset as tags; the asset's metadata carries the link to the MLflow
+run. So either interface leads to the other. SQLite under the data home by default, a server by URL.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow is imported inside the methods: it takes seconds, and code locations load this module.
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """An open MLflow run: where its figures go and where people find it."""
+
+    client: "MlflowClient"
+    run_id: str
+    experiment_id: str
+    url: str
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record settings; what is longer than MLflow takes is cut."""
+        for name, value in values.items():
+            self.client.log_param(self.run_id, name, str(value)[:500])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record figures at one step, in one call."""
+        self.curve({name: [(step, value)] for name, value in values.items()})
+
+    def curve(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Record whole curves: for each name its `(step, value)` points, 1,000 points a call."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        points = [
+            Metric(name, float(value), now_ms, int(step))
+            for name, line in curves.items()
+            for step, value in line
+        ]
+        for start in range(0, len(points), 1000):
+            self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file with the run."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def picture(self, figure: Any, name: str) -> None:
+        """Keep a matplotlib figure with the run."""
+        self.client.log_figure(self.run_id, figure, name)
+
+    def tag(self, name: str, value: str) -> None:
+        """Tag the run."""
+        self.client.set_tag(self.run_id, name, value)
+
+    def metadata(self) -> dict[str, dg.MetadataValue]:
+        """What an asset adds to its materialisation so that the UI links here."""
+        return {
+            "mlflow_run": dg.MetadataValue.url(self.url),
+            "mlflow_run_id": dg.MetadataValue.text(self.run_id),
+        }
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the model registry."""
+
+    name: str
+    version: int
+    url: str
+
+
+class MlflowTracking(dg.ConfigurableResource):
+    """One MLflow store: `tracking_uri` may be a database URL or a server's."""
+
+    tracking_uri: str
+    ui_url: str
+    experiment: str = "maitre"
+
+    @contextmanager
+    def run(
+        self, context: dg.AssetExecutionContext, name: str | None = None
+    ) -> Iterator[TrackedRun]:
+        """Open a run for the asset being materialised; it ends as failed when the body raises."""
+        client = self.client()
+        experiment_id = self._experiment_id(client)
+        asset = context.asset_key.to_user_string()
+        tags = {"dagster/run_id": context.run_id, "dagster/asset": asset}
+        if context.has_partition_key:
+            tags["dagster/partition"] = context.partition_key
+        run = client.create_run(experiment_id, tags=tags, run_name=name or asset)
+        run_id = run.info.run_id
+        url = f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}"
+        try:
+            yield TrackedRun(client, run_id, experiment_id, url)
+        except BaseException:
+            client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id)
+
+    def client(self) -> "MlflowClient":
+        """A client of the store, which is created when it is a database that is not there yet."""
+        from mlflow import MlflowClient
+
+        for folder in self._local_folders():
+            folder.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def register(
+        self,
+        run: TrackedRun,
+        *,
+        name: str,
+        python_model: Path,
+        artifacts: Mapping[str, Path],
+        signature: Any,
+        tags: Mapping[str, str],
+        metadata: Mapping[str, Any] | None = None,
+    ) -> RegisteredVersion:
+        """Log a model with its artefacts and register it as a new version of `name`.
+
+        The model is code: `python_model` is a source file, and nothing is pickled.
+        """
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        with mlflow.start_run(run_id=run.run_id):
+            logged = mlflow.pyfunc.log_model(
+                name=name.rsplit(".", 1)[-1],
+                python_model=str(python_model),
+                artifacts={key: str(path) for key, path in artifacts.items()},
+                signature=signature,
+                registered_model_name=name,
+                metadata=dict(metadata or {}),
+                pip_requirements=["maitre"],
+            )
+        version = int(logged.registered_model_version)
+        for key, value in tags.items():
+            run.client.set_model_version_tag(name, str(version), key, value)
+        return RegisteredVersion(name, version, f"{self.ui_url}/#/models/{name}/versions/{version}")
+
+    def champion(self, name: str) -> RegisteredVersion | None:
+        """The version of `name` with the alias `champion`, if there is one."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client().get_model_version_by_alias(name, "champion")
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        version = int(found.version)
+        return RegisteredVersion(name, version, f"{self.ui_url}/#/models/{name}/versions/{version}")
+
+    def promote(self, version: RegisteredVersion) -> None:
+        """Give `version` the alias `champion`."""
+        self.client().set_registered_model_alias(version.name, "champion", str(version.version))
+
+    def download(self, version: RegisteredVersion, into: Path) -> Path:
+        """Fetch a version's files into `into`; the folder that holds its artefacts."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        uri = f"models:/{version.name}/{version.version}"
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into))) / "artifacts"
+
+    def _experiment_id(self, client: "MlflowClient") -> str:
+        found = client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return found.experiment_id
+        folders = self._local_folders()
+        location = (folders[1]).resolve().as_uri() if folders else None
+        return client.create_experiment(self.experiment, artifact_location=location)
+
+    def _local_folders(self) -> list[Path]:
+        """For a SQLite store: the folder of the database and, beside it, that of the artefacts."""
+        if not self.tracking_uri.startswith("sqlite:///"):
+            return []
+        folder = Path(self.tracking_uri.removeprefix("sqlite:///")).parent
+        return [folder, folder / "artifacts"]

@@ -1,0 +1,80 @@
+"""The user's settings: which model, which tasks, which adapters, and where things are kept.
+
+They come from `maitre.yaml` in the working directory (or the file that `MAITRE_SETTINGS` names);
+an environment variable `MAITRE_<FIELD>` wins over the file. Every field has a default, so that a
+fresh clone runs without either.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class SettingsError(ValueError):
+    """The settings file or an environment variable cannot be used; the message names the field."""
+
+
+class Settings(BaseModel):
+    """Where Maitre finds its inputs and keeps its outputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: str = Field(".maitre", description="Folder (or fsspec URL) of everything Maitre makes.")
+    base_model: str = Field(
+        ".maitre/models/smollm2-135m-instruct",
+        description="Folder in Hugging Face's layout, or a hub id.",
+    )
+    tasks: str = Field(".maitre/tasks", description="Folder with one folder a task.")
+    held_back: tuple[str, ...] = Field(
+        (), description="Tasks that stay out of the bank and are tuned on request."
+    )
+    adapters: str = Field("examples/adapters.csv", description="The adapter catalogue.")
+    profile: str = Field(
+        "h100-64gb/llama-3.1-8b-instruct", description="Server profile: a shipped name or a path."
+    )
+    request_queue_url: str = Field(
+        "sqlite:///.maitre/requests.db", description="SQLAlchemy URL of the tuning-request queue."
+    )
+    mlflow_tracking_uri: str = Field(
+        "sqlite:///.maitre/mlflow/mlflow.db", description="MLflow store: a database or a server."
+    )
+    mlflow_ui_url: str = Field(
+        "http://127.0.0.1:5000", description="Where people open the MLflow UI; links point there."
+    )
+
+    @classmethod
+    def read(cls, path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings file, then let the environment override it.
+
+        Raises `SettingsError` when a named file is missing, is no YAML mapping, or has an unknown
+        or ill-typed field.
+        """
+        named = path or (Path(p) if (p := environment.get("MAITRE_SETTINGS")) else None)
+        if named and not named.is_file():
+            raise SettingsError(f"{named}: no such settings file")
+        values = _read_mapping(named or Path("maitre.yaml"))
+        for field in cls.model_fields:
+            if (value := environment.get(f"MAITRE_{field.upper()}")) is not None:
+                values[field] = value.split(",") if field == "held_back" else value
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise SettingsError(f"{named or 'maitre.yaml'}: {field}: {first['msg']}") from None
+
+
+def _read_mapping(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected `field: value` lines")
+    return values

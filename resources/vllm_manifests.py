@@ -1,0 +1,228 @@
+"""Renders a placement plan as Kubernetes manifests for vLLM: one Deployment and Service a server.
+
+Pure: a plan and options in, documents out. `kubectl apply -k` takes the folder they are written to.
+Flags are those of `vllm serve` (`--enable-lora`, `--max-loras`, `--max-lora-rank`,
+`--max-cpu-loras`, `--lora-modules NAME=PATH`).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from maitre.placement.plan import PlacementPlan, PlannedServer
+
+PORT = 8000
+
+# vLLM allocates LoRA buffers for one of these ranks only (vllm.config.LoRAConfig).
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+MODEL_IDS = {
+    "llama-3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "qwen-2.5-7b-instruct": "Qwen/Qwen2.5-7B-Instruct",
+}
+
+
+@dataclass(frozen=True)
+class DeploymentOptions:
+    """What the cluster has: image, where models and adapters come from, which GPUs."""
+
+    namespace: str = "maitre"
+    # The version that the shipped profiles were measured on.
+    image: str = "vllm/vllm-openai:v0.8.5"
+    model_ids: Mapping[str, str] = field(default_factory=lambda: MODEL_IDS)
+    adapters_claim: str = "maitre-adapters"
+    adapters_path: str = "/adapters"
+    hub_token_secret: str = "maitre-hub-token"
+    gpu_resource: str = "nvidia.com/gpu"
+    gpu_memory_utilization: float = 0.9
+    cpu: str = "4"
+    memory: str = "48Gi"
+
+
+def render(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
+    """The files of a kustomize folder, by name: one YAML a server, `kustomization.yaml`, and
+    `routes.json` (adapter -> servers with shares) for the gateway in front of them.
+    """
+    files = {}
+    for server in plan.servers:
+        documents = [_deployment(server, options), _service(server, options)]
+        files[f"{resource_name(server.name)}.yaml"] = yaml.safe_dump_all(documents, sort_keys=False)
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": options.namespace,
+        "resources": sorted(files),
+    }
+    files["routes.json"] = json.dumps(routes(plan), indent=2, sort_keys=True) + "\n"
+    files["kustomization.yaml"] = yaml.safe_dump(kustomization, sort_keys=False)
+    return files
+
+
+def routes(plan: PlacementPlan) -> dict[str, dict[str, float]]:
+    """For each adapter the services that hold it and the share of its requests that each gets."""
+    table: dict[str, dict[str, float]] = {}
+    for server in plan.servers:
+        for placed in server.adapters:
+            table.setdefault(placed.adapter, {})[resource_name(server.name)] = placed.share
+    return table
+
+
+def resource_name(server_name: str) -> str:
+    """A DNS label for a server: lower case, at most 52 characters, unique for what was cut."""
+    cleaned = re.sub(r"[^a-z0-9]+", "-", server_name.lower()).strip("-") or "server"
+    if cleaned == server_name and len(cleaned) <= 52:
+        return f"vllm-{cleaned}"
+    digest = hashlib.sha256(server_name.encode()).hexdigest()[:8]
+    return f"vllm-{cleaned[:43].strip('-')}-{digest}"
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest `--max-lora-rank` that vLLM accepts and that holds `rank`."""
+    for allowed in VLLM_RANKS:
+        if rank <= allowed:
+            return allowed
+    raise ValueError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
+
+
+def _deployment(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
+    name = resource_name(server.name)
+    labels = {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "namespace": options.namespace,
+            "labels": {**labels, "app.kubernetes.io/part-of": "maitre"},
+            "annotations": {"maitre/server": server.name, "maitre/base-model": server.base_model},
+        },
+        "spec": {
+            "replicas": 1,
+            # A surge would need a GPU that the plan does not count.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+            },
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": {**labels, "app.kubernetes.io/part-of": "maitre"}},
+                "spec": _pod(server, options),
+            },
+        },
+    }
+
+
+def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
+    def probe(period_s: int, failures: int) -> dict[str, Any]:
+        return {
+            "httpGet": {"path": "/health", "port": "http"},
+            "periodSeconds": period_s,
+            "failureThreshold": failures,
+        }
+
+    return {
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": "vllm",
+                "image": options.image,
+                "args": server_arguments(server, options),
+                "ports": [{"name": "http", "containerPort": PORT}],
+                "env": [
+                    {"name": "HOME", "value": "/cache"},
+                    {"name": "HF_HOME", "value": "/cache/huggingface"},
+                    # Lets a new plan load and unload adapters without a restart.
+                    {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"},
+                    {
+                        "name": "HF_TOKEN",
+                        "valueFrom": {
+                            "secretKeyRef": {
+                                "name": options.hub_token_secret,
+                                "key": "token",
+                                "optional": True,
+                            }
+                        },
+                    },
+                ],
+                "resources": {
+                    "requests": {"cpu": options.cpu, "memory": options.memory},
+                    "limits": {options.gpu_resource: 1, "memory": options.memory},
+                },
+                # Loading the model and capturing CUDA graphs for many slots takes many minutes.
+                "startupProbe": probe(10, 180),
+                "readinessProbe": probe(5, 3),
+                "livenessProbe": probe(20, 6),
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "adapters", "mountPath": options.adapters_path, "readOnly": True},
+                    {"name": "cache", "mountPath": "/cache"},
+                    {"name": "tmp", "mountPath": "/tmp"},
+                    {"name": "shm", "mountPath": "/dev/shm"},
+                ],
+            }
+        ],
+        "volumes": [
+            {
+                "name": "adapters",
+                "persistentVolumeClaim": {"claimName": options.adapters_claim, "readOnly": True},
+            },
+            {"name": "cache", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+        ],
+    }
+
+
+def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[str]:
+    """The command line of `vllm serve` for one planned server."""
+    config = server.config
+    model = options.model_ids.get(server.base_model, server.base_model)
+    return [
+        f"--model={model}",
+        f"--served-model-name={server.base_model}",
+        f"--port={PORT}",
+        f"--gpu-memory-utilization={options.gpu_memory_utilization}",
+        f"--max-num-seqs={config.max_num_seqs}",
+        f"--max-num-batched-tokens={config.max_num_batched_tokens}",
+        "--enable-lora",
+        f"--max-loras={config.max_loras}",
+        f"--max-lora-rank={vllm_rank(config.max_lora_rank)}",
+        f"--max-cpu-loras={config.max_cpu_loras}",
+        "--lora-modules",
+        *(f"{a.adapter}={options.adapters_path}/{a.adapter}" for a in server.adapters),
+    ]
+
+
+def _service(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
+    name = resource_name(server.name)
+    labels = {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": options.namespace,
+            "labels": {**labels, "app.kubernetes.io/part-of": "maitre"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "selector": labels,
+            "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
+        },
+    }
