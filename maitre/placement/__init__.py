@@ -1,0 +1,1 @@
+"""Adapters to servers: catalogue, algorithms, bounds, the plan and its diff."""

@@ -1,0 +1,90 @@
+"""What differs between two placement plans: servers opened and closed, adapters moved."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maitre.placement.plan import PlacementPlan
+
+
+@dataclass(frozen=True)
+class AdapterMove:
+    """An adapter whose servers change.
+
+    `before` and `after` map server names to shares; `before` is empty for a new adapter, `after`
+    for a removed one.
+    """
+
+    adapter: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def servers_change(self) -> bool:
+        """Whether it must be loaded somewhere new (else only its shares change)."""
+        return bool(set(self.after) - set(self.before))
+
+
+@dataclass(frozen=True)
+class PlanDiff:
+    """The steps from one plan to another; everything is sorted by name."""
+
+    servers_added: tuple[str, ...]
+    servers_removed: tuple[str, ...]
+    servers_reconfigured: tuple[str, ...]
+    adapters_added: tuple[str, ...]
+    adapters_removed: tuple[str, ...]
+    moves: tuple[AdapterMove, ...]
+    reshared: tuple[AdapterMove, ...]
+    gpus_before: int
+    gpus_after: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether the plans serve alike."""
+        return not (
+            self.servers_added
+            or self.servers_removed
+            or self.servers_reconfigured
+            or self.adapters_added
+            or self.adapters_removed
+            or self.moves
+            or self.reshared
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diff as plain JSON values."""
+        return asdict(self)
+
+
+def compare(before: PlacementPlan, after: PlacementPlan) -> PlanDiff:
+    """The diff from `before` to `after`; servers are matched by name.
+
+    `moves` are adapters of both plans that have to be loaded on another server; `reshared` those
+    that only lose a server or divide their requests otherwise.
+    """
+    old = {server.name: server for server in before.servers}
+    new = {server.name: server for server in after.servers}
+    placed_old, placed_new = before.servers_of(), after.servers_of()
+    changed = [
+        AdapterMove(adapter, placed_old[adapter], placed_new[adapter])
+        for adapter in sorted(placed_old.keys() & placed_new.keys())
+        if placed_old[adapter] != placed_new[adapter]
+    ]
+    return PlanDiff(
+        servers_added=tuple(sorted(new.keys() - old.keys())),
+        servers_removed=tuple(sorted(old.keys() - new.keys())),
+        servers_reconfigured=tuple(
+            name
+            for name in sorted(old.keys() & new.keys())
+            if (old[name].config, old[name].base_model) != (new[name].config, new[name].base_model)
+        ),
+        adapters_added=tuple(sorted(placed_new.keys() - placed_old.keys())),
+        adapters_removed=tuple(sorted(placed_old.keys() - placed_new.keys())),
+        moves=tuple(move for move in changed if move.servers_change),
+        reshared=tuple(move for move in changed if not move.servers_change),
+        gpus_before=before.gpus,
+        gpus_after=after.gpus,
+    )
