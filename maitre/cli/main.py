@@ -1,0 +1,27 @@
+"""Puts the command groups together and turns an error of the user's into one line and exit 2."""
+
+import sys
+
+import typer
+
+from maitre.cli import requests, up
+
+app = typer.Typer(
+    name="maitre",
+    help="Tune prompts on deadline; serve many LoRA adapters on the fewest GPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("tune")(requests.tune)
+app.add_typer(requests.app, name="requests")
+app.command("up")(up.up)
+
+
+def main() -> None:
+    """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        print(f"maitre: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,82 @@
+"""`maitre tune` and `maitre requests`: put a task in the queue, see what became of it."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maitre.cli.deadline import parse_deadline
+from maitre.cli.output import print_json, print_table
+
+app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def tune(
+    task: Annotated[str, typer.Argument(help="A task of the tasks folder.")],
+    deadline: Annotated[str, typer.Option(help="A span (10m, 2h) or a time.")] = "1h",
+    tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
+    json: Json = False,
+) -> None:
+    """Ask for a task to be tuned by a deadline: adds a row to the request queue."""
+    from maitre.tuning.tasks import Task, TaskError
+    from resources.request_queue import RequestQueue
+    from resources.settings import Settings
+
+    settings = Settings.read()
+    folder = Path(settings.tasks) / task
+    if not (folder / "task.yaml").is_file():
+        raise TaskError(f"no task {task!r} in {settings.tasks}")
+    Task.load(folder)
+    now = datetime.now(UTC)
+    request = RequestQueue(url=settings.request_queue_url).submit(
+        task, deadline_at=parse_deadline(deadline, now), now=now, tenant=tenant
+    )
+    if json:
+        print_json(asdict(request))
+    else:
+        when = request.deadline_at.astimezone().strftime("%H:%M:%S")
+        print(f"Queued {task} until {when} as {request.request_id}")
+        print("The sensor tuning_requests starts it while Dagster's daemon runs (make ui).")
+
+
+@app.command("list")
+def list_requests(json: Json = False) -> None:
+    """List the requests, the earliest deadline first."""
+    from resources.request_queue import RequestQueue
+    from resources.settings import Settings
+
+    rows = [asdict(r) for r in RequestQueue(url=Settings.read().request_queue_url).find()]
+    if json:
+        print_json(rows)
+        return
+    shown = ("request_id", "task", "state", "deadline_at", "run_id")
+    print_table([{name: row[name] for name in shown} for row in rows], "Tuning requests")
+
+
+@app.command()
+def show(request_id: str, json: Json = False) -> None:
+    """Show one request."""
+    from resources.request_queue import RequestQueue
+    from resources.settings import Settings
+
+    row = asdict(RequestQueue(url=Settings.read().request_queue_url).get(request_id))
+    if json:
+        print_json(row)
+    else:
+        print_table([{"field": k, "value": v} for k, v in row.items()], f"Request {request_id}")
+
+
+@app.command()
+def cancel(request_id: str) -> None:
+    """Cancel a request that has not been started."""
+    from resources.request_queue import RequestError, RequestQueue, RequestState
+    from resources.settings import Settings
+
+    queue = RequestQueue(url=Settings.read().request_queue_url)
+    if not queue.move(request_id, expected=RequestState.QUEUED, state=RequestState.CANCELLED):
+        raise RequestError(f"request {request_id} is {queue.get(request_id).state}, not queued")
+    print(f"Cancelled {request_id}")

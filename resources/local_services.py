@@ -1,0 +1,124 @@
+"""The servers of one machine: `dagster dev` (webserver and daemon) and `mlflow server`."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from resources.mlflow_tracking import MlflowTracking
+from resources.settings import Settings
+
+
+class ServiceError(RuntimeError):
+    """A server did not come up or went down; the message says which and where its log is."""
+
+
+@dataclass(frozen=True)
+class LocalServices:
+    """Both servers as child processes; each in a group of its own, so that nothing outlives it."""
+
+    dagster: subprocess.Popen
+    mlflow: subprocess.Popen
+    dagster_url: str
+    mlflow_url: str
+    log_folder: Path
+
+    @classmethod
+    def start(cls, settings: Settings, dagster_port: int, mlflow_port: int) -> Self:
+        """Start both servers, bound to loopback, with their logs under the data home."""
+        log_folder = Path(settings.home).resolve() / "logs"
+        log_folder.mkdir(parents=True, exist_ok=True)
+        dagster_home = Path(os.environ.get("DAGSTER_HOME", f"{settings.home}/dagster")).resolve()
+        dagster_home.mkdir(parents=True, exist_ok=True)
+        mlflow_url = f"http://127.0.0.1:{mlflow_port}"
+        environment = {
+            **os.environ,
+            "DAGSTER_HOME": str(dagster_home),
+            "MAITRE_MLFLOW_UI_URL": mlflow_url,
+        }
+        # Made here, so that two processes do not both try to create the tables.
+        MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url=mlflow_url).client()
+        python = sys.executable
+        mlflow = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
+        mlflow += [str(mlflow_port), "--backend-store-uri", settings.mlflow_tracking_uri]
+        dagster = [python, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1"]
+        dagster += ["-p", str(dagster_port)]
+        return cls(
+            dagster=_spawn(dagster, log_folder / "dagster.log", environment),
+            mlflow=_spawn(mlflow, log_folder / "mlflow.log", environment),
+            dagster_url=f"http://127.0.0.1:{dagster_port}",
+            mlflow_url=mlflow_url,
+            log_folder=log_folder,
+        )
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until both answer; `ServiceError` when one ends or the time is up."""
+        give_up_at = time.monotonic() + timeout_s
+        for name, url in (
+            ("dagster", f"{self.dagster_url}/server_info"),
+            ("mlflow", f"{self.mlflow_url}/health"),
+        ):
+            while not _answers(url):
+                self._check_alive()
+                if time.monotonic() > give_up_at:
+                    raise ServiceError(
+                        f"{name} did not answer at {url} within {timeout_s:.0f} s; "
+                        f"see {self.log_folder / name}.log"
+                    )
+                time.sleep(0.5)
+
+    def wait(self) -> None:
+        """Wait for ever, or until one of them ends, which is an error."""
+        while True:
+            self._check_alive()
+            time.sleep(1.0)
+
+    def stop(self) -> None:
+        """Interrupt both, and kill what has not gone after 15 s."""
+        for process in (self.dagster, self.mlflow):
+            _signal_group(process, signal.SIGINT)
+        give_up_at = time.monotonic() + 15
+        for process in (self.dagster, self.mlflow):
+            try:
+                process.wait(timeout=max(0.1, give_up_at - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(process, signal.SIGKILL)
+
+    def _check_alive(self) -> None:
+        for name, process in (("dagster", self.dagster), ("mlflow", self.mlflow)):
+            if (code := process.poll()) is not None:
+                raise ServiceError(
+                    f"{name} ended with exit code {code}; see {self.log_folder / name}.log"
+                )
+
+
+def _spawn(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return 200 <= answer.status < 300
+    except OSError:
+        return False
