@@ -1,6 +1,7 @@
 """The language model: one base model, loaded when first asked for and kept for the process."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,6 +20,13 @@ class LanguageModel(dg.ConfigurableResource):
     def load(self) -> "BaseModel":
         """The loaded model; the same object for every call in one process."""
         return _load(self.path_or_id, self.device, self.dtype)
+
+    def fingerprint(self) -> str:
+        """The hash of a local folder's weights; for a hub id the id itself, nothing is fetched."""
+        from maitre.tuning.weights_hash import weights_hash
+
+        folder = Path(self.path_or_id)
+        return weights_hash(folder)[:16] if folder.is_dir() else self.path_or_id
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,26 @@
+"""Builds the resources of both code locations from the user's settings."""
+
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+from resources.mlflow_tracking import MlflowTracking
+from resources.request_queue import RequestQueue
+from resources.settings import Settings
+
+
+def resources(settings: Settings) -> dict[str, object]:
+    """Resources by the names under which assets and sensors ask for them."""
+    return {
+        "home": DataHome(root=settings.home),
+        "inputs": Inputs(
+            tasks=settings.tasks,
+            held_back=list(settings.held_back),
+            adapters=settings.adapters,
+            profile=settings.profile,
+        ),
+        "language_model": LanguageModel(path_or_id=settings.base_model),
+        "mlflow": MlflowTracking(
+            tracking_uri=settings.mlflow_tracking_uri, ui_url=settings.mlflow_ui_url
+        ),
+        "request_queue": RequestQueue(url=settings.request_queue_url),
+    }
