@@ -1,4 +1,4 @@
-"""`tuning_requests`: turns rows of the request queue into tuning runs, notes what became of them."""
+"""`tuning_requests`: turns rows of the request queue into tuning runs; notes what became of them."""
 
 import dagster as dg
 

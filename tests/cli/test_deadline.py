@@ -1,0 +1,30 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from maitre.cli.deadline import parse_deadline
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("10m", timedelta(minutes=10)),
+        ("in 2h", timedelta(hours=2)),
+        ("1.5 d", timedelta(days=1.5)),
+    ],
+)
+def test_spans_count_from_now(text: str, span: timedelta) -> None:
+    assert parse_deadline(text, NOW) == NOW + span
+
+
+def test_times_come_back_in_utc() -> None:
+    assert parse_deadline("2030-01-31T18:00+02:00", NOW) == datetime(2030, 1, 31, 16, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10", "10 weeks", "-5m"])
+def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a span"):
+        parse_deadline(text, NOW)
