@@ -1,0 +1,201 @@
+"""Profiles: the fitted constants of one GPU + base model + vLLM version.
+
+A profile is a reviewed YAML file. Every constant stands with its unit in its name; the file also
+says what it was fitted on, how well it fits and where it is valid.
+"""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from maitre.twin.errors import TwinInputError, require
+from maitre.twin.kernel.state import StepCost
+from maitre.twin.server import ServerConfig
+
+_GIB = 2.0**30
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Memory(_Section):
+    """KV cache tokens that fit beside the weights: base - per_slot S - per_slot_rank S r."""
+
+    base_tokens: float
+    per_slot_tokens: float
+    per_slot_rank_tokens: float
+    max_model_len: int = Field(gt=0)
+    block_tokens: int = Field(gt=0)
+
+
+class Step(_Section):
+    """Coefficients of the step time (see docs/twin.md), all in ms."""
+
+    floor_ms: float = Field(ge=0)
+    base_ms: float
+    per_sequence_ms: float = Field(ge=0)
+    per_kv_token_ms: float = Field(ge=0)
+    lora_ms: float
+    lora_per_slot_ms: float
+    per_adapter_ms: float
+    per_adapter_rank_ms: float
+    lora_per_sequence_ms: float
+    lora_per_sequence_slot_ms: float
+    prefill_ms: float
+    per_prefill_token_ms: float
+    lora_per_prefill_token_ms: float
+    lora_per_prefill_token_slot_ms: float
+
+
+class Loading(_Section):
+    """Time to bring an adapter to a GPU slot, by source, linear in its rank (ms)."""
+
+    cpu_to_gpu_ms: float = Field(ge=0)
+    cpu_to_gpu_per_rank_ms: float
+    disk_to_cpu_ms: float = Field(ge=0)
+    disk_to_cpu_per_rank_ms: float
+
+
+class Api(_Section):
+    """Time a request spends in the API server before and after the engine."""
+
+    ingress_ms: float = Field(ge=0)
+    egress_ms: float = Field(ge=0)
+
+
+class Valid(_Section):
+    """The configurations on which the profile was fitted."""
+
+    max_loras: tuple[int, int]
+    max_lora_rank: tuple[int, int]
+    adapters: tuple[int, int]
+    offered_rps: tuple[float, float]
+    mean_total_tokens: tuple[float, float]
+
+
+class ServerProfile(_Section):
+    """Everything the twin knows about one kind of server."""
+
+    name: str
+    base_model: str
+    gpu: str
+    engine: str
+    memory: Memory
+    step: Step
+    loading: Loading
+    api: Api
+    valid: Valid
+    provenance: dict[str, Any]
+    fit: dict[str, Any]
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The profiles that ship with Maitre."""
+        root = Path(str(resources.files("maitre.twin").joinpath("profiles")))
+        return sorted(
+            path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml")
+        )
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "ServerProfile":
+        """Loads a shipped profile by name, or one from a file.
+
+        Raises:
+            TwinInputError: no such profile or file, or its content is no profile.
+        """
+        if str(name_or_path) in cls.names():
+            root = resources.files("maitre.twin").joinpath("profiles")
+            text = root.joinpath(f"{name_or_path}.yaml").read_text()
+        else:
+            path = Path(name_or_path)
+            require(
+                path.is_file(),
+                f"profile: {str(name_or_path)!r} is neither a file nor one of {cls.names()}",
+            )
+            text = path.read_text()
+        try:
+            return cls.model_validate(yaml.safe_load(text))
+        except (ValidationError, yaml.YAMLError) as error:
+            raise TwinInputError(f"profile {name_or_path}: {error}") from error
+
+    def to_yaml(self) -> str:
+        """The file that `load` reads."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+
+    def fingerprint(self) -> str:
+        """A hash of the constants: equal profiles predict equal results."""
+        parts = self.model_dump(mode="json", exclude={"provenance", "fit"})
+        return hashlib.sha256(yaml.safe_dump(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def kv_cache_tokens(self, max_loras: int, max_lora_rank: int) -> int | None:
+        """Tokens of KV cache beside `max_loras` slots of `max_lora_rank`, in whole blocks.
+
+        None: the server would run out of memory at start.
+        """
+        tokens = self._kv_room(max_loras, max_lora_rank)
+        if tokens < self.memory.max_model_len:
+            return None
+        return int(tokens // self.memory.block_tokens) * self.memory.block_tokens
+
+    def out_of_memory_reason(self, server: ServerConfig) -> str | None:
+        """Why the server would not start, or None."""
+        if server.kv_cache_tokens is not None:
+            return None
+        room = self._kv_room(server.max_loras, server.max_lora_rank)
+        need = server.max_model_len or self.memory.max_model_len
+        if room <= 0:
+            return "no memory is left for the KV cache beside the weights and adapter slots"
+        if room < need:
+            return f"the KV cache has room for {room:.0f} tokens, one request may need {need}"
+        return None
+
+    def _kv_room(self, max_loras: int, max_lora_rank: int) -> float:
+        memory = self.memory
+        return (
+            memory.base_tokens
+            - memory.per_slot_tokens * max_loras
+            - memory.per_slot_rank_tokens * max_loras * max_lora_rank
+        )
+
+    def step_cost(self, server: ServerConfig) -> StepCost:
+        """The step-time coefficients of one server."""
+        step, slots, rank = self.step, server.max_loras, server.max_lora_rank
+        return StepCost(
+            floor_ms=step.floor_ms,
+            base_ms=step.base_ms,
+            per_sequence_ms=step.per_sequence_ms,
+            per_kv_token_ms=step.per_kv_token_ms,
+            lora_ms=step.lora_ms + step.lora_per_slot_ms * slots,
+            per_adapter_ms=step.per_adapter_ms + step.per_adapter_rank_ms * rank,
+            lora_per_sequence_ms=step.lora_per_sequence_ms + step.lora_per_sequence_slot_ms * slots,
+            prefill_ms=step.prefill_ms,
+            per_prefill_token_ms=step.per_prefill_token_ms
+            + step.lora_per_prefill_token_ms
+            + step.lora_per_prefill_token_slot_ms * slots,
+        )
+
+    def load_ms(self, rank: float) -> tuple[float, float]:
+        """Milliseconds to load an adapter: CPU to GPU, and disk to CPU."""
+        loading = self.loading
+        return (
+            loading.cpu_to_gpu_ms + loading.cpu_to_gpu_per_rank_ms * rank,
+            loading.disk_to_cpu_ms + loading.disk_to_cpu_per_rank_ms * rank,
+        )
+
+    def range_warnings(self, server: ServerConfig, adapters: int, offered_rps: float) -> list[str]:
+        """What of a configuration lies outside the range that the profile was fitted on."""
+        found = []
+        for field, value, (low, high) in (
+            ("max_loras", server.max_loras, self.valid.max_loras),
+            ("max_lora_rank", server.max_lora_rank, self.valid.max_lora_rank),
+            ("adapters", adapters, self.valid.adapters),
+            ("offered_rps", offered_rps, self.valid.offered_rps),
+        ):
+            if not low <= value <= high:
+                found.append(f"{field} {value:g} is outside the profile's {low:g}..{high:g}")
+        return found

@@ -1,0 +1,234 @@
+"""Runs the twin: one configuration, or many on all cores."""
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from maitre.twin.arrivals import arrival_chunks
+from maitre.twin.errors import require
+from maitre.twin.kernel import state as k
+from maitre.twin.kernel.advance import advance
+from maitre.twin.profile import ServerProfile
+from maitre.twin.result import LatencySummary, SimulationResult, bins_quantile, row_quantiles
+from maitre.twin.server import ServerConfig
+from maitre.twin.workload import Workload
+
+_log = logging.getLogger(__name__)
+
+FIRST_POOL = 4096
+TIMELINE_SAMPLES = 360
+NO_LIMIT = 1 << 60
+
+Progress = Callable[[int, int], None]
+
+
+def simulate(
+    profile: ServerProfile,
+    server: ServerConfig,
+    workload: Workload,
+    seed: int = 0,
+    *,
+    leap: bool = True,
+) -> SimulationResult:
+    """Simulates one server under one workload; the same seed gives the same result.
+
+    `leap=False` takes every engine step by itself (slow; the same result).
+
+    Raises:
+        TwinInputError: an adapter's rank is above the server's `max_lora_rank`.
+    """
+    _check_ranks(server, workload)
+    warnings = tuple(profile.range_warnings(server, len(workload.adapters), workload.offered_rps))
+    for warning in warnings:
+        _log.warning("%s: %s", profile.name, warning)
+    reason = profile.out_of_memory_reason(server)
+    block_tokens = profile.memory.block_tokens
+    kv_tokens = server.kv_cache_tokens
+    if kv_tokens is None:
+        kv_tokens = profile.kv_cache_tokens(server.max_loras, server.max_lora_rank) or 0
+    blocks = 0 if reason else kv_tokens // block_tokens
+    loads = [profile.load_ms(load.rank) for load in workload.adapters]
+    state = k.new_state(
+        adapters=len(workload.adapters),
+        total_blocks=blocks,
+        block_tokens=block_tokens,
+        samples=min(TIMELINE_SAMPLES, max(1, int(workload.duration_s))),
+        load_gpu_ms=np.array([gpu for gpu, _ in loads]),
+        load_cpu_ms=np.array([cpu for _, cpu in loads]),
+    )
+    limits = _limits(profile, server, workload, blocks, leap)
+    if reason is None:
+        _run(profile.step_cost(server), limits, workload, seed, state)
+    else:
+        _offer_only(workload, seed, state)
+    return _result(workload, limits, state, reason, warnings)
+
+
+def simulate_many(
+    profile: ServerProfile,
+    runs: Iterable[tuple[ServerConfig, Workload]],
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[SimulationResult]:
+    """Simulates many configurations on all cores, run i under seed + i, in the order given.
+
+    `progress(done, total)` is called as runs end. `workers=1` stays in this process.
+    """
+    tasks = [
+        (profile, server, workload, seed + place) for place, (server, workload) in enumerate(runs)
+    ]
+    for _, server, workload, _ in tasks:
+        _check_ranks(server, workload)
+    count = min(workers or os.cpu_count() or 1, max(len(tasks), 1))
+    if count == 1:
+        return _collect(map(_simulate_task, tasks), len(tasks), progress)
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        chunk = max(1, min(32, len(tasks) // (count * 8)))
+        return _collect(pool.map(_simulate_task, tasks, chunksize=chunk), len(tasks), progress)
+
+
+def _simulate_task(task: tuple[ServerProfile, ServerConfig, Workload, int]) -> SimulationResult:
+    return simulate(*task)
+
+
+def _collect(
+    results: Iterable[SimulationResult], total: int, progress: Progress | None
+) -> list[SimulationResult]:
+    collected = []
+    for result in results:
+        collected.append(result)
+        if progress is not None:
+            progress(len(collected), total)
+    return collected
+
+
+def _check_ranks(server: ServerConfig, workload: Workload) -> None:
+    for load in workload.adapters:
+        require(
+            load.rank <= server.max_lora_rank,
+            f"adapters[{load.adapter!r}].rank: {load.rank} is above the server's "
+            f"max_lora_rank {server.max_lora_rank}",
+        )
+
+
+def _limits(
+    profile: ServerProfile, server: ServerConfig, workload: Workload, blocks: int, leap: bool
+) -> k.Limits:
+    samples = min(TIMELINE_SAMPLES, max(1, int(workload.duration_s)))
+    return k.Limits(
+        duration_s=float(workload.duration_s),
+        max_num_seqs=int(server.max_num_seqs),
+        max_num_batched_tokens=int(server.max_num_batched_tokens),
+        max_loras=int(server.max_loras),
+        max_cpu_loras=int(server.max_cpu_loras),
+        block_tokens=int(profile.memory.block_tokens),
+        total_blocks=int(blocks),
+        max_model_len=int(server.max_model_len or profile.memory.max_model_len),
+        max_in_flight=NO_LIMIT if workload.max_in_flight is None else int(workload.max_in_flight),
+        leap=bool(leap),
+        sample_s=workload.duration_s / samples,
+        ingress_s=profile.api.ingress_ms * 1e-3,
+        egress_s=profile.api.egress_ms * 1e-3,
+    )
+
+
+def _run(cost: k.StepCost, limits: k.Limits, workload: Workload, seed: int, state: k.State) -> None:
+    pool = k.new_pool(FIRST_POOL)
+    chunks = arrival_chunks(workload, seed)
+    chunk = next(chunks)
+    while True:
+        code = advance(cost, limits, chunk, pool, state)
+        if code == k.FINISHED:
+            return
+        if code == k.NEEDS_POOL:
+            pool = k.grow_pool(pool, state)
+        else:
+            chunk = next(chunks)
+            state.whole[k.NEXT_ARRIVAL] = 0
+
+
+def _offer_only(workload: Workload, seed: int, state: k.State) -> None:
+    """Counts what is offered to a server that never started."""
+    for chunk in arrival_chunks(workload, seed):
+        tokens = chunk.input_tokens.astype(np.int64) + chunk.output_tokens
+        state.whole[k.OFFERED] += len(tokens)
+        state.whole[k.OFFERED_TOKENS] += tokens.sum()
+        count = len(workload.adapters)
+        state.adapters.offered[:] += np.bincount(chunk.adapter, minlength=count)
+        state.adapters.tokens_offered[:] += np.bincount(
+            chunk.adapter, weights=tokens, minlength=count
+        ).astype(np.int64)
+
+
+def _result(
+    workload: Workload,
+    limits: k.Limits,
+    state: k.State,
+    reason: str | None,
+    warnings: tuple[str, ...],
+) -> SimulationResult:
+    whole, real, duration_s = state.whole, state.real, float(workload.duration_s)
+    completed, gaps = int(whole[k.COMPLETED]), int(whole[k.ITL_GAPS])
+    blocks = max(limits.total_blocks, 1)
+    adapters = state.adapters
+    return SimulationResult(
+        duration_s=duration_s,
+        out_of_memory=reason is not None,
+        out_of_memory_reason=reason,
+        kv_cache_tokens=limits.total_blocks * limits.block_tokens,
+        offered=int(whole[k.OFFERED]),
+        completed=completed,
+        lost=int(whole[k.LOST]),
+        unservable=int(whole[k.UNSERVABLE]),
+        throughput_tps=float(whole[k.INPUT_DONE] + whole[k.OUTPUT_DONE]) / duration_s,
+        offered_tps=float(whole[k.OFFERED_TOKENS]) / duration_s,
+        input_tps=float(whole[k.INPUT_DONE]) / duration_s,
+        output_tps=float(whole[k.OUTPUT_DONE]) / duration_s,
+        preemptions=int(whole[k.PREEMPTIONS]),
+        ttft_ms=LatencySummary(
+            1e3 * real[k.TTFT_SUM] / completed if completed else math.nan,
+            bins_quantile(state.ttft_bins, 0.5),
+            bins_quantile(state.ttft_bins, 0.99),
+        ),
+        itl_ms=LatencySummary(
+            1e3 * real[k.ITL_SUM] / gaps if gaps else math.nan,
+            bins_quantile(state.itl_bins, 0.5),
+            bins_quantile(state.itl_bins, 0.99),
+        ),
+        running_mean=real[k.RUNNING_AREA] / duration_s,
+        running_max=int(whole[k.MAX_RUNNING]),
+        waiting_mean=(real[k.WAITING_AREA] + whole[k.WAITING] * real[k.NOW]) / duration_s,
+        waiting_max=int(whole[k.MAX_WAITING]),
+        active_adapters_mean=real[k.ACTIVE_AREA] / duration_s,
+        active_adapters_max=int(whole[k.MAX_ACTIVE]),
+        kv_usage_mean=real[k.KV_AREA] / duration_s / blocks,
+        kv_usage_max=1.0 - whole[k.MIN_FREE_BLOCKS] / blocks,
+        adapter_loads=int(whole[k.LOADS_GPU]),
+        adapter_loads_from_disk=int(whole[k.LOADS_CPU]),
+        steps=int(whole[k.STEPS]),
+        events=int(whole[k.EVENTS]),
+        in_flight_end=int(whole[k.IN_FLIGHT]),
+        warnings=warnings,
+        _timeline=state.timeline.astype(np.float32),
+        _by_adapter={
+            "names": [load.adapter for load in workload.adapters],
+            "ranks": np.array([load.rank for load in workload.adapters]),
+            "rates": np.array([load.rate_rps for load in workload.adapters]),
+            "offered": adapters.offered,
+            "completed": adapters.completed,
+            "tokens_offered": adapters.tokens_offered,
+            "tokens_done": adapters.tokens_done,
+            "ttft_sum_s": adapters.ttft_sum_s,
+            "latency_sum_s": adapters.latency_sum_s,
+            "ttft_p50_ms": row_quantiles(adapters.ttft_bins, 0.5),
+            "ttft_p99_ms": row_quantiles(adapters.ttft_bins, 0.99),
+            "total_blocks": limits.total_blocks,
+        },
+    )
