@@ -5,6 +5,7 @@ seed see the same requests.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def _poisson(
     rates = _rates(workload)
     total = rates.sum()
     cumulative = np.cumsum(rates) / total if total > 0 else np.ones(len(rates))
-    for start_s, end_s in zip(edges_s[:-1], edges_s[1:], strict=True):
+    for start_s, end_s in pairwise(edges_s):
         count = rng.poisson(total * (end_s - start_s))
         # Order statistics of `count` uniform points, without sorting.
         gaps = rng.standard_exponential(count + 1)
@@ -136,7 +137,7 @@ def _mmpp(
     off_s = burst.on_s * (1 - burst.on_share) / burst.on_share
     is_on = rng.random(len(rates)) < burst.on_share
     switch_s = rng.exponential(np.where(is_on, burst.on_s, max(off_s, 1e-12)))
-    for start_s, end_s in zip(edges_s[:-1], edges_s[1:], strict=True):
+    for start_s, end_s in pairwise(edges_s):
         parts: list[tuple[int, _F8]] = []
         for which in range(len(rates)):
             at_s = float(start_s)

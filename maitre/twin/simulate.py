@@ -3,11 +3,12 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
+from numpy.lib.recfunctions import structured_to_unstructured
 
 from maitre.twin.arrivals import arrival_chunks
 from maitre.twin.errors import require
@@ -20,7 +21,7 @@ from maitre.twin.workload import Workload
 
 _log = logging.getLogger(__name__)
 
-FIRST_POOL = 4096
+FIRST_REQUESTS = 4096
 TIMELINE_SAMPLES = 360
 NO_LIMIT = 1 << 60
 
@@ -53,20 +54,20 @@ def simulate(
         kv_tokens = profile.kv_cache_tokens(server.max_loras, server.max_lora_rank) or 0
     blocks = 0 if reason else kv_tokens // block_tokens
     loads = [profile.load_ms(load.rank) for load in workload.adapters]
-    state = k.new_state(
-        adapters=len(workload.adapters),
+    sim = k.new_simulation(
+        requests=FIRST_REQUESTS,
         total_blocks=blocks,
         block_tokens=block_tokens,
         samples=min(TIMELINE_SAMPLES, max(1, int(workload.duration_s))),
-        load_gpu_ms=np.array([gpu for gpu, _ in loads]),
-        load_cpu_ms=np.array([cpu for _, cpu in loads]),
+        gpu_load_ms=np.array([gpu for gpu, _ in loads]),
+        cpu_load_ms=np.array([cpu for _, cpu in loads]),
     )
     limits = _limits(profile, server, workload, blocks, leap)
     if reason is None:
-        _run(profile.step_cost(server), limits, workload, seed, state)
+        sim = _run(profile.step_cost(server), limits, workload, seed, sim)
     else:
-        _offer_only(workload, seed, state)
-    return _result(workload, limits, state, reason, warnings)
+        _offer_only(workload, seed, sim)
+    return _result(workload, limits, sim, reason, warnings)
 
 
 def simulate_many(
@@ -139,30 +140,31 @@ def _limits(
     )
 
 
-def _run(cost: k.StepCost, limits: k.Limits, workload: Workload, seed: int, state: k.State) -> None:
-    pool = k.new_pool(FIRST_POOL)
+def _run(
+    cost: k.StepCost, limits: k.Limits, workload: Workload, seed: int, sim: k.Simulation
+) -> k.Simulation:
     chunks = arrival_chunks(workload, seed)
     chunk = next(chunks)
     while True:
-        code = advance(cost, limits, chunk, pool, state)
+        code = advance(cost, limits, chunk, sim)
         if code == k.FINISHED:
-            return
-        if code == k.NEEDS_POOL:
-            pool = k.grow_pool(pool, state)
+            return sim
+        if code == k.NEEDS_REQUESTS:
+            sim = k.with_more_requests(sim)
         else:
             chunk = next(chunks)
-            state.whole[k.NEXT_ARRIVAL] = 0
+            sim.server["next_arrival"] = 0
 
 
-def _offer_only(workload: Workload, seed: int, state: k.State) -> None:
+def _offer_only(workload: Workload, seed: int, sim: k.Simulation) -> None:
     """Counts what is offered to a server that never started."""
     for chunk in arrival_chunks(workload, seed):
         tokens = chunk.input_tokens.astype(np.int64) + chunk.output_tokens
-        state.whole[k.OFFERED] += len(tokens)
-        state.whole[k.OFFERED_TOKENS] += tokens.sum()
+        sim.server["offered"] += len(tokens)
+        sim.server["offered_tokens"] += tokens.sum()
         count = len(workload.adapters)
-        state.adapters.offered[:] += np.bincount(chunk.adapter, minlength=count)
-        state.adapters.tokens_offered[:] += np.bincount(
+        sim.adapters["offered"][:count] += np.bincount(chunk.adapter, minlength=count)
+        sim.adapters["tokens_offered"][:count] += np.bincount(
             chunk.adapter, weights=tokens, minlength=count
         ).astype(np.int64)
 
@@ -170,65 +172,65 @@ def _offer_only(workload: Workload, seed: int, state: k.State) -> None:
 def _result(
     workload: Workload,
     limits: k.Limits,
-    state: k.State,
+    sim: k.Simulation,
     reason: str | None,
     warnings: tuple[str, ...],
 ) -> SimulationResult:
-    whole, real, duration_s = state.whole, state.real, float(workload.duration_s)
-    completed, gaps = int(whole[k.COMPLETED]), int(whole[k.ITL_GAPS])
+    server, duration_s = sim.server[0], float(workload.duration_s)
+    completed, gaps = int(server["completed"]), int(server["itl_gaps"])
     blocks = max(limits.total_blocks, 1)
-    adapters = state.adapters
+    adapters = sim.adapters[: len(workload.adapters)].copy()
     return SimulationResult(
         duration_s=duration_s,
         out_of_memory=reason is not None,
         out_of_memory_reason=reason,
         kv_cache_tokens=limits.total_blocks * limits.block_tokens,
-        offered=int(whole[k.OFFERED]),
+        offered=int(server["offered"]),
         completed=completed,
-        lost=int(whole[k.LOST]),
-        unservable=int(whole[k.UNSERVABLE]),
-        throughput_tps=float(whole[k.INPUT_DONE] + whole[k.OUTPUT_DONE]) / duration_s,
-        offered_tps=float(whole[k.OFFERED_TOKENS]) / duration_s,
-        input_tps=float(whole[k.INPUT_DONE]) / duration_s,
-        output_tps=float(whole[k.OUTPUT_DONE]) / duration_s,
-        preemptions=int(whole[k.PREEMPTIONS]),
+        lost=int(server["lost"]),
+        unservable=int(server["unservable"]),
+        throughput_tps=float(server["input_done"] + server["output_done"]) / duration_s,
+        offered_tps=float(server["offered_tokens"]) / duration_s,
+        input_tps=float(server["input_done"]) / duration_s,
+        output_tps=float(server["output_done"]) / duration_s,
+        preemptions=int(server["preemptions"]),
         ttft_ms=LatencySummary(
-            1e3 * real[k.TTFT_SUM] / completed if completed else math.nan,
-            bins_quantile(state.ttft_bins, 0.5),
-            bins_quantile(state.ttft_bins, 0.99),
+            1e3 * server["ttft_sum_s"] / completed if completed else math.nan,
+            bins_quantile(sim.ttft_bins, 0.5),
+            bins_quantile(sim.ttft_bins, 0.99),
         ),
         itl_ms=LatencySummary(
-            1e3 * real[k.ITL_SUM] / gaps if gaps else math.nan,
-            bins_quantile(state.itl_bins, 0.5),
-            bins_quantile(state.itl_bins, 0.99),
+            1e3 * server["itl_sum_s"] / gaps if gaps else math.nan,
+            bins_quantile(sim.itl_bins, 0.5),
+            bins_quantile(sim.itl_bins, 0.99),
         ),
-        running_mean=real[k.RUNNING_AREA] / duration_s,
-        running_max=int(whole[k.MAX_RUNNING]),
-        waiting_mean=(real[k.WAITING_AREA] + whole[k.WAITING] * real[k.NOW]) / duration_s,
-        waiting_max=int(whole[k.MAX_WAITING]),
-        active_adapters_mean=real[k.ACTIVE_AREA] / duration_s,
-        active_adapters_max=int(whole[k.MAX_ACTIVE]),
-        kv_usage_mean=real[k.KV_AREA] / duration_s / blocks,
-        kv_usage_max=1.0 - whole[k.MIN_FREE_BLOCKS] / blocks,
-        adapter_loads=int(whole[k.LOADS_GPU]),
-        adapter_loads_from_disk=int(whole[k.LOADS_CPU]),
-        steps=int(whole[k.STEPS]),
-        events=int(whole[k.EVENTS]),
-        in_flight_end=int(whole[k.IN_FLIGHT]),
+        running_mean=server["running_area"] / duration_s,
+        running_max=int(server["max_running"]),
+        waiting_mean=(server["waiting_area"] + server["waiting"] * server["now_s"]) / duration_s,
+        waiting_max=int(server["max_waiting"]),
+        active_adapters_mean=server["active_area"] / duration_s,
+        active_adapters_max=int(server["max_active"]),
+        kv_usage_mean=server["kv_area"] / duration_s / blocks,
+        kv_usage_max=1.0 - server["min_free_blocks"] / blocks,
+        adapter_loads=int(server["gpu_loads"]),
+        adapter_loads_from_disk=int(server["cpu_loads"]),
+        steps=int(server["steps"]),
+        events=int(server["events"]),
+        in_flight_end=int(server["in_flight"]),
         warnings=warnings,
-        _timeline=state.timeline.astype(np.float32),
+        _timeline=structured_to_unstructured(sim.timeline, dtype=np.float32),
         _by_adapter={
             "names": [load.adapter for load in workload.adapters],
             "ranks": np.array([load.rank for load in workload.adapters]),
             "rates": np.array([load.rate_rps for load in workload.adapters]),
-            "offered": adapters.offered,
-            "completed": adapters.completed,
-            "tokens_offered": adapters.tokens_offered,
-            "tokens_done": adapters.tokens_done,
-            "ttft_sum_s": adapters.ttft_sum_s,
-            "latency_sum_s": adapters.latency_sum_s,
-            "ttft_p50_ms": row_quantiles(adapters.ttft_bins, 0.5),
-            "ttft_p99_ms": row_quantiles(adapters.ttft_bins, 0.99),
+            "offered": adapters["offered"],
+            "completed": adapters["completed"],
+            "tokens_offered": adapters["tokens_offered"],
+            "tokens_done": adapters["tokens_done"],
+            "ttft_sum_s": adapters["ttft_sum_s"],
+            "latency_sum_s": adapters["latency_sum_s"],
+            "ttft_p50_ms": row_quantiles(sim.adapter_bins, 0.5),
+            "ttft_p99_ms": row_quantiles(sim.adapter_bins, 0.99),
             "total_blocks": limits.total_blocks,
         },
     )

@@ -6,35 +6,15 @@ taken in one leap; the cost of a simulation grows with its events, not with its 
 
 from maitre.twin.kernel.arrive import take_arrival
 from maitre.twin.kernel.compiled import compiled
-from maitre.twin.kernel.queues import finish_pop, finish_push, finish_valid, first_admissible
+from maitre.twin.kernel.queues import first_admissible
+from maitre.twin.kernel.running import finish_pop, finish_push, finish_stands
 from maitre.twin.kernel.schedule import leave_batch, new_block_slot, schedule
 from maitre.twin.kernel.state import (
-    ACTIVE,
-    DECODED_TOKENS,
     DECODES,
-    DECODING,
-    EVENTS,
-    FINISH_HEAP,
     FINISHED,
-    FREE_BLOCKS,
-    IN_FLIGHT,
-    KV_TOKENS,
-    MAX_RUNNING,
-    MIN_FREE_BLOCKS,
     NEEDS_ARRIVALS,
-    NEEDS_POOL,
-    NEXT_ARRIVAL,
-    NOW,
-    PARTIAL,
-    POOL_FREE,
-    PREFILL_TOKENS,
+    NEEDS_REQUESTS,
     PREFILLING,
-    RUN_TAIL,
-    RUNNING,
-    STEP,
-    STEPS,
-    UNUSED,
-    WAITING,
 )
 from maitre.twin.kernel.statistics import (
     bin_of,
@@ -47,59 +27,59 @@ from maitre.twin.kernel.step_time import step_s, steps_within
 
 
 @compiled
-def _finish(pool, state, limits, request):  # type: ignore[no-untyped-def]
-    record_completion(pool, state, limits, request, state.real[NOW])
-    leave_batch(pool, state, limits, request)
-    pool.status[request] = UNUSED
-    pool.next_waiting[request] = state.whole[POOL_FREE]
-    state.whole[POOL_FREE] = request
-    state.whole[IN_FLIGHT] -= 1
+def _finish(sim, limits, request):  # type: ignore[no-untyped-def]
+    server = sim.server[0]
+    record_completion(sim, limits, request, server.now_s)
+    leave_batch(sim, limits, request)
+    sim.requests[request].next_waiting = server.free_request
+    server.free_request = request
+    server.in_flight -= 1
 
 
 @compiled
-def _end_prefills(pool, state, limits):  # type: ignore[no-untyped-def]
+def _end_prefills(sim, limits):  # type: ignore[no-untyped-def]
     """Requests whose prompt is now computed get a token and start to decode (or are done)."""
-    whole = state.whole
-    request = whole[RUN_TAIL]
-    while request >= 0 and pool.status[request] == PREFILLING:
-        before = pool.run_previous[request]
-        if request != whole[PARTIAL]:
-            if pool.done_tokens[request] == 0:
-                pool.first_token_s[request] = state.real[NOW]
+    server = sim.server[0]
+    request = server.run_tail
+    while request >= 0 and sim.requests[request].status == PREFILLING:
+        before = sim.requests[request].run_previous
+        if request != server.partial:
+            if sim.requests[request].done_tokens == 0:
+                sim.requests[request].first_token_s = server.now_s
             else:
-                state.itl_bins[bin_of(state.real[NOW] - pool.last_token_s[request])] += 1
-            left = pool.output_tokens[request] - pool.done_tokens[request] - 1
+                sim.itl_bins[bin_of(server.now_s - sim.requests[request].last_token_s)] += 1
+            left = sim.requests[request].output_tokens - sim.requests[request].done_tokens - 1
             if left == 0:
-                _finish(pool, state, limits, request)
+                _finish(sim, limits, request)
             else:
-                pool.finish_step[request] = whole[STEP] + left
-                pool.status[request] = DECODES
-                whole[DECODING] += 1
-                state.new_block_at[new_block_slot(pool, limits, request)] += 1
-                finish_push(pool, state, request, pool.finish_step[request])
+                sim.requests[request].finish_step = server.step + left
+                sim.requests[request].status = DECODES
+                server.decoding += 1
+                sim.new_block_at[new_block_slot(sim, limits, request)] += 1
+                finish_push(sim, request, sim.requests[request].finish_step)
         request = before
 
 
 @compiled
-def _steps_to_finish(pool, state):  # type: ignore[no-untyped-def]
-    whole = state.whole
-    while whole[FINISH_HEAP] > 0 and not finish_valid(pool, 0):
-        finish_pop(pool, state)
-    if whole[FINISH_HEAP] == 0:
+def _steps_to_finish(sim):  # type: ignore[no-untyped-def]
+    server = sim.server[0]
+    while server.finishes > 0 and not finish_stands(sim, 0):
+        finish_pop(sim)
+    if server.finishes == 0:
         return 1
-    return pool.heap_step[0] - whole[STEP]
+    return sim.finishes[0].step - server.step
 
 
 @compiled
-def _steps_to_shortage(state, limits):  # type: ignore[no-untyped-def]
+def _steps_to_shortage(sim, limits):  # type: ignore[no-untyped-def]
     """How many steps, this one (whose blocks are taken) included, the free blocks last."""
-    whole = state.whole
-    free = whole[FREE_BLOCKS]
-    cycles = free // whole[DECODING]
-    free -= cycles * whole[DECODING]
+    server = sim.server[0]
+    free = server.free_blocks
+    cycles = free // server.decoding
+    free -= cycles * server.decoding
     steps = 1 + cycles * limits.block_tokens
     for ahead in range(1, limits.block_tokens + 1):
-        free -= state.new_block_at[(whole[STEP] + ahead) % limits.block_tokens]
+        free -= sim.new_block_at[(server.step + ahead) % limits.block_tokens]
         if free < 0:
             break
         steps += 1
@@ -107,102 +87,100 @@ def _steps_to_shortage(state, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _blocks_over(state, limits, steps):  # type: ignore[no-untyped-def]
+def _blocks_over(sim, limits, steps):  # type: ignore[no-untyped-def]
     """New blocks in the `steps` steps that follow this one."""
-    whole = state.whole
+    server = sim.server[0]
     cycles = steps // limits.block_tokens
-    blocks = cycles * whole[DECODING]
+    blocks = cycles * server.decoding
     for ahead in range(1, steps - cycles * limits.block_tokens + 1):
-        blocks += state.new_block_at[(whole[STEP] + ahead) % limits.block_tokens]
+        blocks += sim.new_block_at[(server.step + ahead) % limits.block_tokens]
     return blocks
 
 
 @compiled
-def _leap(pool, state, limits, arrivals, first_s, growth_s):  # type: ignore[no-untyped-def]
+def _leap(sim, limits, arrivals, first_s, growth_s):  # type: ignore[no-untyped-def]
     """How many steps the batch stays as it is; takes the arrivals that cannot change that."""
-    whole, now = state.whole, state.real[NOW]
-    most = min(_steps_to_finish(pool, state), _steps_to_shortage(state, limits))
-    most = steps_within(first_s, growth_s, limits.duration_s - now, most)
-    open_to = whole[RUNNING] < limits.max_num_seqs and (
-        first_admissible(pool, state, whole[ACTIVE] < limits.max_loras) < 0
+    server = sim.server[0]
+    most = min(_steps_to_finish(sim), _steps_to_shortage(sim, limits))
+    most = steps_within(first_s, growth_s, limits.duration_s - server.now_s, most)
+    open_to = server.running < limits.max_num_seqs and (
+        first_admissible(sim, server.active < limits.max_loras) < 0
     )
     while most > 1:
-        if whole[NEXT_ARRIVAL] == len(arrivals.arrival_s):
-            if not arrivals.last and whole[NEXT_ARRIVAL] > 0:
-                known_s = arrivals.arrival_s[whole[NEXT_ARRIVAL] - 1] + limits.ingress_s
-                most = steps_within(first_s, growth_s, known_s - now, most)
+        if server.next_arrival == len(arrivals.arrival_s):
+            if not arrivals.last and server.next_arrival > 0:
+                known_s = arrivals.arrival_s[server.next_arrival - 1] + limits.ingress_s
+                most = steps_within(first_s, growth_s, known_s - server.now_s, most)
             break
-        at_s = arrivals.arrival_s[whole[NEXT_ARRIVAL]] + limits.ingress_s
-        if at_s > now + most * first_s + growth_s * (0.5 * most * (most - 1)):
+        at_s = arrivals.arrival_s[server.next_arrival] + limits.ingress_s
+        if at_s > server.now_s + most * first_s + growth_s * (0.5 * most * (most - 1)):
             break
-        adapter = arrivals.adapter[whole[NEXT_ARRIVAL]]
-        joins = open_to and (
-            state.adapters.running[adapter] > 0 or whole[ACTIVE] < limits.max_loras
-        )
-        if joins or not take_arrival(pool, state, limits, arrivals):
-            most = steps_within(first_s, growth_s, at_s - now, most)
+        adapter = arrivals.adapter[server.next_arrival]
+        joins = open_to and (sim.adapters[adapter].running > 0 or server.active < limits.max_loras)
+        if joins or not take_arrival(sim, limits, arrivals):
+            most = steps_within(first_s, growth_s, at_s - server.now_s, most)
             break
     return most
 
 
 @compiled
-def _pass_steps(pool, state, limits, steps, first_s, growth_s):  # type: ignore[no-untyped-def]
+def _pass_steps(sim, limits, steps, first_s, growth_s):  # type: ignore[no-untyped-def]
     """Lets the scheduled step and the `steps` - 1 alike after it pass, and settles their end."""
-    whole, real = state.whole, state.real
+    server = sim.server[0]
     span_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
-    used = blocks_in_use(state, limits)
+    used = blocks_in_use(sim, limits)
     if steps > 1:
-        whole[FREE_BLOCKS] -= _blocks_over(state, limits, steps - 1)
-    record_span(state, limits, span_s, used, blocks_in_use(state, limits) - used, True)
-    if whole[DECODING] > 0:
-        record_gaps(state, first_s, growth_s, steps, whole[DECODING])
-    whole[MIN_FREE_BLOCKS] = min(whole[MIN_FREE_BLOCKS], whole[FREE_BLOCKS])
-    whole[STEP] += steps
-    whole[STEPS] += steps
-    whole[EVENTS] += 1
-    whole[KV_TOKENS] += steps * whole[DECODING]
-    whole[DECODED_TOKENS] += steps * whole[DECODING]
-    real[NOW] += span_s
-    while whole[FINISH_HEAP] > 0 and pool.heap_step[0] <= whole[STEP]:
-        request = pool.heap_request[0]
-        valid = finish_valid(pool, 0)
-        finish_pop(pool, state)
+        server.free_blocks -= _blocks_over(sim, limits, steps - 1)
+    record_span(sim, limits, span_s, used, blocks_in_use(sim, limits) - used, True)
+    if server.decoding > 0:
+        record_gaps(sim, first_s, growth_s, steps, server.decoding)
+    server.min_free_blocks = min(server.min_free_blocks, server.free_blocks)
+    server.step += steps
+    server.steps += steps
+    server.events += 1
+    server.kv_tokens += steps * server.decoding
+    server.decoded_tokens += steps * server.decoding
+    server.now_s += span_s
+    while server.finishes > 0 and sim.finishes[0].step <= server.step:
+        request = sim.finishes[0].request
+        valid = finish_stands(sim, 0)
+        finish_pop(sim)
         if valid:
-            _finish(pool, state, limits, request)
-    _end_prefills(pool, state, limits)
+            _finish(sim, limits, request)
+    _end_prefills(sim, limits)
 
 
 @compiled
-def advance(cost, limits, arrivals, pool, state):  # type: ignore[no-untyped-def]
-    """Runs on until the end, or until arrivals or pool rows are lacking; says which."""
-    whole, real = state.whole, state.real
+def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
+    """Runs on until the end, or until arrivals or rows for requests are lacking; says which."""
+    server = sim.server[0]
     while True:
         while (
-            whole[NEXT_ARRIVAL] < len(arrivals.arrival_s)
-            and arrivals.arrival_s[whole[NEXT_ARRIVAL]] + limits.ingress_s <= real[NOW]
+            server.next_arrival < len(arrivals.arrival_s)
+            and arrivals.arrival_s[server.next_arrival] + limits.ingress_s <= server.now_s
         ):
-            if not take_arrival(pool, state, limits, arrivals):
-                return NEEDS_POOL
-        if whole[NEXT_ARRIVAL] == len(arrivals.arrival_s) and not arrivals.last:
+            if not take_arrival(sim, limits, arrivals):
+                return NEEDS_REQUESTS
+        if server.next_arrival == len(arrivals.arrival_s) and not arrivals.last:
             return NEEDS_ARRIVALS
-        if real[NOW] >= limits.duration_s:
+        if server.now_s >= limits.duration_s:
             return FINISHED
-        if whole[RUNNING] == 0 and whole[WAITING] == 0:
+        if server.running == 0 and server.waiting == 0:
             at_s = limits.duration_s
-            if whole[NEXT_ARRIVAL] < len(arrivals.arrival_s):
-                at_s = arrivals.arrival_s[whole[NEXT_ARRIVAL]] + limits.ingress_s
-            at_s = min(max(at_s, real[NOW]), limits.duration_s)
-            record_span(state, limits, at_s - real[NOW], 0, 0, False)
-            real[NOW] = at_s
+            if server.next_arrival < len(arrivals.arrival_s):
+                at_s = arrivals.arrival_s[server.next_arrival] + limits.ingress_s
+            at_s = min(max(at_s, server.now_s), limits.duration_s)
+            record_span(sim, limits, at_s - server.now_s, 0, 0, False)
+            server.now_s = at_s
             continue
-        prefill, load_s, preempted = schedule(pool, state, limits)
-        whole[PREFILL_TOKENS] += prefill
-        first_s = load_s + step_s(cost, whole[RUNNING], prefill, whole[KV_TOKENS], whole[ACTIVE])
+        prefill, load_s, preempted = schedule(sim, limits)
+        server.prefill_tokens += prefill
+        first_s = load_s + step_s(cost, server.running, prefill, server.kv_tokens, server.active)
         steps = 1
         growth_s = 0.0
-        if limits.leap and prefill == 0 and not preempted and whole[DECODING] > 0:
-            growth_s = cost.per_kv_token_ms * 1e-3 * whole[DECODING]
-            if whole[PARTIAL] < 0:
-                steps = _leap(pool, state, limits, arrivals, first_s, growth_s)
-        _pass_steps(pool, state, limits, steps, first_s, growth_s)
-        whole[MAX_RUNNING] = max(whole[MAX_RUNNING], whole[RUNNING])
+        if limits.leap and prefill == 0 and not preempted and server.decoding > 0:
+            growth_s = cost.per_kv_token_ms * 1e-3 * server.decoding
+            if server.partial < 0:
+                steps = _leap(sim, limits, arrivals, first_s, growth_s)
+        _pass_steps(sim, limits, steps, first_s, growth_s)
+        server.max_running = max(server.max_running, server.running)

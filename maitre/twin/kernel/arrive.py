@@ -2,52 +2,40 @@
 
 from maitre.twin.kernel.compiled import compiled
 from maitre.twin.kernel.queues import push_back
-from maitre.twin.kernel.state import (
-    IN_FLIGHT,
-    LOST,
-    MAX_WAITING,
-    NEXT_ARRIVAL,
-    OFFERED,
-    OFFERED_TOKENS,
-    POOL_FREE,
-    UNSERVABLE,
-    WAITING,
-    WAITING_AREA,
-)
 
 
 @compiled
-def take_arrival(pool, state, limits, arrivals):  # type: ignore[no-untyped-def]
-    """Takes the next arrival; False (and nothing done) if the pool has no row for it."""
-    whole, adapters = state.whole, state.adapters
-    place = whole[NEXT_ARRIVAL]
+def take_arrival(sim, limits, arrivals):  # type: ignore[no-untyped-def]
+    """Takes the next arrival; False (and nothing done) if there is no free row for it."""
+    server = sim.server[0]
+    place = server.next_arrival
     adapter = arrivals.adapter[place]
     tokens = arrivals.input_tokens[place] + arrivals.output_tokens[place]
-    lost = whole[IN_FLIGHT] >= limits.max_in_flight
+    lost = server.in_flight >= limits.max_in_flight
     unservable = tokens > min(limits.total_blocks * limits.block_tokens, limits.max_model_len)
-    request = whole[POOL_FREE]
+    request = server.free_request
     if not lost and not unservable and request < 0:
         return False
-    whole[NEXT_ARRIVAL] = place + 1
-    whole[OFFERED] += 1
-    whole[OFFERED_TOKENS] += tokens
-    adapters.offered[adapter] += 1
-    adapters.tokens_offered[adapter] += tokens
+    server.next_arrival = place + 1
+    server.offered += 1
+    server.offered_tokens += tokens
+    sim.adapters[adapter].offered += 1
+    sim.adapters[adapter].tokens_offered += tokens
     if lost:
-        whole[LOST] += 1
+        server.lost += 1
         return True
     if unservable:
-        whole[UNSERVABLE] += 1
+        server.unservable += 1
         return True
-    whole[POOL_FREE] = pool.next_waiting[request]
-    whole[IN_FLIGHT] += 1
-    pool.arrival_s[request] = arrivals.arrival_s[place]
-    pool.input_tokens[request] = arrivals.input_tokens[place]
-    pool.output_tokens[request] = arrivals.output_tokens[place]
-    pool.done_tokens[request] = 0
-    pool.computed[request] = 0
-    pool.adapter[request] = adapter
-    push_back(pool, state, request)
-    state.real[WAITING_AREA] -= arrivals.arrival_s[place] + limits.ingress_s
-    whole[MAX_WAITING] = max(whole[MAX_WAITING], whole[WAITING])
+    server.free_request = sim.requests[request].next_waiting
+    server.in_flight += 1
+    sim.requests[request].arrival_s = arrivals.arrival_s[place]
+    sim.requests[request].input_tokens = arrivals.input_tokens[place]
+    sim.requests[request].output_tokens = arrivals.output_tokens[place]
+    sim.requests[request].done_tokens = 0
+    sim.requests[request].computed = 0
+    sim.requests[request].adapter = adapter
+    push_back(sim, request)
+    server.waiting_area -= arrivals.arrival_s[place] + limits.ingress_s
+    server.max_waiting = max(server.max_waiting, server.waiting)
     return True

@@ -1,73 +1,75 @@
 """Which adapters are in GPU slots and in CPU memory: least recently used goes first.
 
 vLLM touches every adapter of the batch at every step, so an adapter in use is never evicted and
-its place in the order is the moment it was last in a batch. Both lists are rings through a
-sentinel row; only idle adapters are linked in.
+its place in the order is the moment it was last in a batch. Both orders are rings through a
+sentinel row, oldest first; only idle adapters are linked in.
 """
 
 from maitre.twin.kernel.compiled import compiled
-from maitre.twin.kernel.state import (
-    CPU_COUNT,
-    GPU_COUNT,
-    LOAD_TIME,
-    LOADS_CPU,
-    LOADS_GPU,
-)
 
 
 @compiled
-def _unlink(next_, previous, row):  # type: ignore[no-untyped-def]
-    if next_[row] >= 0:
-        next_[previous[row]] = next_[row]
-        previous[next_[row]] = previous[row]
-        next_[row] = previous[row] = -1
+def _unlink_gpu(adapters, row):  # type: ignore[no-untyped-def]
+    if adapters[row].gpu_next >= 0:
+        adapters[adapters[row].gpu_previous].gpu_next = adapters[row].gpu_next
+        adapters[adapters[row].gpu_next].gpu_previous = adapters[row].gpu_previous
+        adapters[row].gpu_next = -1
+        adapters[row].gpu_previous = -1
 
 
 @compiled
-def _link_newest(next_, previous, row):  # type: ignore[no-untyped-def]
-    sentinel = len(next_) - 1
-    newest = previous[sentinel]
-    next_[newest] = row
-    previous[row] = newest
-    next_[row] = sentinel
-    previous[sentinel] = row
+def _unlink_cpu(adapters, row):  # type: ignore[no-untyped-def]
+    if adapters[row].cpu_next >= 0:
+        adapters[adapters[row].cpu_previous].cpu_next = adapters[row].cpu_next
+        adapters[adapters[row].cpu_next].cpu_previous = adapters[row].cpu_previous
+        adapters[row].cpu_next = -1
+        adapters[row].cpu_previous = -1
 
 
 @compiled
-def activate(state, limits, adapter):  # type: ignore[no-untyped-def]
+def activate(sim, limits, adapter):  # type: ignore[no-untyped-def]
     """An adapter joins the batch; returns the seconds that loading it stalls the step."""
-    a, whole = state.adapters, state.whole
-    sentinel = len(a.gpu_next) - 1
-    _unlink(a.gpu_next, a.gpu_previous, adapter)
-    _unlink(a.cpu_next, a.cpu_previous, adapter)
-    if a.on_gpu[adapter]:
+    adapters, server = sim.adapters, sim.server[0]
+    sentinel = len(adapters) - 1
+    _unlink_gpu(adapters, adapter)
+    _unlink_cpu(adapters, adapter)
+    if adapters[adapter].on_gpu:
         return 0.0
-    load_ms = a.load_gpu_ms[adapter]
-    whole[LOADS_GPU] += 1
-    if not a.on_cpu[adapter]:
-        if whole[CPU_COUNT] >= limits.max_cpu_loras:
-            victim = a.cpu_next[sentinel]
-            _unlink(a.cpu_next, a.cpu_previous, victim)
-            a.on_cpu[victim] = 0
-            whole[CPU_COUNT] -= 1
-        load_ms += a.load_cpu_ms[adapter]
-        whole[LOADS_CPU] += 1
-        whole[CPU_COUNT] += 1
-        a.on_cpu[adapter] = 1
-    if whole[GPU_COUNT] >= limits.max_loras:
-        victim = a.gpu_next[sentinel]
-        _unlink(a.gpu_next, a.gpu_previous, victim)
-        a.on_gpu[victim] = 0
-        whole[GPU_COUNT] -= 1
-    a.on_gpu[adapter] = 1
-    whole[GPU_COUNT] += 1
-    state.real[LOAD_TIME] += load_ms * 1e-3
+    load_ms = adapters[adapter].gpu_load_ms
+    server.gpu_loads += 1
+    if not adapters[adapter].on_cpu:
+        if server.on_cpu >= limits.max_cpu_loras:
+            victim = adapters[sentinel].cpu_next
+            _unlink_cpu(adapters, victim)
+            adapters[victim].on_cpu = 0
+            server.on_cpu -= 1
+        load_ms += adapters[adapter].cpu_load_ms
+        server.cpu_loads += 1
+        server.on_cpu += 1
+        adapters[adapter].on_cpu = 1
+    if server.on_gpu >= limits.max_loras:
+        victim = adapters[sentinel].gpu_next
+        _unlink_gpu(adapters, victim)
+        adapters[victim].on_gpu = 0
+        server.on_gpu -= 1
+    adapters[adapter].on_gpu = 1
+    server.on_gpu += 1
+    server.load_s += load_ms * 1e-3
     return load_ms * 1e-3
 
 
 @compiled
-def deactivate(state, adapter):  # type: ignore[no-untyped-def]
+def deactivate(sim, adapter):  # type: ignore[no-untyped-def]
     """The last request of an adapter left the batch: it is now the most recently used."""
-    a = state.adapters
-    _link_newest(a.gpu_next, a.gpu_previous, adapter)
-    _link_newest(a.cpu_next, a.cpu_previous, adapter)
+    adapters = sim.adapters
+    sentinel = len(adapters) - 1
+    newest = adapters[sentinel].gpu_previous
+    adapters[newest].gpu_next = adapter
+    adapters[adapter].gpu_previous = newest
+    adapters[adapter].gpu_next = sentinel
+    adapters[sentinel].gpu_previous = adapter
+    newest = adapters[sentinel].cpu_previous
+    adapters[newest].cpu_next = adapter
+    adapters[adapter].cpu_previous = newest
+    adapters[adapter].cpu_next = sentinel
+    adapters[sentinel].cpu_previous = adapter

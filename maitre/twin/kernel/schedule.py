@@ -15,29 +15,9 @@ from maitre.twin.kernel.queues import (
     pop_head,
     push_front,
     refile,
-    run_append,
-    run_remove,
 )
-from maitre.twin.kernel.state import (
-    ACTIVE,
-    DECODES,
-    DECODING,
-    FREE_BLOCKS,
-    KV_TOKENS,
-    MAX_ACTIVE,
-    MAX_RUNNING,
-    MIN_FREE_BLOCKS,
-    NOW,
-    PARTIAL,
-    PREEMPTIONS,
-    PREFILLING,
-    RUN_HEAD,
-    RUN_TAIL,
-    RUNNING,
-    STEP,
-    UNUSED,
-    WAITING_AREA,
-)
+from maitre.twin.kernel.running import run_append, run_remove
+from maitre.twin.kernel.state import DECODES, PREFILLING, UNUSED
 
 
 @compiled
@@ -47,146 +27,150 @@ def blocks_of(tokens, block_tokens):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def new_block_slot(pool, limits, request):  # type: ignore[no-untyped-def]
+def new_block_slot(sim, limits, request):  # type: ignore[no-untyped-def]
     """The residue of the step number at which a decoding request needs a new block."""
-    return (
-        pool.finish_step[request] - pool.input_tokens[request] - pool.output_tokens[request] + 1
-    ) % limits.block_tokens
+    r = sim.requests[request]
+    return (r.finish_step - r.input_tokens - r.output_tokens + 1) % limits.block_tokens
 
 
 @compiled
-def held_tokens(pool, state, request):  # type: ignore[no-untyped-def]
+def held_tokens(sim, request):  # type: ignore[no-untyped-def]
     """Tokens that a running request has in the KV cache."""
-    if pool.status[request] == DECODES:
-        left = pool.finish_step[request] - state.whole[STEP]
-        return pool.input_tokens[request] + pool.output_tokens[request] - left - 1
-    return pool.computed[request]
+    r = sim.requests[request]
+    if r.status == DECODES:
+        left = r.finish_step - sim.server[0].step
+        return r.input_tokens + r.output_tokens - left - 1
+    return r.computed
 
 
 @compiled
-def leave_batch(pool, state, limits, request):  # type: ignore[no-untyped-def]
+def leave_batch(sim, limits, request):  # type: ignore[no-untyped-def]
     """Takes a running request out of the batch and frees its blocks and, if last, its slot."""
-    whole, adapters = state.whole, state.adapters
-    held = held_tokens(pool, state, request)
-    whole[KV_TOKENS] -= held
-    whole[FREE_BLOCKS] += blocks_of(held, limits.block_tokens)
-    if pool.status[request] == DECODES:
-        whole[DECODING] -= 1
-        state.new_block_at[new_block_slot(pool, limits, request)] -= 1
-    run_remove(pool, state, request)
-    pool.status[request] = UNUSED
-    adapter = pool.adapter[request]
-    adapters.running[adapter] -= 1
-    if adapters.running[adapter] == 0:
-        whole[ACTIVE] -= 1
-        deactivate(state, adapter)
-        refile(pool, state, adapter)
+    r = sim.requests[request]
+    server = sim.server[0]
+    held = held_tokens(sim, request)
+    server.kv_tokens -= held
+    server.free_blocks += blocks_of(held, limits.block_tokens)
+    if r.status == DECODES:
+        server.decoding -= 1
+        sim.new_block_at[new_block_slot(sim, limits, request)] -= 1
+    run_remove(sim, request)
+    r.status = UNUSED
+    adapter = r.adapter
+    sim.adapters[adapter].running -= 1
+    if sim.adapters[adapter].running == 0:
+        server.active -= 1
+        deactivate(sim, adapter)
+        refile(sim, adapter)
 
 
 @compiled
-def _preempt(pool, state, limits, request):  # type: ignore[no-untyped-def]
-    whole = state.whole
-    if pool.status[request] == DECODES:
-        left = pool.finish_step[request] - whole[STEP]
-        pool.done_tokens[request] = pool.output_tokens[request] - left
-        pool.last_token_s[request] = state.real[NOW]
-    leave_batch(pool, state, limits, request)
-    if whole[PARTIAL] == request:
-        whole[PARTIAL] = -1
-    pool.computed[request] = 0
-    push_front(pool, state, request)
-    state.real[WAITING_AREA] -= state.real[NOW]
-    whole[PREEMPTIONS] += 1
+def _preempt(sim, limits, request):  # type: ignore[no-untyped-def]
+    r = sim.requests[request]
+    server = sim.server[0]
+    if r.status == DECODES:
+        left = r.finish_step - server.step
+        r.done_tokens = r.output_tokens - left
+        r.last_token_s = server.now_s
+    leave_batch(sim, limits, request)
+    if server.partial == request:
+        server.partial = -1
+    r.computed = 0
+    push_front(sim, request)
+    server.waiting_area -= server.now_s
+    server.preemptions += 1
 
 
 @compiled
-def _make_room(pool, state, limits):  # type: ignore[no-untyped-def]
+def _make_room(sim, limits):  # type: ignore[no-untyped-def]
     """Serves the running requests in order; where one finds no block the youngest goes."""
-    whole = state.whole
-    slot = whole[STEP] % limits.block_tokens
+    server = sim.server[0]
+    slot = server.step % limits.block_tokens
     taken = 0
-    request = whole[RUN_HEAD]
+    request = server.run_head
     while request >= 0:
-        if pool.status[request] == DECODES and new_block_slot(pool, limits, request) == slot:
-            while whole[FREE_BLOCKS] == taken:
-                youngest = whole[RUN_TAIL]
-                _preempt(pool, state, limits, youngest)
+        if sim.requests[request].status == DECODES and new_block_slot(sim, limits, request) == slot:
+            while server.free_blocks == taken:
+                youngest = server.run_tail
+                _preempt(sim, limits, youngest)
                 if youngest == request:
                     return
             taken += 1
-        request = pool.run_next[request]
+        request = sim.requests[request].run_next
 
 
 @compiled
-def _admit(pool, state, limits, adapter, chunk, blocks):  # type: ignore[no-untyped-def]
+def _admit(sim, limits, adapter, chunk, blocks):  # type: ignore[no-untyped-def]
     """Moves an adapter's oldest waiting request into the batch; returns loading seconds."""
-    whole, adapters = state.whole, state.adapters
-    request = pop_head(pool, state, adapter)
+    server = sim.server[0]
+    request = pop_head(sim, adapter)
     load_s = 0.0
-    if adapters.running[adapter] == 0:
-        whole[ACTIVE] += 1
-        load_s = activate(state, limits, adapter)
-    adapters.running[adapter] += 1
-    file(pool, state, adapter)
-    pool.status[request] = PREFILLING
-    pool.computed[request] = chunk
-    whole[FREE_BLOCKS] -= blocks
-    whole[KV_TOKENS] += chunk
-    run_append(pool, state, request)
-    state.real[WAITING_AREA] += state.real[NOW]
-    if chunk < pool.input_tokens[request] + pool.done_tokens[request]:
-        whole[PARTIAL] = request
+    if sim.adapters[adapter].running == 0:
+        server.active += 1
+        load_s = activate(sim, limits, adapter)
+    sim.adapters[adapter].running += 1
+    file(sim, adapter)
+    sim.requests[request].status = PREFILLING
+    sim.requests[request].computed = chunk
+    server.free_blocks -= blocks
+    server.kv_tokens += chunk
+    run_append(sim, request)
+    server.waiting_area += server.now_s
+    if chunk < sim.requests[request].input_tokens + sim.requests[request].done_tokens:
+        server.partial = request
     return load_s
 
 
 @compiled
-def schedule(pool, state, limits):  # type: ignore[no-untyped-def]
+def schedule(sim, limits):  # type: ignore[no-untyped-def]
     """Chooses the next step: (prefill tokens, loading seconds, whether any was preempted).
 
     On return the blocks for this step are taken. Requests in prefill are those at the end of the
     running list with status PREFILLING.
     """
-    whole = state.whole
+    server = sim.server[0]
     budget = limits.max_num_batched_tokens
-    slot = whole[STEP] % limits.block_tokens
-    before = whole[PREEMPTIONS]
-    if state.new_block_at[slot] > whole[FREE_BLOCKS]:
-        _make_room(pool, state, limits)
-    whole[FREE_BLOCKS] -= state.new_block_at[slot]
-    budget -= whole[DECODING]
+    slot = server.step % limits.block_tokens
+    before = server.preemptions
+    if sim.new_block_at[slot] > server.free_blocks:
+        _make_room(sim, limits)
+    server.free_blocks -= sim.new_block_at[slot]
+    budget -= server.decoding
     prefill = 0
-    request = whole[PARTIAL]
+    request = server.partial
     if request >= 0 and budget > 0:
-        total = pool.input_tokens[request] + pool.done_tokens[request]
-        chunk = min(total - pool.computed[request], budget)
-        blocks = blocks_of(pool.computed[request] + chunk, limits.block_tokens) - blocks_of(
-            pool.computed[request], limits.block_tokens
+        total = sim.requests[request].input_tokens + sim.requests[request].done_tokens
+        chunk = min(total - sim.requests[request].computed, budget)
+        blocks = blocks_of(sim.requests[request].computed + chunk, limits.block_tokens) - blocks_of(
+            sim.requests[request].computed, limits.block_tokens
         )
-        if blocks > whole[FREE_BLOCKS]:
-            _preempt(pool, state, limits, request)
+        if blocks > server.free_blocks:
+            _preempt(sim, limits, request)
         else:
-            whole[FREE_BLOCKS] -= blocks
-            whole[KV_TOKENS] += chunk
-            pool.computed[request] += chunk
+            server.free_blocks -= blocks
+            server.kv_tokens += chunk
+            sim.requests[request].computed += chunk
             budget -= chunk
             prefill += chunk
-            if pool.computed[request] == total:
-                whole[PARTIAL] = -1
+            if sim.requests[request].computed == total:
+                server.partial = -1
     load_s = 0.0
-    if whole[PREEMPTIONS] == before and whole[PARTIAL] < 0:
-        while budget > 0 and whole[RUNNING] < limits.max_num_seqs:
-            adapter = first_admissible(pool, state, whole[ACTIVE] < limits.max_loras)
+    if server.preemptions == before and server.partial < 0:
+        while budget > 0 and server.running < limits.max_num_seqs:
+            adapter = first_admissible(sim, server.active < limits.max_loras)
             if adapter < 0:
                 break
-            request = state.adapters.queue_head[adapter]
-            chunk = min(pool.input_tokens[request] + pool.done_tokens[request], budget)
+            request = sim.adapters[adapter].queue_head
+            chunk = min(
+                sim.requests[request].input_tokens + sim.requests[request].done_tokens, budget
+            )
             blocks = blocks_of(chunk, limits.block_tokens)
-            if blocks > whole[FREE_BLOCKS]:
+            if blocks > server.free_blocks:
                 break
-            load_s += _admit(pool, state, limits, adapter, chunk, blocks)
+            load_s += _admit(sim, limits, adapter, chunk, blocks)
             budget -= chunk
             prefill += chunk
-    whole[MAX_RUNNING] = max(whole[MAX_RUNNING], whole[RUNNING])
-    whole[MAX_ACTIVE] = max(whole[MAX_ACTIVE], whole[ACTIVE])
-    whole[MIN_FREE_BLOCKS] = min(whole[MIN_FREE_BLOCKS], whole[FREE_BLOCKS])
-    return prefill, load_s, whole[PREEMPTIONS] > before
+    server.max_running = max(server.max_running, server.running)
+    server.max_active = max(server.max_active, server.active)
+    server.min_free_blocks = min(server.min_free_blocks, server.free_blocks)
+    return prefill, load_s, server.preemptions > before

@@ -8,26 +8,11 @@ import math
 
 from maitre.twin.kernel.compiled import compiled
 from maitre.twin.kernel.state import (
-    ACTIVE,
-    ACTIVE_AREA,
     ADAPTER_BIN_RATIO,
     BIN_RATIO,
-    BUSY,
-    COMPLETED,
     FIRST_BIN_MS,
-    FREE_BLOCKS,
-    INPUT_DONE,
-    ITL_GAPS,
-    ITL_SUM,
-    KV_AREA,
     N_ADAPTER_BINS,
     N_BINS,
-    NEXT_SAMPLE,
-    OUTPUT_DONE,
-    RUNNING,
-    RUNNING_AREA,
-    TTFT_SUM,
-    WAITING,
 )
 
 _LOG_RATIO = math.log(BIN_RATIO)
@@ -52,9 +37,9 @@ def _adapter_bin_of(latency_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def record_gaps(state, first_s, growth_s, steps, per_step):  # type: ignore[no-untyped-def]
+def record_gaps(sim, first_s, growth_s, steps, per_step):  # type: ignore[no-untyped-def]
     """Counts `per_step` gaps in each of `steps` steps lasting first, first + growth, ..."""
-    bins = state.itl_bins
+    bins = sim.itl_bins
     place = bin_of(first_s)
     last = bin_of(first_s + growth_s * (steps - 1)) if growth_s > 0.0 else place
     done = 0
@@ -69,54 +54,55 @@ def record_gaps(state, first_s, growth_s, steps, per_step):  # type: ignore[no-u
 
 
 @compiled
-def record_completion(pool, state, limits, request, now):  # type: ignore[no-untyped-def]
+def record_completion(sim, limits, request, now):  # type: ignore[no-untyped-def]
     """Counts a request whose last token left the engine at `now`."""
+    r = sim.requests[request]
     if now + limits.egress_s > limits.duration_s:
         return
-    whole, real, adapters = state.whole, state.real, state.adapters
-    ttft_s = pool.first_token_s[request] + limits.egress_s - pool.arrival_s[request]
-    tokens = pool.input_tokens[request] + pool.output_tokens[request]
-    whole[COMPLETED] += 1
-    whole[INPUT_DONE] += pool.input_tokens[request]
-    whole[OUTPUT_DONE] += pool.output_tokens[request]
-    real[TTFT_SUM] += ttft_s
-    real[ITL_SUM] += now - pool.first_token_s[request]
-    whole[ITL_GAPS] += pool.output_tokens[request] - 1
-    state.ttft_bins[bin_of(ttft_s)] += 1
-    adapter = pool.adapter[request]
-    adapters.completed[adapter] += 1
-    adapters.tokens_done[adapter] += tokens
-    adapters.ttft_sum_s[adapter] += ttft_s
-    adapters.latency_sum_s[adapter] += now - pool.arrival_s[request]
-    adapters.ttft_bins[adapter, _adapter_bin_of(ttft_s)] += 1
+    server = sim.server[0]
+    ttft_s = r.first_token_s + limits.egress_s - r.arrival_s
+    tokens = r.input_tokens + r.output_tokens
+    server.completed += 1
+    server.input_done += r.input_tokens
+    server.output_done += r.output_tokens
+    server.ttft_sum_s += ttft_s
+    server.itl_sum_s += now - r.first_token_s
+    server.itl_gaps += r.output_tokens - 1
+    sim.ttft_bins[bin_of(ttft_s)] += 1
+    adapter = r.adapter
+    sim.adapters[adapter].completed += 1
+    sim.adapters[adapter].tokens_done += tokens
+    sim.adapters[adapter].ttft_sum_s += ttft_s
+    sim.adapters[adapter].latency_sum_s += now - r.arrival_s
+    sim.adapter_bins[adapter, _adapter_bin_of(ttft_s)] += 1
 
 
 @compiled
-def record_span(state, limits, span_s, blocks_used, blocks_growth, busy):  # type: ignore[no-untyped-def]
+def record_span(sim, limits, span_s, blocks_used, blocks_growth, busy):  # type: ignore[no-untyped-def]
     """Integrates over a span that starts now, and samples the timeline at its grid times."""
-    whole, real = state.whole, state.real
-    start_s = real[0]
+    server = sim.server[0]
+    start_s = server.now_s
     inside_s = min(span_s, limits.duration_s - start_s)
-    real[RUNNING_AREA] += whole[RUNNING] * inside_s
-    real[ACTIVE_AREA] += whole[ACTIVE] * inside_s
-    real[KV_AREA] += (blocks_used + 0.5 * blocks_growth) * inside_s
+    server.running_area += server.running * inside_s
+    server.active_area += server.active * inside_s
+    server.kv_area += (blocks_used + 0.5 * blocks_growth) * inside_s
     if busy:
-        real[BUSY] += inside_s
-    row = whole[NEXT_SAMPLE]
-    while row < len(state.timeline) and row * limits.sample_s < start_s + span_s:
+        server.busy_s += inside_s
+    row = server.next_sample
+    while row < len(sim.timeline) and row * limits.sample_s < start_s + span_s:
         at_s = row * limits.sample_s
         part = (at_s - start_s) / span_s if span_s > 0.0 else 0.0
-        state.timeline[row, 0] = at_s
-        state.timeline[row, 1] = whole[RUNNING]
-        state.timeline[row, 2] = whole[WAITING]
-        state.timeline[row, 3] = blocks_used + part * blocks_growth
-        state.timeline[row, 4] = whole[ACTIVE]
-        state.timeline[row, 5] = whole[INPUT_DONE] + whole[OUTPUT_DONE]
+        sim.timeline[row].t_s = at_s
+        sim.timeline[row].running = server.running
+        sim.timeline[row].waiting = server.waiting
+        sim.timeline[row].blocks = blocks_used + part * blocks_growth
+        sim.timeline[row].active = server.active
+        sim.timeline[row].tokens_done = server.input_done + server.output_done
         row += 1
-    whole[NEXT_SAMPLE] = row
+    server.next_sample = row
 
 
 @compiled
-def blocks_in_use(state, limits):  # type: ignore[no-untyped-def]
+def blocks_in_use(sim, limits):  # type: ignore[no-untyped-def]
     """KV blocks held."""
-    return limits.total_blocks - state.whole[FREE_BLOCKS]
+    return limits.total_blocks - sim.server[0].free_blocks

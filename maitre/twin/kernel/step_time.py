@@ -29,7 +29,7 @@ def step_s(cost, sequences, prefill_tokens, kv_tokens, adapters):  # type: ignor
 
 @compiled
 def steps_within(first_s, growth_s, span_s, most):  # type: ignore[no-untyped-def]
-    """The least n in 1..most whose n steps, the i-th of first + i growth, last at least `span_s`."""
+    """The least n in 1..most such that n steps (first, first + growth, ...) last `span_s`."""
     if first_s >= span_s:
         return 1
     n = int(span_s / first_s) + 1
