@@ -25,7 +25,7 @@ _STAMP = _source_stamp()
 
 def compiled(function: Callable[..., Any]) -> Any:
     """`numba.njit(cache=True)` with a cache that is valid for the whole kernel's sources."""
-    dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if cache_file is not None and hasattr(cache_file, "_source_stamp"):
         cache_file._source_stamp = _STAMP
