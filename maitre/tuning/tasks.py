@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -30,7 +31,16 @@ from maitre.tuning._tasks_lines import (
     read_lines,
 )
 
-__all__ = ["Example", "Message", "Metric", "Task", "TaskError", "load_tasks", "normalised"]
+__all__ = [
+    "Example",
+    "Message",
+    "Metric",
+    "Task",
+    "TaskError",
+    "load_tasks",
+    "normalised",
+    "replace_folder",
+]
 
 Metric = Literal["accuracy", "loss"]
 
@@ -144,14 +154,13 @@ class Task:
         _check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            fresh, old = Path(temporary, "fresh"), Path(temporary, "old")
+            fresh = Path(temporary, folder.name)
             fresh.mkdir()
-            header = yaml.safe_dump(self._header(), sort_keys=False, allow_unicode=True, width=100)
-            (fresh / "task.yaml").write_text(header, encoding="utf-8")
+            (fresh / "task.yaml").write_text(_yaml(self._header()), encoding="utf-8")
             for split, examples in (("train", self.train), ("eval", self.eval)):
                 lines = "".join(f"{example_to_json(example)}\n" for example in examples)
                 (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
-            _swap(fresh, folder, old)
+            replace_folder(fresh, folder)
 
     def _header(self) -> dict[str, str]:
         fields = {
@@ -188,6 +197,23 @@ def load_tasks(folder: str | os.PathLike[str]) -> list[Task]:
     return [task for _, (_, task) in sorted(found.items())]
 
 
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put `fresh` where `folder` is or would be; both on one file system.
+
+    What was there stays until the new folder is in place, and comes back if that fails.
+    """
+    old = fresh.with_name(f"{fresh.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _read_header(path: Path) -> _TaskYaml:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -211,6 +237,12 @@ def _read_header(path: Path) -> _TaskYaml:
     except TaskError as error:
         raise TaskError(f"{path}: {error}") from error
     return header
+
+
+def _yaml(header: dict[str, str]) -> str:
+    # Escaped where it must be: PyYAML reads control characters back only when they are.
+    plain = all(value.isprintable() for value in header.values())
+    return yaml.safe_dump(header, sort_keys=False, allow_unicode=plain, width=100)
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -245,14 +277,3 @@ def _check_replaceable(folder: Path) -> None:
         raise TaskError(f"{folder}: is a file; a task is saved as a folder")
     if others := sorted({path.name for path in folder.iterdir()} - set(_FILES)):
         raise TaskError(f"{folder}: holds {others[0]!r}, which is no task file; nothing was saved")
-
-
-def _swap(fresh: Path, folder: Path, old: Path) -> None:
-    if folder.exists():
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
