@@ -62,10 +62,17 @@ class Loading(_Section):
 
 
 class Api(_Section):
-    """Time a request spends in the API server before and after the engine."""
+    """What the API server does with a request before and after the engine (kernel/front.py)."""
 
     ingress_ms: float = Field(ge=0)
+    first_use_ms: float = Field(ge=0)
+    transit_ms: float = Field(ge=0)
     egress_ms: float = Field(ge=0)
+    egress_per_sequence_ms: float = Field(ge=0)
+    scrape_interval_s: float = Field(ge=0)
+    scrape_ms: float = Field(ge=0)
+    scrape_per_series_ms: float = Field(ge=0)
+    scrape_per_name_ms: float = Field(ge=0)
 
 
 class Valid(_Section):

@@ -61,7 +61,10 @@ class SimulationResult:
     steps: int
     events: int
     in_flight_end: int
+    metric_series: float
+    scrape_s: float
     warnings: tuple[str, ...]
+    trace: NDArray[Any]
     _timeline: NDArray[np.float64]
     _by_adapter: dict[str, Any]
 

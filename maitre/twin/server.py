@@ -11,7 +11,8 @@ class ServerConfig:
 
     `max_loras` is the number of GPU slots, `max_cpu_loras` of adapters kept in CPU memory,
     `max_lora_rank` the rank every slot is sized for. `kv_cache_tokens` overrides what the
-    profile says that the GPU has room for; `max_model_len` the model's own context length.
+    profile says that the GPU has room for; `max_model_len` the model's own context length;
+    `metrics_scrape_s` how often /metrics is scraped (0: never), which stalls the API server.
 
     Raises:
         TwinInputError: a limit is no positive integer, or two contradict each other as they
@@ -25,6 +26,7 @@ class ServerConfig:
     max_num_batched_tokens: int = 2048
     kv_cache_tokens: int | None = None
     max_model_len: int | None = None
+    metrics_scrape_s: float | None = None
 
     def __post_init__(self) -> None:
         for field in (

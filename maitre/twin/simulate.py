@@ -35,10 +35,13 @@ def simulate(
     seed: int = 0,
     *,
     leap: bool = True,
+    trace_rows: int = 0,
+    trace_every: int = 1,
 ) -> SimulationResult:
     """Simulates one server under one workload; the same seed gives the same result.
 
-    `leap=False` takes every engine step by itself (slow; the same result).
+    `leap=False` takes every engine step by itself (slow; the same result). `trace_rows` > 0 keeps
+    that many records of what the engine ran, one every `trace_every` events, in `result.trace`.
 
     Raises:
         TwinInputError: an adapter's rank is above the server's `max_lora_rank`.
@@ -61,8 +64,11 @@ def simulate(
         samples=min(TIMELINE_SAMPLES, max(1, int(workload.duration_s))),
         gpu_load_ms=np.array([gpu for gpu, _ in loads]),
         cpu_load_ms=np.array([cpu for _, cpu in loads]),
+        first_scrape_s=_scrape_interval_s(profile, server) or np.inf,
+        scrape_s=profile.api.scrape_ms * 1e-3,
+        trace_rows=trace_rows,
     )
-    limits = _limits(profile, server, workload, blocks, leap)
+    limits = _limits(profile, server, workload, blocks, leap, trace_every)
     if reason is None:
         sim = _run(profile.step_cost(server), limits, workload, seed, sim)
     else:
@@ -119,8 +125,19 @@ def _check_ranks(server: ServerConfig, workload: Workload) -> None:
         )
 
 
+def _scrape_interval_s(profile: ServerProfile, server: ServerConfig) -> float:
+    if server.metrics_scrape_s is None:
+        return profile.api.scrape_interval_s
+    return float(server.metrics_scrape_s)
+
+
 def _limits(
-    profile: ServerProfile, server: ServerConfig, workload: Workload, blocks: int, leap: bool
+    profile: ServerProfile,
+    server: ServerConfig,
+    workload: Workload,
+    blocks: int,
+    leap: bool,
+    trace_every: int = 1,
 ) -> k.Limits:
     samples = min(TIMELINE_SAMPLES, max(1, int(workload.duration_s)))
     return k.Limits(
@@ -136,7 +153,14 @@ def _limits(
         leap=bool(leap),
         sample_s=workload.duration_s / samples,
         ingress_s=profile.api.ingress_ms * 1e-3,
+        first_use_s=profile.api.first_use_ms * 1e-3,
+        transit_s=profile.api.transit_ms * 1e-3,
         egress_s=profile.api.egress_ms * 1e-3,
+        egress_per_sequence_s=profile.api.egress_per_sequence_ms * 1e-3,
+        scrape_interval_s=_scrape_interval_s(profile, server),
+        series_s=profile.api.scrape_per_series_ms * 1e-3,
+        series_name_s=profile.api.scrape_per_name_ms * 1e-3,
+        trace_every=trace_every,
     )
 
 
@@ -179,6 +203,8 @@ def _result(
     server, duration_s = sim.server[0], float(workload.duration_s)
     completed, gaps = int(server["completed"]), int(server["itl_gaps"])
     blocks = max(limits.total_blocks, 1)
+    # The share of gaps between tokens that the client saw as gaps between chunks.
+    kept = 1.0 - float(server["merged_gaps"]) / max(int(server["decoded_tokens"]), 1)
     adapters = sim.adapters[: len(workload.adapters)].copy()
     return SimulationResult(
         duration_s=duration_s,
@@ -200,7 +226,7 @@ def _result(
             bins_quantile(sim.ttft_bins, 0.99),
         ),
         itl_ms=LatencySummary(
-            1e3 * server["itl_sum_s"] / gaps if gaps else math.nan,
+            1e3 * server["itl_sum_s"] / (gaps * kept) if gaps else math.nan,
             bins_quantile(sim.itl_bins, 0.5),
             bins_quantile(sim.itl_bins, 0.99),
         ),
@@ -217,6 +243,9 @@ def _result(
         steps=int(server["steps"]),
         events=int(server["events"]),
         in_flight_end=int(server["in_flight"]),
+        metric_series=float(server["series"]),
+        scrape_s=float(server["scrape_s"]),
+        trace=sim.trace,
         warnings=warnings,
         _timeline=structured_to_unstructured(sim.timeline, dtype=np.float32),
         _by_adapter={

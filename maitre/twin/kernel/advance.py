@@ -4,8 +4,9 @@ While nothing joins, leaves or is preempted, steps differ only in the KV tokens 
 taken in one leap; the cost of a simulation grows with its events, not with its tokens.
 """
 
-from maitre.twin.kernel.arrive import take_arrival
+from maitre.twin.kernel.chunks import deliver_steps
 from maitre.twin.kernel.compiled import compiled
+from maitre.twin.kernel.front import delivered_s, note_series, receive, send
 from maitre.twin.kernel.queues import first_admissible
 from maitre.twin.kernel.running import finish_pop, finish_push, finish_stands
 from maitre.twin.kernel.schedule import leave_batch, new_block_slot, schedule
@@ -20,7 +21,6 @@ from maitre.twin.kernel.statistics import (
     bin_of,
     blocks_in_use,
     record_completion,
-    record_gaps,
     record_span,
 )
 from maitre.twin.kernel.step_time import step_s, steps_within
@@ -45,7 +45,7 @@ def _end_prefills(sim, limits):  # type: ignore[no-untyped-def]
         before = sim.requests[request].run_previous
         if request != server.partial:
             if sim.requests[request].done_tokens == 0:
-                sim.requests[request].first_token_s = server.now_s
+                sim.requests[request].first_token_s = delivered_s(sim, limits, server.now_s)
             else:
                 sim.itl_bins[bin_of(server.now_s - sim.requests[request].last_token_s)] += 1
             left = sim.requests[request].output_tokens - sim.requests[request].done_tokens - 1
@@ -98,6 +98,15 @@ def _blocks_over(sim, limits, steps):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _joins(sim, limits, adapter, open_to):  # type: ignore[no-untyped-def]
+    """Whether a request that reaches the engine during a leap would change what it runs."""
+    if open_to and (sim.adapters[adapter].running > 0 or sim.server[0].active < limits.max_loras):
+        return True
+    # Otherwise it only waits; the sets of adapters change if it is the first of its adapter to.
+    return limits.scrape_interval_s > 0.0 and sim.adapters[adapter].queue_head < 0
+
+
+@compiled
 def _leap(sim, limits, arrivals, first_s, growth_s):  # type: ignore[no-untyped-def]
     """How many steps the batch stays as it is; takes the arrivals that cannot change that."""
     server = sim.server[0]
@@ -107,24 +116,43 @@ def _leap(sim, limits, arrivals, first_s, growth_s):  # type: ignore[no-untyped-
         first_admissible(sim, server.active < limits.max_loras) < 0
     )
     while most > 1:
-        if server.next_arrival == len(arrivals.arrival_s):
-            if not arrivals.last and server.next_arrival > 0:
-                known_s = arrivals.arrival_s[server.next_arrival - 1] + limits.ingress_s
-                most = steps_within(first_s, growth_s, known_s - server.now_s, most)
-            break
-        at_s = arrivals.arrival_s[server.next_arrival] + limits.ingress_s
-        if at_s > server.now_s + most * first_s + growth_s * (0.5 * most * (most - 1)):
-            break
-        adapter = arrivals.adapter[server.next_arrival]
-        joins = open_to and (sim.adapters[adapter].running > 0 or server.active < limits.max_loras)
-        if joins or not take_arrival(sim, limits, arrivals):
-            most = steps_within(first_s, growth_s, at_s - server.now_s, most)
-            break
+        end_s = server.now_s + most * first_s + growth_s * (0.5 * most * (most - 1))
+        if server.front_head < 0:
+            if server.next_arrival == len(arrivals.arrival_s):
+                if not arrivals.last and server.next_arrival > 0:
+                    known_s = arrivals.arrival_s[server.next_arrival - 1]
+                    most = steps_within(first_s, growth_s, known_s - server.now_s, most)
+                return most
+            at_s = arrivals.arrival_s[server.next_arrival]
+            if at_s > end_s:
+                return most
+            if not send(sim, limits, arrivals):
+                return steps_within(first_s, growth_s, at_s - server.now_s, most)
+            continue
+        at_s = sim.requests[server.front_head].visible_s
+        if at_s > end_s:
+            return most
+        if _joins(sim, limits, sim.requests[server.front_head].adapter, open_to):
+            return steps_within(first_s, growth_s, at_s - server.now_s, most)
+        receive(sim)
     return most
 
 
 @compiled
-def _pass_steps(sim, limits, steps, first_s, growth_s):  # type: ignore[no-untyped-def]
+def _send_until(sim, limits, arrivals, at_s):  # type: ignore[no-untyped-def]
+    """The client sends what is due; False if there is no free row for it."""
+    server = sim.server[0]
+    while (
+        server.next_arrival < len(arrivals.arrival_s)
+        and arrivals.arrival_s[server.next_arrival] <= at_s
+    ):
+        if not send(sim, limits, arrivals):
+            return False
+    return True
+
+
+@compiled
+def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):  # type: ignore[no-untyped-def]
     """Lets the scheduled step and the `steps` - 1 alike after it pass, and settles their end."""
     server = sim.server[0]
     span_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
@@ -132,8 +160,10 @@ def _pass_steps(sim, limits, steps, first_s, growth_s):  # type: ignore[no-untyp
     if steps > 1:
         server.free_blocks -= _blocks_over(sim, limits, steps - 1)
     record_span(sim, limits, span_s, used, blocks_in_use(sim, limits) - used, True)
+    # Requests sent during the span find it in flight, and occupy the front before its tokens.
+    _send_until(sim, limits, arrivals, server.now_s + span_s)
     if server.decoding > 0:
-        record_gaps(sim, first_s, growth_s, steps, server.decoding)
+        deliver_steps(sim, limits, first_s, growth_s, steps)
     server.min_free_blocks = min(server.min_free_blocks, server.free_blocks)
     server.step += steps
     server.steps += steps
@@ -143,11 +173,30 @@ def _pass_steps(sim, limits, steps, first_s, growth_s):  # type: ignore[no-untyp
     server.now_s += span_s
     while server.finishes > 0 and sim.finishes[0].step <= server.step:
         request = sim.finishes[0].request
-        valid = finish_stands(sim, 0)
+        stands = finish_stands(sim, 0)
         finish_pop(sim)
-        if valid:
+        if stands:
             _finish(sim, limits, request)
     _end_prefills(sim, limits)
+
+
+@compiled
+def _trace(sim, limits, first_s, load_s, steps, prefill):  # type: ignore[no-untyped-def]
+    """Notes what is about to pass, every `trace_every` events, for calibration and tests."""
+    server = sim.server[0]
+    row = server.events // limits.trace_every
+    if server.events % limits.trace_every == 0 and row < len(sim.trace):
+        sim.trace[row].now_s = server.now_s
+        sim.trace[row].first_s = first_s
+        sim.trace[row].load_s = load_s
+        sim.trace[row].steps = steps
+        sim.trace[row].running = server.running
+        sim.trace[row].decoding = server.decoding
+        sim.trace[row].waiting = server.waiting
+        sim.trace[row].active = server.active
+        sim.trace[row].kv_tokens = server.kv_tokens
+        sim.trace[row].free_blocks = server.free_blocks
+        sim.trace[row].prefill = prefill
 
 
 @compiled
@@ -155,20 +204,21 @@ def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
     """Runs on until the end, or until arrivals or rows for requests are lacking; says which."""
     server = sim.server[0]
     while True:
-        while (
-            server.next_arrival < len(arrivals.arrival_s)
-            and arrivals.arrival_s[server.next_arrival] + limits.ingress_s <= server.now_s
-        ):
-            if not take_arrival(sim, limits, arrivals):
-                return NEEDS_REQUESTS
+        if not _send_until(sim, limits, arrivals, server.now_s):
+            return NEEDS_REQUESTS
         if server.next_arrival == len(arrivals.arrival_s) and not arrivals.last:
             return NEEDS_ARRIVALS
+        while server.front_head >= 0 and sim.requests[server.front_head].visible_s <= server.now_s:
+            receive(sim)
         if server.now_s >= limits.duration_s:
             return FINISHED
+        note_series(sim, limits)
         if server.running == 0 and server.waiting == 0:
             at_s = limits.duration_s
-            if server.next_arrival < len(arrivals.arrival_s):
-                at_s = arrivals.arrival_s[server.next_arrival] + limits.ingress_s
+            if server.front_head >= 0:
+                at_s = sim.requests[server.front_head].visible_s
+            elif server.next_arrival < len(arrivals.arrival_s):
+                at_s = arrivals.arrival_s[server.next_arrival]
             at_s = min(max(at_s, server.now_s), limits.duration_s)
             record_span(sim, limits, at_s - server.now_s, 0, 0, False)
             server.now_s = at_s
@@ -182,5 +232,6 @@ def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
             growth_s = cost.per_kv_token_ms * 1e-3 * server.decoding
             if server.partial < 0:
                 steps = _leap(sim, limits, arrivals, first_s, growth_s)
-        _pass_steps(sim, limits, steps, first_s, growth_s)
+        _trace(sim, limits, first_s, load_s, steps, prefill)
+        _pass_steps(sim, limits, arrivals, steps, first_s, growth_s)
         server.max_running = max(server.max_running, server.running)

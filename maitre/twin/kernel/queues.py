@@ -110,6 +110,7 @@ def push_back(sim, request):  # type: ignore[no-untyped-def]
     sim.adapters[adapter].queue_tail = request
     if tail < 0:
         sim.adapters[adapter].queue_head = request
+        server.sets_hash ^= sim.adapters[adapter].waiting_key
         _heap_add(sim, adapter)
     else:
         sim.requests[tail].next_waiting = request
@@ -130,6 +131,7 @@ def push_front(sim, request):  # type: ignore[no-untyped-def]
     sim.requests[request].next_waiting = head
     if head < 0:
         sim.adapters[adapter].queue_tail = request
+        server.sets_hash ^= sim.adapters[adapter].waiting_key
     sim.adapters[adapter].queue_head = request
     _heap_add(sim, adapter)
 
@@ -146,6 +148,7 @@ def pop_head(sim, adapter):  # type: ignore[no-untyped-def]
     sim.adapters[adapter].queue_head = follower
     if follower < 0:
         sim.adapters[adapter].queue_tail = -1
+        sim.server[0].sets_hash ^= sim.adapters[adapter].waiting_key
     sim.server[0].waiting -= 1
     return request
 

@@ -60,6 +60,7 @@ def leave_batch(sim, limits, request):  # type: ignore[no-untyped-def]
     sim.adapters[adapter].running -= 1
     if sim.adapters[adapter].running == 0:
         server.active -= 1
+        server.sets_hash ^= sim.adapters[adapter].running_key
         deactivate(sim, adapter)
         refile(sim, adapter)
 
@@ -107,6 +108,7 @@ def _admit(sim, limits, adapter, chunk, blocks):  # type: ignore[no-untyped-def]
     load_s = 0.0
     if sim.adapters[adapter].running == 0:
         server.active += 1
+        server.sets_hash ^= sim.adapters[adapter].running_key
         load_s = activate(sim, limits, adapter)
     sim.adapters[adapter].running += 1
     file(sim, adapter)

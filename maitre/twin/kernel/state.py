@@ -16,7 +16,7 @@ I4 = NDArray[np.int32]
 Records = NDArray[Any]
 
 # Where a request is.
-UNUSED, QUEUED, PREFILLING, DECODES = 0, 1, 2, 3
+UNUSED, FRONT, QUEUED, PREFILLING, DECODES = 0, 1, 2, 3, 4
 
 # Why `advance` returned.
 FINISHED, NEEDS_ARRIVALS, NEEDS_REQUESTS = 0, 1, 2
@@ -36,11 +36,13 @@ _COUNTS = (
     "on_gpu", "on_cpu", "gpu_loads", "cpu_loads", "next_sample", "next_arrival",
     "offered", "offered_tokens", "lost", "unservable", "completed", "input_done", "output_done",
     "itl_gaps", "preemptions", "prefill_tokens", "decoded_tokens",
-    "max_running", "max_waiting", "max_active",
+    "max_running", "max_waiting", "max_active", "sets_hash", "series_marked",
+    "front_head", "front_tail", "stalls", "merged_gaps",
 )
 _REALS = (
     "now_s", "ttft_sum_s", "itl_sum_s", "busy_s", "load_s",
     "running_area", "waiting_area", "kv_area", "active_area",
+    "front_free_s", "next_scrape_s", "scrape_s", "series",
 )
 # fmt: on
 
@@ -49,6 +51,7 @@ SERVER = np.dtype([(name, np.int64) for name in _COUNTS] + [(name, np.float64) f
 REQUEST = np.dtype(
     [
         ("arrival_s", np.float64),
+        ("visible_s", np.float64),
         ("first_token_s", np.float64),
         ("last_token_s", np.float64),
         ("sequence", np.int64),
@@ -81,7 +84,9 @@ ADAPTER = np.dtype(
         ("gpu_previous", np.int32),
         ("cpu_next", np.int32),
         ("cpu_previous", np.int32),
-        ("unused", np.int32),
+        ("known", np.int32),
+        ("running_key", np.int64),
+        ("waiting_key", np.int64),
         ("gpu_load_ms", np.float64),
         ("cpu_load_ms", np.float64),
         ("offered", np.int64),
@@ -103,6 +108,32 @@ TIMELINE = np.dtype(
         ("tokens_done", np.float64),
     ]
 )
+
+
+STALL = np.dtype([("from_s", np.float64), ("to_s", np.float64), ("pending", np.int64)])
+
+TRACE = np.dtype(
+    [
+        ("now_s", np.float64),
+        ("first_s", np.float64),
+        ("load_s", np.float64),
+        ("steps", np.int64),
+        ("running", np.int64),
+        ("decoding", np.int64),
+        ("waiting", np.int64),
+        ("active", np.int64),
+        ("kv_tokens", np.int64),
+        ("free_blocks", np.int64),
+        ("prefill", np.int64),
+        ("admitted", np.int64),
+    ]
+)
+
+# The table in which pairs of adapter sets are marked as seen.
+SERIES_TABLE = 1 << 19
+
+# Stalls of the front that the engine has not passed yet.
+MAX_STALLS = 64
 
 
 class StepCost(NamedTuple):
@@ -134,7 +165,14 @@ class Limits(NamedTuple):
     leap: bool
     sample_s: float
     ingress_s: float
+    first_use_s: float
+    transit_s: float
     egress_s: float
+    egress_per_sequence_s: float
+    scrape_interval_s: float
+    series_s: float
+    series_name_s: float
+    trace_every: int
 
 
 class Arrivals(NamedTuple):
@@ -167,6 +205,9 @@ class Simulation(NamedTuple):
     itl_bins: I8
     adapter_bins: I4
     timeline: Records
+    series_seen: NDArray[np.bool_]
+    stalls: Records
+    trace: Records
 
 
 def _new_requests(size: int) -> Records:
@@ -195,19 +236,27 @@ def new_simulation(
     samples: int,
     gpu_load_ms: F8,
     cpu_load_ms: F8,
+    first_scrape_s: float,
+    scrape_s: float,
+    trace_rows: int = 0,
 ) -> Simulation:
     """A server at rest with no adapter loaded, and room for `requests` requests."""
     count = len(gpu_load_ms)
     server = np.zeros(1, SERVER)
-    server["run_head"] = server["run_tail"] = server["partial"] = -1
+    for name in ("run_head", "run_tail", "partial", "front_head", "front_tail"):
+        server[name] = -1
     server["free_blocks"] = server["min_free_blocks"] = total_blocks
     server["front_sequence"] = -1
+    server["next_scrape_s"] = first_scrape_s
+    server["scrape_s"] = scrape_s
     adapters = np.zeros(count + 1, ADAPTER)
     for name in ("queue_head", "queue_tail", "heap_place"):
         adapters[name] = -1
     for name in ("gpu_next", "gpu_previous", "cpu_next", "cpu_previous"):
         adapters[name] = -1
         adapters[name][count] = count
+    keys = np.random.default_rng(0).integers(0, 1 << 62, size=(2, count))
+    adapters["running_key"][:count], adapters["waiting_key"][:count] = keys
     adapters["gpu_load_ms"][:count] = gpu_load_ms
     adapters["cpu_load_ms"][:count] = cpu_load_ms
     return Simulation(
@@ -221,4 +270,7 @@ def new_simulation(
         itl_bins=np.zeros(N_BINS, np.int64),
         adapter_bins=np.zeros((count, N_ADAPTER_BINS), np.int32),
         timeline=np.zeros(samples, TIMELINE),
+        series_seen=np.zeros(SERIES_TABLE, np.bool_),
+        stalls=np.zeros(MAX_STALLS, STALL),
+        trace=np.zeros(trace_rows, TRACE),
     )

@@ -39,6 +39,8 @@ def _adapter_bin_of(latency_s):  # type: ignore[no-untyped-def]
 @compiled
 def record_gaps(sim, first_s, growth_s, steps, per_step):  # type: ignore[no-untyped-def]
     """Counts `per_step` gaps in each of `steps` steps lasting first, first + growth, ..."""
+    if steps <= 0 or per_step == 0:
+        return
     bins = sim.itl_bins
     place = bin_of(first_s)
     last = bin_of(first_s + growth_s * (steps - 1)) if growth_s > 0.0 else place
@@ -60,13 +62,13 @@ def record_completion(sim, limits, request, now):  # type: ignore[no-untyped-def
     if now + limits.egress_s > limits.duration_s:
         return
     server = sim.server[0]
-    ttft_s = r.first_token_s + limits.egress_s - r.arrival_s
+    ttft_s = r.first_token_s - r.arrival_s
     tokens = r.input_tokens + r.output_tokens
     server.completed += 1
     server.input_done += r.input_tokens
     server.output_done += r.output_tokens
     server.ttft_sum_s += ttft_s
-    server.itl_sum_s += now - r.first_token_s
+    server.itl_sum_s += max(now - r.first_token_s, 0.0)
     server.itl_gaps += r.output_tokens - 1
     sim.ttft_bins[bin_of(ttft_s)] += 1
     adapter = r.adapter
