@@ -1,0 +1,80 @@
+"""`events.csv`: what happened, in time order, to 1 ms; anyone can replay it."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from maitre.scheduling.errors import SchedulingError
+
+COLUMNS = ("time_s", "event", "worker", "job_id", "base_model")
+KINDS = frozenset(
+    (
+        "worker_start",
+        "worker_load",
+        "worker_ready",
+        "worker_stop",
+        "lookup_start",
+        "lookup_end",
+        "job_start",
+        "job_resize",
+        "job_preempt",
+        "job_finish",
+        "job_reject",
+    )
+)
+
+
+class Event(NamedTuple):
+    """One row. `worker` holds worker ids joined by `;`; empty where the event has none."""
+
+    time_ms: int
+    kind: str
+    worker: str = ""
+    job_id: str = ""
+    base_model: str = ""
+
+
+def write_events(path: Path, events: Iterable[Event]) -> None:
+    """Write `events.csv`, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows((seconds_text(event[0]), *event[1:]) for event in events)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Read `events.csv`. Raises `SchedulingError` naming the line of a malformed row."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            header = next(reader, [])
+            if tuple(header) != COLUMNS:
+                raise SchedulingError(f"{path}: expected the columns {','.join(COLUMNS)}")
+            for row in reader:
+                yield _event(row, f"{path}:{reader.line_num}")
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SchedulingError(f"{path}: not a CSV file: {error}") from None
+
+
+def _event(row: list[str], where: str) -> Event:
+    if len(row) != len(COLUMNS):
+        raise SchedulingError(f"{where}: expected {len(COLUMNS)} fields, found {len(row)}")
+    try:
+        time_ms = round(float(row[0]) * 1000)
+    except (ValueError, OverflowError):
+        raise SchedulingError(f"{where}: time_s: {row[0]!r} is not a time") from None
+    if row[1] not in KINDS:
+        raise SchedulingError(f"{where}: event: {row[1]!r} is unknown")
+    return Event(time_ms, row[1], row[2], row[3], row[4])
+
+
+def seconds_text(time_ms: int) -> str:
+    """Milliseconds as seconds with three decimals, exactly."""
+    return f"{time_ms // 1000}.{time_ms % 1000:03d}"
