@@ -1,0 +1,42 @@
+"""What became of every job, and what it cost."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Violations and cost of one run, in jobs, GPU-hours and the cluster's currency."""
+
+    policy: str
+    jobs: int
+    finished: int
+    late: int
+    rejected: int
+    unfinished: int
+    violations: int
+    violation_rate: float
+    gpu_hours: float
+    cost: float
+    busy_gpu_hours: float
+    lookup_gpu_hours: float
+    warming_gpu_hours: float
+    idle_gpu_hours: float
+    worker_starts: int
+    preemptions: int
+    resizes: int
+    lookups: int
+    peak_gpus: int
+    makespan_s: float
+    decisions: int
+
+    def row(self) -> dict[str, object]:
+        """As a flat dictionary, for tables and JSON."""
+        return asdict(self)
+
+
+def median_of(outcomes: Sequence[Outcome], field: str) -> float:
+    """The median of one field over runs."""
+    values = sorted(float(getattr(outcome, field)) for outcome in outcomes)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
