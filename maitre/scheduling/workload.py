@@ -1,0 +1,185 @@
+"""Makes a workload: real arrivals x measured job sizes x base models x slack, at a wanted load.
+
+Arrivals are those of a window of a real trace, compressed in time until the cheapest possible run
+of all jobs would keep the wanted share of the cluster busy. Everything else is drawn from a seed.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from maitre.scheduling.cluster import Cluster, ModelSpec
+from maitre.scheduling.errors import SchedulingError
+from maitre.scheduling.jobs import Job
+
+LOADS: Mapping[str, float] = {"low": 0.15, "medium": 0.3, "high": 0.5}
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class ItaDistribution:
+    """Iterations to accuracy of a job started cold, and of the same job started from the bank.
+
+    Either pairs measured on real tasks (`pairs`, drawn with replacement), or log-normal: `median`
+    cold iterations with `sigma`, times a bank ratio with its own median and sigma (at most
+    `worst_ratio`: a bad bank entry can cost a little).
+    """
+
+    median: float = 400.0
+    sigma: float = 0.7
+    bank_ratio_median: float = 0.4
+    bank_ratio_sigma: float = 0.5
+    worst_ratio: float = 1.1
+    pairs: tuple[tuple[float, float], ...] = ()
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """`count` cold and bank iteration counts, whole numbers from 1."""
+        if self.pairs:
+            chosen = np.asarray(self.pairs)[generator.integers(len(self.pairs), size=count)]
+            cold, bank = chosen[:, 0], chosen[:, 1]
+        else:
+            cold = self.median * np.exp(self.sigma * generator.standard_normal(count))
+            ratio = self.bank_ratio_median * np.exp(
+                self.bank_ratio_sigma * generator.standard_normal(count)
+            )
+            bank = cold * np.minimum(ratio, self.worst_ratio)
+        return np.maximum(1, np.rint(cold)), np.maximum(1, np.rint(bank))
+
+
+@dataclass(frozen=True)
+class WorkloadOptions:
+    """What is drawn for each job besides its arrival.
+
+    `load` is the share of the cluster that all jobs would keep busy over the window if each ran as
+    cheaply as it can. The deadline is `slack` (one of them, drawn) times the seconds that a cold
+    start takes on the fewest workers, warm-up included. Estimates are the true counts times a
+    log-normal error. `model_weights` defaults to 1, 1/2, 1/3, ... in the cluster's order.
+    """
+
+    load: float = LOADS["medium"]
+    slacks: tuple[float, ...] = (0.6, 1.0, 1.5)
+    ita: ItaDistribution = ItaDistribution()
+    cold_error_sigma: float = 0.2
+    bank_error_sigma: float = 0.25
+    model_weights: tuple[float, ...] = ()
+
+
+def read_arrivals(path: Path) -> np.ndarray:
+    """Submission times of a trace in seconds, rising (column `submission_time` or `submitted_s`).
+
+    Raises `SchedulingError` for a missing column or a value that is no number.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames or ()
+        column = next((name for name in ("submission_time", "submitted_s") if name in names), None)
+        if column is None:
+            raise SchedulingError(f"{path}: missing column submission_time")
+        times = []
+        for row in reader:
+            try:
+                times.append(float(row[column]))
+            except (TypeError, ValueError):
+                raise SchedulingError(
+                    f"{path}:{reader.line_num}: {column}: {row[column]!r} is not a number"
+                ) from None
+    return np.sort(np.asarray(times))
+
+
+def window(arrivals_s: np.ndarray, start_day: float, days: float) -> np.ndarray:
+    """Arrivals of `days` days from `start_day` after the trace's first one, from 0.
+
+    Raises `SchedulingError` where the window holds fewer than two arrivals.
+    """
+    if len(arrivals_s) == 0:
+        raise SchedulingError("the trace has no arrivals")
+    start_s = arrivals_s[0] + start_day * DAY_S
+    inside = arrivals_s[(arrivals_s >= start_s) & (arrivals_s < start_s + days * DAY_S)]
+    if len(inside) < 2:
+        raise SchedulingError(
+            f"window of {days:g} days from day {start_day:g}: {len(inside)} arrivals; "
+            "expected at least 2"
+        )
+    result: np.ndarray = inside - inside[0]
+    return result
+
+
+def generate(
+    arrivals_s: np.ndarray, cluster: Cluster, options: WorkloadOptions, seed: int
+) -> tuple[Job, ...]:
+    """Jobs at `arrivals_s`, compressed to `options.load`; equal seeds give equal jobs."""
+    if options.load <= 0:
+        raise SchedulingError(f"load: {options.load}: expected more than 0")
+    generator = np.random.default_rng(seed)
+    count = len(arrivals_s)
+    models = list(cluster.models.values())
+    weights = np.asarray(_weights(options.model_weights, models))
+    chosen = generator.choice(len(models), size=count, p=weights / weights.sum())
+    cold, bank = options.ita.draw(generator, count)
+    slack = generator.choice(options.slacks, size=count)
+    cold_error = np.exp(options.cold_error_sigma * generator.standard_normal(count))
+    bank_error = np.exp(options.bank_error_sigma * generator.standard_normal(count))
+    work = [least_gpu_s(models[m], c, b) for m, c, b in zip(chosen, cold, bank, strict=True)]
+    span_s = float(arrivals_s[-1] - arrivals_s[0])
+    wanted_s = math.fsum(work) / (options.load * cluster.gpus)
+    times = (arrivals_s - arrivals_s[0]) * (wanted_s / span_s if span_s else 0.0)
+    jobs = []
+    for index in range(count):
+        model = models[chosen[index]]
+        submitted_s = round(float(times[index]), 3)
+        fewest = model.worker_counts[0]
+        cold_s = model.warm_up_s + cold[index] * model.iteration_s[fewest]
+        jobs.append(
+            Job(
+                job_id=f"j{index:06d}",
+                base_model=model.name,
+                submitted_s=submitted_s,
+                deadline_s=round(submitted_s + float(slack[index]) * cold_s, 3),
+                iterations_cold=float(cold[index]),
+                iterations_bank=float(bank[index]),
+                iterations_cold_estimate=float(max(1, round(cold[index] * cold_error[index]))),
+                iterations_bank_estimate=float(max(1, round(bank[index] * bank_error[index]))),
+            )
+        )
+    return tuple(jobs)
+
+
+def least_gpu_s(model: ModelSpec, cold: float, bank: float) -> float:
+    """The fewest GPU-seconds that a job can take on workers that are warm already."""
+    per_iteration = model.least_gpu_s_per_iteration
+    return float(min(cold * per_iteration, model.lookup_s + bank * per_iteration))
+
+
+def _weights(given: Sequence[float], models: Sequence[ModelSpec]) -> Sequence[float]:
+    if not given:
+        return [1 / (rank + 1) for rank in range(len(models))]
+    if len(given) != len(models) or min(given) < 0 or sum(given) <= 0:
+        raise SchedulingError(f"model_weights: expected {len(models)} weights, not all zero")
+    return given
+
+
+def read_ita(path: Path) -> ItaDistribution:
+    """Measured pairs from a CSV with `iterations_cold, iterations_bank`, as the bank measures them.
+
+    Raises `SchedulingError` for a missing column, a value that is not positive, or no rows.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        pairs = []
+        for row in reader:
+            try:
+                pair = (float(row["iterations_cold"]), float(row["iterations_bank"]))
+            except KeyError as error:
+                raise SchedulingError(f"{path}: missing column {error.args[0]}") from None
+            except (TypeError, ValueError):
+                raise SchedulingError(f"{path}:{reader.line_num}: not two numbers") from None
+            if not min(pair) > 0:
+                raise SchedulingError(f"{path}:{reader.line_num}: expected more than 0")
+            pairs.append(pair)
+    if not pairs:
+        raise SchedulingError(f"{path}: no rows")
+    return ItaDistribution(pairs=tuple(pairs))
