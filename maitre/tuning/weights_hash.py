@@ -80,9 +80,7 @@ def _stored_tensors(file: Path) -> list[_StoredTensor]:
             if name != "__metadata__"
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{file} is no whole safetensors file: its header is unreadable"
-        ) from error
+        raise ValueError(f"{file} is no whole safetensors file: unreadable header") from error
     if any(tensor.end > size for tensor in tensors):
         raise ValueError(f"{file} is truncated: {size} bytes are fewer than its header promises")
     return tensors

@@ -1,0 +1,116 @@
+"""What a tuning run is told, what it reports on the way and what it returns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Position = Literal["suffix", "prefix"]
+StopReason = Literal["target", "max_iterations", "cancelled", "diverged"]
+CurvePoint = tuple[int, float, float]
+
+
+class TuningInputError(ValueError):
+    """Something given to the tuner that it cannot use; the message names what and where."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How soft prompts are tuned.
+
+    `position` is where the virtual tokens stand: `suffix` between input and answer (the frozen
+    keys and values of the input are computed once, so a step costs only the virtual tokens and
+    the answer), `prefix` before the input (the usual layout, which peft and vLLM know).
+
+    Every `eval_every` iterations the whole eval split is evaluated (`None`: only the last
+    iteration is); the run stops at the first evaluation that meets every target that is set.
+    `eval_rows` limits evaluation to the first so many eval examples; `None` is all of them.
+
+    `cache_limit_bytes` bounds the kept keys and values of train inputs, per task.
+    """
+
+    virtual_tokens: int = 8
+    position: Position = "suffix"
+    learning_rate: float = 0.05
+    batch_size: int = 16
+    max_iterations: int = 60
+    eval_every: int | None = 2
+    target_loss: float | None = None
+    target_accuracy: float | None = None
+    eval_rows: int | None = None
+    cache_limit_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        for name in ("virtual_tokens", "batch_size", "max_iterations"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _check(self.position in ("suffix", "prefix"), "position", self.position, "suffix or prefix")
+        _check(0 < self.learning_rate < np.inf, "learning_rate", self.learning_rate, "positive")
+        for name in ("eval_every", "eval_rows"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, name, value, "at least 1, or None")
+        if self.target_accuracy is not None:
+            in_range = 0 <= self.target_accuracy <= 1
+            _check(in_range, "target_accuracy", self.target_accuracy, "between 0 and 1")
+        if self.target_loss is not None:
+            _check(self.target_loss >= 0, "target_loss", self.target_loss, "at least 0")
+
+    def is_target_met(self, eval_loss: float, eval_accuracy: float) -> bool:
+        """Whether an evaluation meets every target that is set; never, when none is."""
+        if self.target_loss is None and self.target_accuracy is None:
+            return False
+        loss_met = self.target_loss is None or eval_loss <= self.target_loss
+        accuracy_met = self.target_accuracy is None or eval_accuracy >= self.target_accuracy
+        return loss_met and accuracy_met
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A prompt's result on the eval split.
+
+    `loss` is the mean over examples of the mean negative log-likelihood (nats) of a completion's
+    tokens; `accuracy` the share of examples whose completion greedy decoding gives exactly;
+    `majority_share` what always answering the commonest completion would score; `n` the examples.
+    """
+
+    loss: float
+    accuracy: float
+    majority_share: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One iteration of one task: losses are means over rows; eval figures where it evaluated."""
+
+    task: str
+    iteration: int
+    train_loss: float | None
+    eval_loss: float | None
+    eval_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A tuned soft prompt and how the run went.
+
+    `prompt` is float32 `[virtual_tokens, hidden]`: of the evaluation that met the target, else the
+    best evaluated one; `eval_loss` and `eval_accuracy` are that prompt's. `iterations` counts
+    optimiser steps taken. `seconds` is wall time; for tasks tuned in a shared batch, of them all.
+    `curve` holds `(iteration, eval_loss, eval_accuracy)` of every evaluation.
+    """
+
+    task: str
+    prompt: np.ndarray
+    reached: bool
+    iterations: int
+    eval_loss: float
+    eval_accuracy: float
+    seconds: float
+    curve: tuple[CurvePoint, ...]
+    stopped_because: StopReason
+
+
+def _check(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise TuningInputError(f"{name} must be {wanted}, not {value}")

@@ -1,0 +1,102 @@
+"""One pass of the frozen model over a batch of examples, each with a soft prompt of its own."""
+
+import torch
+from transformers import DynamicCache
+
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import Position
+from maitre.tuning.rows import IGNORED, FrozenInputLayer, RowBatch
+
+
+def answer_losses(
+    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, position: Position
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How well each row's answer follows from its input and soft prompt.
+
+    `prompts` is `[rows, virtual_tokens, hidden]`. Returns the mean negative log-likelihood of each
+    row's answer tokens (float32 `[rows]`, differentiable in `prompts`) and whether greedy decoding
+    would give exactly that answer (bool `[rows]`).
+    """
+    wanted = batch.answers != IGNORED
+    logits = answer_logits(model, prompts, batch, position)
+    tokens = batch.answers[wanted]
+    negative_log = batch.answers.new_zeros(wanted.shape, dtype=torch.float32)
+    negative_log[wanted] = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
+    losses = negative_log.sum(1) / wanted.sum(1)
+    # Greedy decoding follows the answer as long as each of its tokens is the likeliest.
+    exact = torch.ones_like(wanted)
+    exact[wanted] = logits.argmax(-1) == tokens
+    return losses, exact.all(1)
+
+
+def answer_logits(
+    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, position: Position
+) -> torch.Tensor:
+    """Float32 logits `[answer tokens of all rows, vocabulary]`, each where its token is predicted.
+
+    Rows follow one another; a row's own answer tokens are in order.
+    """
+    prompts = prompts.to(model.dtype)
+    if batch.keys_values is not None:
+        hidden = _hidden_after_cache(model, prompts, batch, batch.keys_values)
+    else:
+        hidden = _hidden_of_all(model, prompts, batch, position)
+    predicting = hidden[:, -batch.answers.shape[1] :]
+    return model.logits(predicting[batch.answers != IGNORED]).float()
+
+
+def _hidden_after_cache(
+    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, keys_values: torch.Tensor
+) -> torch.Tensor:
+    """Inputs from the cache, then the virtual tokens and the answer but for its last token."""
+    fed = torch.cat([prompts, _answer_embeddings(model, batch)], dim=1)
+    rows, tokens, _ = fed.shape
+    longest = keys_values.shape[4]
+    places = torch.arange(longest + tokens, device=model.device)
+    # Padding lies between the inputs and the tokens of this pass.
+    mask = (places[None, :] < batch.lengths[:, None]) | (places[None, :] >= longest)
+    cache = DynamicCache()
+    cache.layers = [FrozenInputLayer(layer[0], layer[1]) for layer in keys_values]
+    output = model.model.get_decoder()(
+        inputs_embeds=fed,
+        attention_mask=mask.long().expand(rows, -1),
+        position_ids=batch.lengths[:, None] + torch.arange(tokens, device=model.device)[None, :],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden
+
+
+def _hidden_of_all(
+    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, position: Position
+) -> torch.Tensor:
+    """Input and virtual tokens padded on the left, so that all answers begin at one place."""
+    virtual = prompts.shape[1]
+    longest = int(batch.lengths.max())
+    heads, mask = [], []
+    for row, example in enumerate(batch.examples):
+        ids = torch.tensor(example.input_ids, device=model.device)
+        padding = longest - len(example.input_ids)
+        parts = [prompts[row], model.embeddings[ids]]
+        if position == "suffix":
+            parts.reverse()
+        heads.append(torch.cat([prompts.new_zeros((padding, prompts.shape[2])), *parts]))
+        mask.append([0] * padding + [1] * (longest - padding + virtual))
+    answers = _answer_embeddings(model, batch)
+    fed = torch.cat([torch.stack(heads), answers], dim=1)
+    seen = torch.tensor(mask, device=model.device)
+    seen = torch.cat([seen, seen.new_ones(answers.shape[:2])], dim=1)
+    output = model.model.get_decoder()(
+        inputs_embeds=fed,
+        attention_mask=seen,
+        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+    )
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden
+
+
+def _answer_embeddings(model: BaseModel, batch: RowBatch) -> torch.Tensor:
+    """Embeddings of the answer tokens that are fed: all but the last place."""
+    return model.embeddings[batch.answers[:, :-1].clamp(min=0)]

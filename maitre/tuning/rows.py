@@ -1,0 +1,194 @@
+"""Batches of examples, with the frozen keys and values of their inputs where those are cached.
+
+An example's input does not depend on a soft prompt that stands after it (`position="suffix"`), so
+its keys and values are those of the frozen model: computed once, and every later pass feeds only
+the virtual tokens and the answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import Position
+from maitre.tuning.encoding import EncodedExample
+
+IGNORED = -100
+"""Fills the places of `answers` after an answer's end."""
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Examples that pass through the model together.
+
+    `answers [rows, longest answer]` is right-padded with `IGNORED`; `lengths [rows]` counts input
+    tokens. `keys_values` is `[layers, 2, rows, kv heads, longest input, head size]`, right-padded,
+    or `None` where the inputs go through the model in every pass.
+    """
+
+    examples: tuple[EncodedExample, ...]
+    answers: torch.Tensor
+    lengths: torch.Tensor
+    keys_values: torch.Tensor | None
+
+
+class InputCache:
+    """Makes batches of examples, keeping the keys and values of their inputs.
+
+    Nothing is computed before a batch asks for it. What would exceed `limit_bytes` is computed
+    anew each time.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        examples: Sequence[EncodedExample],
+        position: Position,
+        limit_bytes: int,
+    ) -> None:
+        self._model = model
+        self._examples = tuple(examples)
+        self._cached = position == "suffix" and takes_cached_inputs(model)
+        self._left_bytes = limit_bytes
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def batch(self, indices: Sequence[int]) -> RowBatch:
+        """The examples at `indices`, in that order."""
+        examples = tuple(self._examples[index] for index in indices)
+        if not self._cached:
+            return _row_batch(self._model, examples, None)
+        missing = sorted({index for index in indices if index not in self._kept})
+        computed = dict(
+            zip(
+                missing,
+                input_keys_values(self._model, [self._examples[index] for index in missing]),
+                strict=True,
+            )
+        )
+        known = self._kept | computed
+        batch = _row_batch(self._model, examples, [known[index] for index in indices])
+        for index, keys_values in computed.items():
+            size = keys_values.numel() * keys_values.element_size()
+            if size <= self._left_bytes:
+                self._kept[index] = keys_values
+                self._left_bytes -= size
+        return batch
+
+
+def fixed_batches(
+    model: BaseModel, examples: Sequence[EncodedExample], position: Position, batch_rows: int
+) -> list[RowBatch]:
+    """All examples in batches of like length, for passes that are repeated as they are."""
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
+    cache = InputCache(model, examples, position, limit_bytes=0)
+    return [
+        cache.batch(order[start : start + batch_rows]) for start in range(0, len(order), batch_rows)
+    ]
+
+
+def joined(model: BaseModel, batches: Sequence[RowBatch]) -> RowBatch:
+    """Several batches as one, rows in the given order."""
+    if len(batches) == 1:
+        return batches[0]
+    examples = tuple(example for batch in batches for example in batch.examples)
+    if any(batch.keys_values is None for batch in batches):
+        return _row_batch(model, examples, None)
+    rows = [
+        batch.keys_values[:, :, row, :, : len(example.input_ids)]
+        for batch in batches
+        if batch.keys_values is not None
+        for row, example in enumerate(batch.examples)
+    ]
+    return _row_batch(model, examples, rows)
+
+
+def takes_cached_inputs(model: BaseModel) -> bool:
+    """Whether every layer of the model attends to all earlier tokens (no sliding window)."""
+    kinds = getattr(model.model.config, "layer_types", None)
+    return kinds is None or all(kind == "full_attention" for kind in kinds)
+
+
+@torch.no_grad()
+def input_keys_values(
+    model: BaseModel, examples: Sequence[EncodedExample], batch_tokens: int = 2048
+) -> list[torch.Tensor]:
+    """Frozen keys and values of inputs, each `[layers, 2, kv heads, input length, head size]`."""
+    found: list[torch.Tensor | None] = [None] * len(examples)
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
+    for group in _groups_of_like_length(examples, order, batch_tokens):
+        longest = max(len(examples[index].input_ids) for index in group)
+        # Right padding needs no mask: no token attends to a later one.
+        ids = torch.zeros((len(group), longest), dtype=torch.long)
+        for row, index in enumerate(group):
+            ids[row, : len(examples[index].input_ids)] = torch.tensor(examples[index].input_ids)
+        cache = DynamicCache()
+        model.model.get_decoder()(ids.to(model.device), past_key_values=cache, use_cache=True)
+        stacked = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
+        for row, index in enumerate(group):
+            length = len(examples[index].input_ids)
+            found[index] = stacked[:, :, row, :, :length].clone()
+    return [keys_values for keys_values in found if keys_values is not None]
+
+
+class FrozenInputLayer(DynamicLayer):
+    """One layer's cached inputs, to which a pass adds its own tokens without keeping them."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys and values to attend to: the inputs', then the pass's own."""
+        keys = torch.cat([self.keys, key_states], dim=-2)
+        return keys, torch.cat([self.values, value_states], dim=-2)
+
+
+def _row_batch(
+    model: BaseModel,
+    examples: tuple[EncodedExample, ...],
+    keys_values: Sequence[torch.Tensor] | None,
+) -> RowBatch:
+    answers = np.full((len(examples), max(len(e.answer_ids) for e in examples)), IGNORED)
+    for row, example in enumerate(examples):
+        answers[row, : len(example.answer_ids)] = example.answer_ids
+    lengths = torch.tensor([len(example.input_ids) for example in examples])
+    return RowBatch(
+        examples=examples,
+        answers=torch.from_numpy(answers).to(model.device),
+        lengths=lengths.to(model.device),
+        keys_values=None if keys_values is None else _padded(keys_values),
+    )
+
+
+def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack rows `[layers, 2, kv heads, length, head size]`, zeros after each row's length."""
+    layers, two, heads, _, size = rows[0].shape
+    longest = max(row.shape[3] for row in rows)
+    stacked = rows[0].new_zeros((layers, two, len(rows), heads, longest, size))
+    for index, row in enumerate(rows):
+        stacked[:, :, index, :, : row.shape[3]] = row
+    return stacked
+
+
+def _groups_of_like_length(
+    examples: Sequence[EncodedExample], order: Sequence[int], batch_tokens: int
+) -> list[list[int]]:
+    """Split `order` (shortest first) so that no group pads to more than `batch_tokens`."""
+    groups: list[list[int]] = []
+    for index in order:
+        length = len(examples[index].input_ids)
+        if groups and (len(groups[-1]) + 1) * length <= batch_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
