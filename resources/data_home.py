@@ -4,6 +4,7 @@ import io
 import json
 import posixpath
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -70,3 +71,19 @@ class DataHome(dg.ConfigurableResource):
     def read_json(self, name: str) -> Any:
         """Read a document that `write_json` wrote."""
         return json.loads(self.read_bytes(name))
+
+    def write_folder(self, name: str, files: Mapping[str, str]) -> str:
+        """Write text files into a folder and remove what an earlier write left in it."""
+        for file, text in files.items():
+            self.write_bytes(f"{name}/{file}", text.encode())
+        filesystem, path = fsspec.core.url_to_fs(self.url(name))
+        for file in set(self.list_folder(name)) - set(files):
+            filesystem.rm(posixpath.join(path, file))
+        return self.url(name)
+
+    def list_folder(self, name: str) -> list[str]:
+        """The names of the files in a folder, sorted; empty when there is none."""
+        filesystem, path = fsspec.core.url_to_fs(self.url(name))
+        if not filesystem.exists(path):
+            return []
+        return sorted(posixpath.basename(file) for file in filesystem.ls(path, detail=False))

@@ -27,7 +27,7 @@ class _TerminalHandler(logging.Handler):
         )
 
 
-@dg.logger(description="Progress on a terminal, without Dagster's own events.")
+@dg.logger({}, description="Progress on a terminal, without Dagster's own events.")
 def terminal_log(_context: dg.InitLoggerContext) -> logging.Logger:
     """One line a message: time since the process's first message, step, text."""
     log = logging.getLogger("maitre.terminal")

@@ -1,4 +1,4 @@
-"""`tuning_requests`: turns rows of the request queue into tuning runs; notes what became of them."""
+"""`tuning_requests`: turns rows of the request queue into tuning runs, and notes their fate."""
 
 import dagster as dg
 

@@ -1,0 +1,247 @@
+"""`bank_prompts` and `prompt_bank`: past prompts, tuned, clustered and stored for the next task."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.figures import inline, plane
+from assets.inputs import base_model
+from assets.ownership import OWNERS
+from assets.tuning_tasks import TASK_TABLE, tuning_tasks
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+from resources.mlflow_tracking import MlflowTracking
+from resources.progress import Progress
+
+if TYPE_CHECKING:
+    from maitre.bank.bank import PromptBank
+    from maitre.tuning.config import TuneConfig
+
+PROMPTS = "bank_prompts/prompts.safetensors"
+RESULTS = "bank_prompts/results.parquet"
+BANK = "bank"
+
+
+class BankTuneConfig(dg.Config):
+    """How the bank's prompts are tuned: all tasks in one shared batch."""
+
+    iterations: int = 40
+    batch_size: int = 16
+    learning_rate: float = 0.05
+    virtual_tokens: int = 8
+    seed: int = 0
+
+    def tune_config(self) -> "TuneConfig":
+        """The tuner's configuration; the eval split is measured at the beginning and the end."""
+        from maitre.tuning.config import TuneConfig
+
+        return TuneConfig(
+            virtual_tokens=self.virtual_tokens,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_iterations=self.iterations,
+            eval_every=None,
+        )
+
+
+@dg.asset(
+    deps=[tuning_tasks, base_model],
+    group_name="tuning",
+    kinds={"torch", "safetensors"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+)
+def bank_prompts(
+    context: dg.AssetExecutionContext,
+    config: BankTuneConfig,
+    home: DataHome,
+    inputs: Inputs,
+    language_model: LanguageModel,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """A tuned prompt for each task of the bank; tasks that have not changed keep theirs."""
+    from maitre.tuning.config import Progress as Iteration
+    from maitre.tuning.tasks import Task
+    from maitre.tuning.tune import tune_many
+
+    table = home.read_frame(TASK_TABLE).query("role == 'bank'")
+    recipe = f"{language_model.fingerprint()} {json.dumps(config.model_dump(), sort_keys=True)}"
+    wanted = {
+        row.task: hashlib.sha256(f"{row.fingerprint} {recipe}".encode()).hexdigest()
+        for row in table.itertuples()
+    }
+    prompts, results = _kept(home, wanted)
+    fresh = [name for name in wanted if name not in prompts]
+    with mlflow.run(context) as run:
+        context.log.info(f"{len(fresh)} prompts to tune, {len(prompts)} as they were")
+        if fresh:
+            progress = Progress(context.log, "task-iterations")
+            done = 0
+
+            def tell(iteration: Iteration) -> None:
+                nonlocal done
+                done += iteration.iteration > 0
+                progress(done, len(fresh) * config.iterations, f"loss {iteration.train_loss:.2f}")
+
+            tuned = tune_many(
+                language_model.load(),
+                [Task.load(Path(inputs.tasks) / name) for name in fresh],
+                inits=[None] * len(fresh),
+                config=config.tune_config(),
+                seeds=[config.seed] * len(fresh),
+                on_progress=tell,
+            )
+            for result in tuned:
+                prompts[result.task] = result.prompt
+                results[result.task] = {
+                    "key": wanted[result.task],
+                    "eval_loss": result.eval_loss,
+                    "eval_accuracy": result.eval_accuracy,
+                    "iterations": result.iterations,
+                }
+        outcome = (
+            pd.DataFrame.from_dict(results, orient="index")
+            .rename_axis("task")
+            .reset_index()
+            .merge(table[["task", "group", "majority_share"]], on="task")
+            .sort_values("task")
+        )
+        _write_prompts(home, prompts)
+        home.write_frame(RESULTS, outcome)
+        run.params(config.model_dump() | {"base_model": language_model.path_or_id})
+        run.metrics({f"eval_accuracy.{r.task}": r.eval_accuracy for r in outcome.itertuples()})
+        margin = outcome["eval_accuracy"] - outcome["majority_share"]
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(
+                hashlib.sha256("".join(sorted(outcome["key"])).encode()).hexdigest()[:16]
+            ),
+            metadata={
+                "prompts": len(outcome),
+                "tuned_now": len(fresh),
+                "median_eval_accuracy": float(outcome["eval_accuracy"].median()),
+                "median_margin_over_majority": float(margin.median()),
+                "table": dg.MetadataValue.md(outcome.drop(columns="key").to_markdown(index=False)),
+                **run.metadata(),
+            },
+        )
+
+
+def _kept(home: DataHome, wanted: dict[str, str]) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+    """Prompts and results of an earlier run whose task, model and configuration are the same."""
+    if not (home.exists(PROMPTS) and home.exists(RESULTS)):
+        return {}, {}
+    prompts = read_prompts(home)
+    results = home.read_frame(RESULTS).set_index("task").to_dict(orient="index")
+    same = [n for n in wanted if n in prompts and results.get(n, {}).get("key") == wanted[n]]
+    fields = ("key", "eval_loss", "eval_accuracy", "iterations")
+    return {n: prompts[n] for n in same}, {n: {f: results[n][f] for f in fields} for n in same}
+
+
+def _write_prompts(home: DataHome, prompts: dict[str, np.ndarray]) -> None:
+    from safetensors.numpy import save
+
+    home.write_bytes(PROMPTS, save(dict(sorted(prompts.items()))))
+
+
+def read_prompts(home: DataHome) -> dict[str, np.ndarray]:
+    """The tuned prompts by task, each float32 `[virtual_tokens, hidden]`."""
+    from safetensors.numpy import load
+
+    return load(home.read_bytes(PROMPTS))
+
+
+@dg.asset(
+    deps=[bank_prompts, base_model],
+    group_name="tuning",
+    kinds={"parquet", "safetensors", "faiss"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+)
+def prompt_bank(
+    context: dg.AssetExecutionContext,
+    home: DataHome,
+    language_model: LanguageModel,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """The bank with a feature vector for each prompt; prompts tuned on request stay in it."""
+    from maitre.bank.index import build_index
+    from maitre.bank.storage import update_bank
+    from maitre.tuning.bank_entries import empty_bank, entries_of
+
+    model = language_model.load()
+    results = home.read_frame(RESULTS)
+    prompts = read_prompts(home)
+    with mlflow.run(context) as run:
+        entries = entries_of(
+            model,
+            results.to_dict(orient="records"),
+            prompts,
+            created_at=datetime.now(UTC),
+            mlflow_run_id=run.run_id,
+        )
+
+        def change(bank: "PromptBank | None") -> "PromptBank":
+            if bank is None or bank.base_model_hash != model.hash:
+                bank = empty_bank(model)
+            addition = bank.add(entries)
+            context.log.info(f"{len(addition.rejected)} near-duplicates left out")
+            return addition.bank
+
+        bank = update_bank(home.url(BANK), change)
+        index = build_index(bank.features())
+        figure = plane(_map(bank), title="The bank in two dimensions (principal components)")
+        run.metrics({"prompts": len(bank), "clusters": len(index.medoids)})
+        run.picture(figure, "bank.png")
+        context.log.info(f"{len(bank)} prompts in {len(index.medoids)} clusters")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(
+                hashlib.sha256(bank.prompts().tobytes() + bank.features().tobytes()).hexdigest()[
+                    :16
+                ]
+            ),
+            metadata={
+                "prompts": len(bank),
+                "clusters": len(index.medoids),
+                "map": inline(figure, "prompts of the bank by group"),
+                "url": dg.MetadataValue.path(home.url(BANK)),
+                **run.metadata(),
+            },
+        )
+
+
+def _map(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
+    """First two principal components of the entries' features, by group."""
+    from sklearn.decomposition import PCA
+
+    if len(bank) < 2:
+        return {}
+    points = PCA(2, random_state=0).fit_transform(bank.features())
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for entry, (x, y) in zip(bank.entries, points, strict=True):
+        groups.setdefault(entry.group or "no group", []).append((float(x), float(y)))
+    return groups
+
+
+@dg.asset_check(asset=prompt_bank, blocking=True)
+def bank_is_sound(home: DataHome, language_model: LanguageModel) -> dg.AssetCheckResult:
+    """The bank reads back undamaged, is of this base model, and its index holds every prompt."""
+    from maitre.bank.index import build_index
+    from maitre.bank.storage import load_bank
+
+    bank = load_bank(home.url(BANK))
+    model = language_model.load()
+    bank.check_model(model.hash, model.tokenizer_hash)
+    index = build_index(bank.features())
+    return dg.AssetCheckResult(
+        passed=index.size == len(bank) > 0,
+        metadata={"prompts": len(bank), "indexed": index.size, "clusters": len(index.medoids)},
+    )

@@ -1,0 +1,268 @@
+"""`tuned_prompts`: a task tuned on request, from the best start that the bank has."""
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.figures import curves, inline
+from assets.inputs import base_model, task_files
+from assets.ownership import OWNERS
+from assets.prompt_bank import BANK, prompt_bank
+from resources import mlflow_models
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
+from resources.progress import Progress
+
+if TYPE_CHECKING:
+    from maitre.bank.lookup import Lookup
+    from maitre.tuning.base_model import BaseModel
+    from maitre.tuning.config import Progress as Iteration
+    from maitre.tuning.config import TuneConfig, TuneResult
+    from maitre.tuning.tasks import Task
+
+TASKS = dg.DynamicPartitionsDefinition(name="tasks")
+MODEL_SOURCE = Path(mlflow_models.__file__).with_name("tuned_prompt.py")
+
+
+class TuneRequestConfig(dg.Config):
+    """How far to tune. Without a target the run goes on to `max_iterations`, and the best is kept.
+
+    `compare_with_cold` fixes the target beforehand by a cold run of another seed and tunes cold to
+    it as well, so that the saving is seen; it costs two more runs.
+    """
+
+    target_loss: float | None = None
+    target_accuracy: float | None = None
+    max_iterations: int = 60
+    batch_size: int = 16
+    learning_rate: float = 0.05
+    virtual_tokens: int = 8
+    seed: int = 0
+    compare_with_cold: bool = False
+
+    def tune_config(self) -> "TuneConfig":
+        """The tuner's configuration."""
+        from maitre.tuning.config import TuneConfig
+
+        return TuneConfig(
+            virtual_tokens=self.virtual_tokens,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_iterations=self.max_iterations,
+            target_loss=self.target_loss,
+            target_accuracy=self.target_accuracy,
+        )
+
+
+@dg.asset(
+    deps=[task_files, prompt_bank, base_model],
+    partitions_def=TASKS,
+    group_name="tuning",
+    kinds={"torch", "mlflow"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+    # A refreshed bank is no reason to tune again what is tuned.
+    tags={"maitre/kept-when-changed": "prompt_bank"},
+)
+def tuned_prompts(
+    context: dg.AssetExecutionContext,
+    config: TuneRequestConfig,
+    home: DataHome,
+    inputs: Inputs,
+    language_model: LanguageModel,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """Look up a start, tune from it, evaluate, register the prompt and add it to the bank."""
+    from maitre.bank.index import build_index
+    from maitre.bank.storage import load_bank
+    from maitre.tuning.start import find_start
+    from maitre.tuning.tasks import Task
+    from maitre.tuning.trial import run_trial
+    from maitre.tuning.tune import tune
+
+    task = Task.load(Path(inputs.tasks) / context.partition_key)
+    model = language_model.load()
+    bank = load_bank(home.url(BANK)).without_task(task.name)
+    start = find_start(
+        model,
+        task,
+        bank,
+        build_index(bank.features()) if len(bank) else None,
+        virtual_tokens=config.virtual_tokens,
+        seed=config.seed,
+    )
+    context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
+    settings: dict[str, Any] = {
+        "config": config.tune_config(),
+        "seed": config.seed,
+        "on_progress": _teller(context, config),
+    }
+    lines: dict[str, TuneResult] = {}
+    if config.compare_with_cold:
+        trial = run_trial(model, task, lambda: start.choice.prompt, **settings)
+        lines = {"cold": trial.cold, "from the bank": trial.warm}
+        tuned = trial.warm
+    else:
+        tuned = tune(model, task, init=start.choice.prompt, **settings)
+        lines = {"from the bank": tuned}
+    with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
+        figures = _figures(task, start, lines)
+        run.params(config.model_dump() | {"task": task.name, "start": start.choice.name})
+        run.metrics({name: float(value) for name, value in figures.items() if value is not None})
+        for name, result in lines.items():
+            prefix = name.replace(" ", "_")
+            run.curve({f"{prefix}.eval_loss": [(i, loss) for i, loss, _ in result.curve]})
+            run.curve({f"{prefix}.eval_accuracy": [(i, acc) for i, _, acc in result.curve]})
+        figure = curves(
+            {name: [(i, loss) for i, loss, _ in r.curve] for name, r in lines.items()},
+            title=task.name,
+            x="iteration",
+            y="eval loss",
+        )
+        run.picture(figure, "curves.png")
+        version = _register(mlflow, run, model, task, tuned)
+        _add_to_bank(home, model, task, tuned, figures, run.run_id)
+    context.log.info(
+        f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "
+        f"registered as {version.name} version {version.version}"
+    )
+    return dg.MaterializeResult(
+        metadata={
+            **{name: value for name, value in figures.items() if value is not None},
+            "start": start.choice.name,
+            "start_reason": start.why,
+            "stopped_because": tuned.stopped_because,
+            "cold_reached": lines["cold"].reached if "cold" in lines else False,
+            "curves": inline(figure, "eval loss by iteration"),
+            "model_version": dg.MetadataValue.url(version.url),
+            **run.metadata(),
+        }
+    )
+
+
+def _teller(context: dg.AssetExecutionContext, config: TuneRequestConfig) -> "Any":
+    progress = Progress(context.log, "iterations")
+
+    def tell(iteration: "Iteration") -> None:
+        loss = iteration.train_loss
+        note = f"train loss {loss:.3f}" if loss is not None else ""
+        if iteration.iteration < config.max_iterations:
+            progress(iteration.iteration, config.max_iterations, note)
+
+    return tell
+
+
+def _figures(
+    task: "Task", start: "Lookup", lines: "dict[str, TuneResult]"
+) -> dict[str, int | float | None]:
+    """The numbers of a tuning run; the cold ones are None where there was no cold run."""
+    warm, cold = lines["from the bank"], lines.get("cold")
+    return {
+        "iterations": warm.iterations,
+        "iterations_cold": cold.iterations if cold else None,
+        "eval_loss": warm.eval_loss,
+        "eval_accuracy": warm.eval_accuracy,
+        "majority_share": task.majority_share(),
+        "lookup_seconds": start.seconds,
+        "lookup_evaluated": start.evaluated,
+        "seconds": start.seconds + warm.seconds,
+        "seconds_cold": cold.seconds if cold else None,
+    }
+
+
+def _register(
+    mlflow: MlflowTracking, run: TrackedRun, model: "BaseModel", task: "Task", tuned: "TuneResult"
+) -> RegisteredVersion:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from safetensors.numpy import save_file
+
+    card = {
+        "task": task.name,
+        "base_model": model.name,
+        "base_model_hash": model.hash,
+        "position": "suffix",
+        "max_new_tokens": max(len(model.tokenizer(label).input_ids) for label in task.labels),
+        "eval_accuracy": tuned.eval_accuracy,
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "prompt"
+        folder.mkdir()
+        save_file({"prompt": tuned.prompt}, folder / "prompt.safetensors")
+        (folder / "prompt.json").write_text(json.dumps(card, indent=2))
+        return mlflow.register(
+            run,
+            name=f"tuned-prompt-{task.name}",
+            python_model=MODEL_SOURCE,
+            artifacts={"prompt": folder},
+            signature=ModelSignature(
+                inputs=Schema([ColSpec("string", "prompt")]),
+                outputs=Schema([ColSpec("string", "completion")]),
+            ),
+            tags={"task": task.name, "base_model_hash": model.hash},
+        )
+
+
+def _add_to_bank(
+    home: DataHome,
+    model: "BaseModel",
+    task: "Task",
+    tuned: "TuneResult",
+    figures: dict[str, int | float | None],
+    mlflow_run_id: str,
+) -> None:
+    from maitre.bank.bank import PromptBank
+    from maitre.bank.storage import update_bank
+    from maitre.tuning.bank_entries import empty_bank, entries_of
+
+    row = {
+        "task": task.name,
+        "description": task.description,
+        "group": task.group,
+        "eval_loss": tuned.eval_loss,
+        "ita": figures["iterations"] if tuned.reached else None,
+        "ita_cold": figures["iterations_cold"],
+    }
+    entries = entries_of(
+        model,
+        [row],
+        {task.name: tuned.prompt},
+        created_at=datetime.now(UTC),
+        mlflow_run_id=mlflow_run_id,
+    )
+
+    def change(bank: PromptBank | None) -> PromptBank:
+        return (bank or empty_bank(model)).add(entries).bank
+
+    update_bank(home.url(BANK), change)
+
+
+@dg.asset_check(asset=tuned_prompts)
+def tuned_prompt_beats_majority(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The newest tuned prompt answers more eval examples than the commonest answer would."""
+    records = context.instance.get_event_records(
+        dg.EventRecordsFilter(
+            dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=tuned_prompts.key
+        ),
+        limit=1,
+    )
+    made = records[0].event_log_entry.asset_materialization if records else None
+    if made is None:
+        return dg.AssetCheckResult(passed=False, description="nothing has been tuned yet")
+    accuracy = float(made.metadata["eval_accuracy"].value)  # type: ignore[arg-type]
+    majority = float(made.metadata["majority_share"].value)  # type: ignore[arg-type]
+    return dg.AssetCheckResult(
+        passed=accuracy > majority,
+        metadata={
+            "task": made.partition or "",
+            "eval_accuracy": accuracy,
+            "majority_share": majority,
+        },
+    )

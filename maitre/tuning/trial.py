@@ -1,0 +1,61 @@
+"""A tuning run beside a cold one: what a start from the bank saves, measured on one task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import CurvePoint, TuneConfig, TuneResult
+from maitre.tuning.tasks import Task
+from maitre.tuning.tune import OnProgress, tune
+
+# The part of a cold run's whole improvement that counts as being there.
+TARGET_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Three runs of one task: `reference` (cold, another seed) fixes `target_loss` beforehand;
+    `cold` and `warm` run to it under one seed, so that they see the same batches.
+    """
+
+    target_loss: float
+    reference: TuneResult
+    cold: TuneResult
+    warm: TuneResult
+
+    @property
+    def iterations_saved(self) -> float:
+        """Cold iterations over warm ones; a cold run that never got there counts as it ended."""
+        return self.cold.iterations / max(self.warm.iterations, 1)
+
+
+def run_trial(
+    model: BaseModel,
+    task: Task,
+    start: Callable[[], np.ndarray],
+    *,
+    config: TuneConfig,
+    seed: int,
+    on_progress: OnProgress | None = None,
+) -> Trial:
+    """Fix a target with a cold run of `seed + 1`, then tune to it cold and from `start()`."""
+
+    def run(init: np.ndarray | None, run_seed: int, run_config: TuneConfig) -> TuneResult:
+        return tune(
+            model, task, init=init, config=run_config, seed=run_seed, on_progress=on_progress
+        )
+
+    reference = run(None, seed + 1, replace(config, target_loss=None, target_accuracy=None))
+    target_loss = target_of(reference.curve)
+    to_target = replace(config, target_loss=target_loss, target_accuracy=None)
+    cold = run(None, seed, to_target)
+    warm = run(start(), seed, to_target)
+    return Trial(target_loss, reference, cold, warm)
+
+
+def target_of(curve: tuple[CurvePoint, ...]) -> float:
+    """The loss at which `TARGET_SHARE` of the curve's improvement over its beginning is made."""
+    losses = [loss for _, loss, _ in curve]
+    return min(losses) + (1 - TARGET_SHARE) * (losses[0] - min(losses))

@@ -1,0 +1,55 @@
+"""The code location of the serving half: twin, maxpack, placement, deployments."""
+
+import dagster as dg
+
+from assets.adapter_catalogue import adapter_catalogue
+from assets.inputs import adapter_file, profile_files
+from assets.maxpack_model import champion_predicts_well, maxpack_model
+from assets.placement_plan import no_server_starves, placement_plan
+from assets.server_profiles import server_profiles
+from assets.twin_traces import twin_traces
+from assets.vllm_deployments import manifests_are_valid, vllm_deployments
+from pipelines.jobs import LOGGERS
+from pipelines.wiring import resources
+from resources.settings import Settings
+from sensors.serving_follows_tuning import serving_follows_tuning
+
+MODEL = [server_profiles, twin_traces, maxpack_model]
+PLACEMENT = [adapter_catalogue, placement_plan, vllm_deployments]
+
+serving = dg.define_asset_job(
+    "serving",
+    selection=dg.AssetSelection.assets(*MODEL, *PLACEMENT),
+    description="Traces, capacity model, placement plan and deployments.",
+)
+refresh_maxpack = dg.define_asset_job(
+    "refresh_maxpack",
+    selection=dg.AssetSelection.assets(*MODEL),
+    description="Simulate new traces and train a challenger.",
+)
+place = dg.define_asset_job(
+    "place",
+    selection=dg.AssetSelection.assets(*PLACEMENT),
+    description="Place the catalogue with the champion and render the deployments.",
+)
+
+observe_inputs = dg.define_asset_job(
+    "observe_inputs",
+    selection=dg.AssetSelection.assets(adapter_file, profile_files),
+    description="Record the present versions of the adapter file and the profiles.",
+)
+
+defs = dg.Definitions(
+    assets=[adapter_file, profile_files, *MODEL, *PLACEMENT],
+    asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid],
+    jobs=[serving, refresh_maxpack, place, observe_inputs],
+    schedules=[
+        dg.ScheduleDefinition(
+            name="weekly_maxpack_refresh", job=refresh_maxpack, cron_schedule="0 3 * * 0"
+        ),
+        dg.ScheduleDefinition(name="daily_placement", job=place, cron_schedule="0 5 * * *"),
+    ],
+    sensors=[serving_follows_tuning(serving)],
+    resources=resources(Settings.read()),
+    loggers=LOGGERS,
+)

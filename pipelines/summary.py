@@ -1,0 +1,85 @@
+"""The summary that `make run` ends with, read from what the assets recorded."""
+
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from resources.settings import Settings
+
+
+def print_summary(
+    instance: dg.DagsterInstance, settings: Settings, console: Console, wall_s: float
+) -> None:
+    """What was tuned, what the bank saved, what the twin and the model say, the GPUs, what next."""
+    console.print()
+    console.print(_tuned(instance))
+    console.print(_serving(instance))
+    console.print(
+        f"Done in {wall_s:.0f} s. Next: [bold]make ui[/bold] for the asset graph and MLflow's runs, "
+        f"[bold]{settings.home}/plan[/bold] for the manifests, "
+        "[bold]maitre.yaml[/bold] to bring your own model, tasks and adapters."
+    )
+
+
+def _tuned(instance: dg.DagsterInstance) -> Table:
+    table = Table(title="Tuned prompts", title_justify="left")
+    for column in ("task", "start from", "eval accuracy", "majority", "iterations", "cold"):
+        table.add_column(column, justify="left" if column in ("task", "start from") else "right")
+    table.add_column("saved", justify="right")
+    table.add_column("seconds with lookup", justify="right")
+    table.add_column("cold", justify="right")
+    for task in sorted(instance.get_dynamic_partitions("tasks")):
+        found = _metadata(instance, "tuned_prompts", task)
+        if not found:
+            continue
+        warm, cold = found["iterations"], found["iterations_cold"]
+        table.add_row(
+            task,
+            found["start"],
+            f"{found['eval_accuracy']:.3f}",
+            f"{found['majority_share']:.3f}",
+            f"{warm}",
+            f"{cold}" if found["cold_reached"] else f"> {cold}",
+            f"{cold / max(warm, 1):.1f}x",
+            f"{found['seconds']:.1f}",
+            f"{found['seconds_cold']:.1f}",
+        )
+    return table
+
+
+def _serving(instance: dg.DagsterInstance) -> Table:
+    traces = _metadata(instance, "twin_traces")
+    model = _metadata(instance, "maxpack_model")
+    plan = _metadata(instance, "placement_plan")
+    table = Table(title="Serving", title_justify="left", show_header=False)
+    table.add_row("configurations simulated", f"{traces['configurations']}")
+    table.add_row("of them starved", f"{traces['starved_share']:.0%}")
+    table.add_row("model against twin, throughput error", f"{model['throughput_error']:.2f} %")
+    table.add_row("starvation macro-F1", f"{model['starvation_macro_f1']:.3f}")
+    table.add_row("champion", f"maxpack version {model['champion_version']}")
+    table.add_row(f"GPUs for {plan['adapters']} adapters", f"[bold]{plan['gpus']}[/bold]")
+    table.add_row("lower bound", f"{plan['lower_bound_gpus']}")
+    for name, gpus in plan.items():
+        if name.startswith("gpus_"):
+            table.add_row(f"  {name.removeprefix('gpus_')}", f"{gpus}")
+    return table
+
+
+def _metadata(
+    instance: dg.DagsterInstance, asset: str, partition: str | None = None
+) -> dict[str, Any]:
+    records = instance.get_event_records(
+        dg.EventRecordsFilter(
+            dg.DagsterEventType.ASSET_MATERIALIZATION,
+            asset_key=dg.AssetKey(asset),
+            asset_partitions=[partition] if partition else None,
+        ),
+        limit=1,
+    )
+    if not records:
+        return {}
+    materialization = records[0].event_log_entry.asset_materialization
+    assert materialization is not None
+    return {name: value.value for name, value in materialization.metadata.items()}

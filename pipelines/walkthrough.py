@@ -1,0 +1,98 @@
+"""`make run`: bring the whole graph up to date, send one request through the queue, sum up.
+
+Only what is out of date is made: see `staleness`. Everything runs against the same Dagster instance
+and MLflow store that `make ui` shows.
+"""
+
+import sys
+import time
+import warnings
+
+import dagster as dg
+from rich.console import Console
+
+from assets.tuned_prompts import TASKS
+from pipelines import serving, tuning
+from pipelines.jobs import TERMINAL_RUN_CONFIG
+from pipelines.live_request import tune_through_the_queue
+from pipelines.staleness import why_stale
+from pipelines.summary import print_summary
+from resources.settings import Settings
+
+# Of the held-back tasks the last goes through the request queue, the others are tuned directly.
+
+
+def main() -> None:
+    """Run the walkthrough; exit 1 with one line when a step fails."""
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    console = Console()
+    settings = Settings.read()
+    started_s = time.monotonic()
+    with dg.DagsterInstance.get() as instance:
+        bring_up_to_date(instance, settings, console)
+        tune_through_the_queue(instance, settings, console)
+        print_summary(instance, settings, console, wall_s=time.monotonic() - started_s)
+
+
+def bring_up_to_date(instance: dg.DagsterInstance, settings: Settings, console: Console) -> None:
+    """Observe the inputs, then make each stale asset, upstream first."""
+    for module in (tuning, serving):
+        observe(instance, module.defs)
+    for asset in tuning.BANK:
+        make_if_stale(instance, tuning.defs, "everything", asset, None, console)
+    direct = list(settings.held_back[:-1])
+    instance.add_dynamic_partitions(TASKS.name, direct)
+    for task in direct:
+        make_if_stale(instance, tuning.defs, "tune", tuning.tuned_prompts, task, console)
+    for asset in [*serving.MODEL, *serving.PLACEMENT]:
+        make_if_stale(instance, serving.defs, "serving", asset, None, console)
+
+
+def observe(instance: dg.DagsterInstance, defs: dg.Definitions) -> None:
+    """Record the present data versions of a code location's sources."""
+    job = defs.resolve_job_def("observe_inputs")
+    job.execute_in_process(instance=instance, run_config=TERMINAL_RUN_CONFIG)
+
+
+def make_if_stale(
+    instance: dg.DagsterInstance,
+    defs: dg.Definitions,
+    job_name: str,
+    asset: dg.AssetsDefinition,
+    partition_key: str | None,
+    console: Console,
+) -> None:
+    """Materialise one asset, with its checks, when it is out of date; exit 1 when that fails."""
+    name = asset.key.to_user_string()
+    shown = f"{name} {partition_key}" if partition_key else name
+    reason = why_stale(instance, asset, partition_key)
+    if reason is None:
+        console.print(f"[green]●[/green] {shown}: up to date")
+        return
+    console.print(f"[yellow]●[/yellow] [bold]{shown}[/bold]: {reason}")
+    result = defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance,
+        asset_selection=[asset.key],
+        partition_key=partition_key,
+        run_config=TERMINAL_RUN_CONFIG,
+        raise_on_error=False,
+    )
+    failed = [e.check_name for e in result.get_asset_check_evaluations() if not e.passed]
+    if failed or not result.success:
+        console.print(
+            f"[red]●[/red] {shown}: {_why_failed(result) or 'check failed: ' + ', '.join(failed)}"
+        )
+        sys.exit(1)
+
+
+def _why_failed(result: dg.ExecuteInProcessResult) -> str | None:
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            return (error.cause or error).message.strip()
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The capacity model as an MLflow model: features in, predictions out."""
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from maitre.maxpack.model import MaxpackModel
+
+
+class Maxpack(mlflow.pyfunc.PythonModel):
+    """Serves a `MaxpackModel` saved as the artefact `model`."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the model's files."""
+        self.model = MaxpackModel.load(context.artifacts["model"])
+
+    def predict(
+        self, _context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Predictions for rows of the columns `maitre.maxpack.inputs.FEATURES`."""
+        del params
+        return self.model.predict(model_input)
+
+
+mlflow.models.set_model(Maxpack())
