@@ -117,7 +117,8 @@ class AdapterCatalogue:
                 ranks > max_rank, frame["rank"], "rank", f"is above {max_rank}, the largest served"
             )
         problems.raise_if_any()
-        return cls(names, models, ranks.astype(np.int64), rates, *lengths, source=source)
+        inputs, outputs = lengths
+        return cls(names, models, ranks.astype(np.int64), rates, inputs, outputs, source)
 
     def check(self, *, base_models: Collection[str], max_rank: int) -> None:
         """Refuse base models and ranks that no server of ours can hold.

@@ -1,0 +1,100 @@
+"""`maitre maxpack`: traces, the capacity model, and what it predicts."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maitre.cli.output import print_json, print_table
+
+app = typer.Typer(help="The learned capacity model of a server.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Profile = Annotated[str, typer.Option(help="A shipped server profile, or a file.")]
+
+
+@app.command()
+def traces(
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    profile: Profile,
+    points: Annotated[int, typer.Option(help="Configurations to simulate.")] = 1000,
+    duration: Annotated[float, typer.Option(help="Simulated seconds of each.")] = 600.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traces.")] = 0,
+) -> None:
+    """Simulate designed configurations in the twin."""
+    from maitre.maxpack.design import design, make_traces
+    from maitre.twin import ServerProfile
+
+    server_profile = ServerProfile.load(profile)
+    frame = make_traces(
+        server_profile, design(server_profile, points, seed), duration, seed, _print_progress
+    )
+    temporary = out.with_name(f".{out.name}.part")
+    frame.to_parquet(temporary)
+    os.replace(temporary, out)
+    print(f"{len(frame)} traces in {out}")
+
+
+@app.command()
+def fit(
+    traces: Annotated[Path, typer.Argument(help="Parquet file of traces.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    held_out: Annotated[float, typer.Option(help="Part of the traces kept for scoring.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the fit.")] = 0,
+    json: Json = False,
+) -> None:
+    """Fit the model, score it on held-out traces, and save it."""
+    import pandas as pd
+
+    from maitre.maxpack.model import MaxpackModel, evaluate, split_traces
+
+    training, test = split_traces(pd.read_parquet(traces), held_out, seed)
+    model = MaxpackModel.fit(training, seed)
+    scores = evaluate(model, test)
+    model.save(out)
+    if json:
+        print_json(scores.to_dict())
+    else:
+        print_table(
+            [{"score": k, "value": round(v, 4)} for k, v in scores.to_dict().items()], str(out)
+        )
+
+
+@app.command()
+def predict(
+    catalogue: Annotated[Path, typer.Argument(help="The adapters of one server.")],
+    profile: Profile,
+    model: Annotated[Path | None, typer.Option(help="Folder of a capacity model.")] = None,
+    json: Json = False,
+) -> None:
+    """Say whether one server sustains these adapters, and how it should be configured."""
+    from maitre.maxpack.model import MaxpackModel
+    from maitre.maxpack.recommend import recommend_server
+    from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.twin import AdapterLoad, ServerProfile
+
+    server_profile = ServerProfile.load(profile)
+    adapters = AdapterCatalogue.read(
+        catalogue,
+        base_models={server_profile.base_model},
+        max_rank=server_profile.valid.max_lora_rank[1],
+    )
+    loads = [
+        AdapterLoad(row.adapter, int(row.rank), float(row.rate_rps))
+        for row in adapters.frame().itertuples()
+    ]
+    found = recommend_server(
+        loads, server_profile, model=MaxpackModel.load(model) if model else None
+    )
+    if json:
+        print_json(found.to_dict())
+        return
+    print(found.reason)
+    print(f"risk of an unhealthy server: {found.risk:.4f}")
+
+
+def _print_progress(done: int, total: int) -> None:
+    if done == total or done % max(1, total // 20) == 0:
+        print(f"{done}/{total}", file=sys.stderr)

@@ -1,0 +1,129 @@
+"""The configurations a server may be started with, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maitre.maxpack.fluid import COST_COLUMNS, LengthMoments
+from maitre.twin import Lengths, ServerConfig, ServerProfile
+
+# What vLLM accepts for --max-lora-rank.
+RANK_TIERS = (8, 16, 32, 64, 128, 256, 320, 512)
+SLOTS = (8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
+# Mean lengths of the runs that the shipped profiles were fitted on.
+MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS = 222.4, 195.0
+_MOMENT_DRAWS = 20_000
+
+
+def default_lengths() -> Lengths:
+    """The lengths assumed where nothing else is said: ShareGPT with the measured runs' means."""
+    return Lengths.named("sharegpt", MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS)
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Configurations in columns: `max_loras`, `max_lora_rank`, `kv_cache_tokens` (0: no memory).
+
+    `costs` has the step costs of each (columns `maitre.maxpack.fluid.COST_COLUMNS`); `moments`
+    describes the lengths of requests.
+    """
+
+    max_loras: np.ndarray
+    max_lora_rank: np.ndarray
+    kv_cache_tokens: np.ndarray
+    costs: np.ndarray
+    moments: LengthMoments
+    max_num_seqs: int = 2048
+    max_num_batched_tokens: int = 2048
+
+    @classmethod
+    def of(
+        cls,
+        profile: ServerProfile,
+        lengths: Lengths,
+        *,
+        slots: Sequence[int] = SLOTS,
+        ranks: Sequence[int] | None = None,
+    ) -> ServerOptions:
+        """Every pair of slots and ranks within the profile's range that starts.
+
+        `ranks` are the tiers of `RANK_TIERS` within the profile's range unless given.
+        """
+        low, high = profile.valid.max_loras
+        tiers = rank_tiers(profile) if ranks is None else ranks
+        return cls.of_pairs(
+            profile,
+            lengths,
+            [
+                (count, rank)
+                for rank in tiers
+                for count in slots
+                if low <= count <= high and profile.kv_cache_tokens(count, rank) is not None
+            ],
+        )
+
+    @classmethod
+    def of_pairs(
+        cls, profile: ServerProfile, lengths: Lengths, pairs: Sequence[tuple[int, int]]
+    ) -> ServerOptions:
+        """These (slots, rank) pairs, in this order, startable or not."""
+        rows, kv_tokens = [], []
+        for count, rank in pairs:
+            config = ServerConfig(max_loras=count, max_cpu_loras=count, max_lora_rank=rank)
+            kv = profile.kv_cache_tokens(count, rank) or 0
+            values = {
+                **profile.step_cost(config)._asdict(),
+                "kv_cache_tokens": kv,
+                "max_loras": count,
+                "max_num_seqs": config.max_num_seqs,
+                "max_num_batched_tokens": config.max_num_batched_tokens,
+            }
+            rows.append([float(values[column]) for column in COST_COLUMNS])
+            kv_tokens.append(kv)
+        inputs, outputs = lengths.draw(np.random.default_rng(0), _MOMENT_DRAWS)
+        return cls(
+            np.array([count for count, _ in pairs], dtype=np.int64),
+            np.array([rank for _, rank in pairs], dtype=np.int64),
+            np.array(kv_tokens, dtype=np.int64),
+            np.array(rows).reshape(len(rows), len(COST_COLUMNS)),
+            LengthMoments.of(inputs, outputs, profile.memory.block_tokens),
+        )
+
+    def __len__(self) -> int:
+        return len(self.max_loras)
+
+    @property
+    def tiers(self) -> np.ndarray:
+        """The ranks that servers may be sized for, ascending."""
+        return np.unique(self.max_lora_rank)
+
+    def rank_tier(self, ranks: np.ndarray) -> np.ndarray:
+        """For each rank the smallest tier that holds it; 0 where none does."""
+        tiers = self.tiers
+        place = np.searchsorted(tiers, ranks)
+        return np.where(place < len(tiers), tiers[np.minimum(place, len(tiers) - 1)], 0)
+
+    def enough_slots(self, adapters: np.ndarray) -> np.ndarray:
+        """The fewest slots on offer that give every adapter its own (more would waste memory)."""
+        slots = np.unique(self.max_loras)
+        return slots[np.minimum(np.searchsorted(slots, adapters), len(slots) - 1)]
+
+    def config(self, row: int, adapters: int) -> ServerConfig:
+        """Configuration `row` for a server of that many adapters, all kept in CPU memory."""
+        slots = int(self.max_loras[row])
+        return ServerConfig(
+            max_loras=slots,
+            max_cpu_loras=max(slots, adapters),
+            max_lora_rank=int(self.max_lora_rank[row]),
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+        )
+
+
+def rank_tiers(profile: ServerProfile) -> tuple[int, ...]:
+    """The rank tiers within the profile's range."""
+    low, high = profile.valid.max_lora_rank
+    return tuple(rank for rank in RANK_TIERS if low <= rank <= high) or (high,)

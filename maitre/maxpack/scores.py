@@ -1,0 +1,58 @@
+"""How far a capacity model is from the truth."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MaxpackScores:
+    """Scores on configurations that the model has not seen.
+
+    Errors in percent, `100 mean(|a-b| / (|a|+|b|))` (the measure of arXiv 2508.08343, without the
+    usual factor 2); `starvation_macro_f1` for the papers' rule and `health_macro_f1` for
+    health with latency, both at a probability of one half; `health_brier` the mean squared error
+    of the predicted risk.
+    """
+
+    rows: int
+    throughput_error: float
+    throughput_bias: float
+    ttft_error: float
+    itl_error: float
+    starvation_macro_f1: float
+    health_macro_f1: float
+    health_brier: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The scores by name."""
+        return asdict(self)
+
+
+def symmetric_error(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """`100 mean(|a-b| / (|a|+|b|))`; pairs of two zeros count as no error. NaN without pairs."""
+    if not len(predicted):
+        return float("nan")
+    total = np.abs(predicted) + np.abs(actual)
+    return float(100 * np.mean(np.abs(predicted - actual) / np.where(total > 0, total, 1.0)))
+
+
+def signed_error(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """The same with its sign: positive where the prediction is too high."""
+    if not len(predicted):
+        return float("nan")
+    total = np.abs(predicted) + np.abs(actual)
+    return float(100 * np.mean((predicted - actual) / np.where(total > 0, total, 1.0)))
+
+
+def macro_f1(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """Mean of the F1 of the two classes; a class that neither side has counts as perfect."""
+    scores = []
+    for label in (False, True):
+        p, a = predicted == label, actual == label
+        wrong = np.sum(p != a)
+        hits = np.sum(p & a)
+        scores.append(1.0 if hits + wrong == 0 else 2 * hits / (2 * hits + wrong))
+    return float(np.mean(scores))

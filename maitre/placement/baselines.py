@@ -1,0 +1,165 @@
+"""What simpler methods need: for each, the fewest GPUs at which it starves nobody.
+
+Each baseline says which adapter goes where on a given number of servers and how those servers
+are configured; the number is the least at which every server is healthy by the same capacity
+model and risk as the plan's (not by the twin: thousands of trial plans would take hours). Adapters
+that no single server can carry come to the baselines already divided, which flatters them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from maitre.maxpack.features import SetSums
+from maitre.placement.capacity import Capacity
+from maitre.placement.demand import Demand
+from maitre.placement.packing import deal
+
+Assign = Callable[[Demand, int, np.random.Generator], np.ndarray]
+
+
+def baseline_gpus(
+    demand: Demand, capacity: Capacity, *, seed: int = 0, limit: int | None = None
+) -> dict[str, int]:
+    """GPUs by method. A method that starves someone even with `limit` servers is left out.
+
+    - `round_robin`: adapters in catalogue order, server after server.
+    - `random`: each adapter on a random server.
+    - `least_loaded`: in catalogue order, each to the server with the least rate (dLoRA's greedy).
+    - `best_fit_by_rate`: by falling rate, each to the fullest server that stays within a rate
+      limit; the limit is lowered until nobody starves.
+    - `max_base`: as many adapters as the base model's throughput alone would carry, in catalogue
+      order; the throughput counted on is lowered until nobody starves.
+    - `one_size_fits_all`: least loaded by rate, largest first, all servers with one configuration:
+      the best single one.
+
+    Except for the last, a server has a slot for every adapter it holds (as many as fit the
+    GPU) and the largest rank among them.
+    """
+    limit = limit or 4 * len(demand)
+    counts = {
+        "round_robin": _fewest(demand, capacity, _round_robin, limit, seed),
+        "random": _fewest(demand, capacity, _random, limit, seed),
+        "least_loaded": _fewest(demand, capacity, _least_loaded, limit, seed),
+        "best_fit_by_rate": _fewest(demand, capacity, _best_fit, limit, seed),
+        "max_base": _fewest(demand, capacity, _in_turn, limit, seed),
+        "one_size_fits_all": _one_size(demand, capacity, limit),
+    }
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def slot_per_adapter(sets: SetSums, capacity: Capacity) -> np.ndarray:
+    """The configuration row that an operator would pick: a slot for each adapter, if they fit."""
+    options = capacity.options
+    tier = options.rank_tier(sets.max_rank)
+    slots = options.enough_slots(sets.column("adapters"))
+    allowed = (options.max_lora_rank == tier[:, None]) & (options.max_loras <= slots[:, None])
+    return np.argmax(np.where(allowed, options.max_loras, -1), axis=1)
+
+
+def _fewest(
+    demand: Demand, capacity: Capacity, assign: Assign, limit: int, seed: int
+) -> int | None:
+    def healthy(servers: int) -> bool:
+        server = assign(demand, servers, np.random.default_rng([seed, servers]))
+        sets = _sets(demand, server)
+        choice = capacity.best(sets, slot_per_adapter(sets, capacity))
+        return bool(np.all(choice.risk <= capacity.risk)) and _few_enough(sets, capacity)
+
+    return _least(healthy, limit)
+
+
+def _one_size(demand: Demand, capacity: Capacity, limit: int) -> int | None:
+    largest = capacity.options.rank_tier(np.array([demand.rank.max()]))[0]
+    rows = np.flatnonzero(capacity.options.max_lora_rank == largest)
+
+    def healthy(servers: int) -> bool:
+        sets = _sets(demand, deal(demand.rate_rps, demand.adapter, servers))
+        if not _few_enough(sets, capacity):
+            return False
+        for row in rows:
+            choice = capacity.best(sets, np.full(len(sets), row))
+            if np.all(choice.risk <= capacity.risk):
+                return True
+        return False
+
+    return _least(healthy, limit)
+
+
+def _least(healthy: Callable[[int], bool], limit: int) -> int | None:
+    """The fewest servers that are healthy, taking more servers to be never worse."""
+    high = 1
+    while not healthy(high):
+        if high >= limit:
+            return None
+        high = min(2 * high, limit)
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if healthy(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _sets(demand: Demand, server: np.ndarray) -> SetSums:
+    _, place = np.unique(server, return_inverse=True)
+    return demand.sums(place, int(place.max()) + 1)
+
+
+def _few_enough(sets: SetSums, capacity: Capacity) -> bool:
+    return bool(np.all(sets.column("adapters") <= capacity.max_adapters))
+
+
+def _round_robin(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
+    return np.arange(len(demand)) % servers
+
+
+def _random(demand: Demand, servers: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(servers, size=len(demand))
+
+
+def _least_loaded(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
+    load = np.zeros(servers)
+    server = np.empty(len(demand), dtype=np.int64)
+    for part, rate in enumerate(demand.rate_rps):
+        server[part] = np.argmin(load)
+        load[server[part]] += rate
+    return server
+
+
+def _best_fit(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
+    """Best-fit decreasing into bins of rate; the bins are as small as the servers allow."""
+    order = np.argsort(-demand.rate_rps, kind="stable")
+    size = demand.rate_rps.sum() / servers
+    while True:
+        server = _best_fitted(demand.rate_rps[order], size, servers)
+        if server is not None:
+            placed = np.empty(len(demand), dtype=np.int64)
+            placed[order] = server
+            return placed
+        size *= 1.005
+
+
+def _best_fitted(rates: np.ndarray, size: float, servers: int) -> np.ndarray | None:
+    room = np.full(servers, size)
+    server = np.empty(len(rates), dtype=np.int64)
+    for i, rate in enumerate(rates):
+        left = np.where(room >= rate - 1e-12, room, np.inf)
+        target = int(np.argmin(left))
+        if not np.isfinite(left[target]):
+            return None
+        server[i] = target
+        room[target] -= rate
+    return server
+
+
+def _in_turn(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
+    """Catalogue order, a new server whenever an equal part of the token rate is placed."""
+    tokens = demand.rate_rps * (demand.input_tokens + demand.output_tokens)
+    before = np.cumsum(tokens) - tokens
+    part = tokens.sum() / servers
+    return np.minimum((before / max(part, 1e-12)).astype(np.int64), servers - 1)

@@ -1,0 +1,106 @@
+"""Finds an assignment with few servers, then spreads its load evenly over them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maitre.placement.capacity import Capacity
+from maitre.placement.chain import Assignment, fill_in_order, tier_order
+from maitre.placement.demand import Demand
+
+# Directions in which the rank tiers are walked by rate. With the coldest adapters of one tier
+# beside the hottest (True) or the coldest (False) of the next.
+_DIRECTIONS = ((True,), (True, False), (False, True), (False,))
+_EVENING_STEPS = 7
+# Above this many parts the directions are not all tried: their differences shrink with size.
+_MANY_PARTS = 20_000
+
+
+def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
+    """Chain the parts in several orders, close servers where others have room, keep the best.
+
+    `None` when some part fits no server alone.
+    """
+    tiers = capacity.options.rank_tier(demand.rank)
+    directions = _DIRECTIONS if len(demand) <= _MANY_PARTS else _DIRECTIONS[:1]
+    best: Assignment | None = None
+    best_order = None
+    for hot_first in directions:
+        order = tier_order(demand, tiers, hot_first)
+        found = fill_in_order(demand, order, capacity)
+        if found is None:
+            return None
+        if best is None or _cost(found) < _cost(best):
+            best, best_order = found, order
+    assert best is not None
+    assert best_order is not None
+    closed = close_servers(best, demand, capacity)
+    if closed.servers < best.servers:
+        return closed
+    return even_out(best, best_order, demand, capacity)
+
+
+def even_out(
+    found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity
+) -> Assignment:
+    """The chain with the lowest common fill that takes no more servers: the same GPUs, more room.
+
+    A chain leaves its last server with what is left; here every server gets the same slack.
+    """
+    low, high = 0.5 * float(found.fill.max()), float(found.fill.max())
+    best = found
+    for _ in range(_EVENING_STEPS):
+        middle = 0.5 * (low + high)
+        tried = fill_in_order(demand, order, capacity, max_fill=middle)
+        if tried is not None and tried.servers <= found.servers:
+            best, high = tried, middle
+        else:
+            low = middle
+    return best
+
+
+def close_servers(found: Assignment, demand: Demand, capacity: Capacity) -> Assignment:
+    """Close the emptiest servers as long as the others can take their parts."""
+    current = found
+    while current.servers > 1:
+        emptiest = int(np.argmin(current.fill))
+        moved = _rehoused(current, emptiest, demand, capacity)
+        if moved is None:
+            return current
+        current = moved
+    return current
+
+
+def _rehoused(
+    current: Assignment, closing: int, demand: Demand, capacity: Capacity
+) -> Assignment | None:
+    """The assignment without server `closing`, its parts best-fitted elsewhere, or None."""
+    server = current.server.copy()
+    parts = np.flatnonzero(server == closing)
+    room = (1.0 - current.fill)[np.arange(current.servers) != closing].sum()
+    if room < 0.5 * current.fill[closing]:
+        return None
+    others = np.flatnonzero(np.arange(current.servers) != closing)
+    fill = current.fill.copy()
+    sets = demand.sums(server, current.servers)
+    for part in parts[np.argsort(-demand.rate_rps[parts], kind="stable")]:
+        grown = sets.take(others).plus(demand.terms[part], demand.rank[part])
+        choice = capacity.best(grown)
+        fits = choice.risk <= capacity.risk
+        if not fits.any():
+            return None
+        # Best fit: where the addition costs the least fill.
+        cost = np.where(fits, choice.fill - fill[others], np.inf)
+        pick = int(np.argmin(cost))
+        target = int(others[pick])
+        server[part] = target
+        sets.sums[target] = grown.sums[pick]
+        sets.max_rank[target] = grown.max_rank[pick]
+        sets.max_rate_rps[target] = grown.max_rate_rps[pick]
+        fill[target] = choice.fill[pick]
+    return Assignment.judged(server, demand, capacity)
+
+
+def _cost(found: Assignment) -> tuple[int, float]:
+    """Fewer servers first, then the emptiest last server (the easiest to close)."""
+    return found.servers, float(found.fill.min())
