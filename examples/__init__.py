@@ -1,0 +1,1 @@
+"""What `make run` and the benchmarks work on: tasks, an adapter catalogue."""

@@ -1,0 +1,1 @@
+"""The groups of related tasks, one module a group; each has `drafts()`."""
