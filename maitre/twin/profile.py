@@ -34,22 +34,24 @@ class Memory(_Section):
 
 
 class Step(_Section):
-    """Coefficients of the step time (see docs/twin.md), all in ms."""
+    """Coefficients of the step time (`kernel/step_time.py`, docs/twin.md), in ms."""
 
-    floor_ms: float = Field(ge=0)
-    base_ms: float
+    base_ms: float = Field(ge=0)
+    per_token_ms: float = Field(ge=0)
+    small_tokens: float = Field(ge=0)
+    per_token_over_small_ms: float = Field(ge=0)
+    graph_tokens: float = Field(ge=0)
+    per_token_over_graph_ms: float = Field(ge=0)
     per_sequence_ms: float = Field(ge=0)
     per_kv_token_ms: float = Field(ge=0)
-    lora_ms: float
-    lora_per_slot_ms: float
-    per_adapter_ms: float
-    per_adapter_rank_ms: float
-    lora_per_sequence_ms: float
-    lora_per_sequence_slot_ms: float
-    prefill_ms: float
-    per_prefill_token_ms: float
-    lora_per_prefill_token_ms: float
-    lora_per_prefill_token_slot_ms: float
+    prefill_ms: float = Field(ge=0)
+    lora_ms: float = Field(ge=0)
+    lora_per_slot_ms: float = Field(ge=0)
+    per_adapter_ms: float = Field(ge=0)
+    per_adapter_rank_ms: float = Field(ge=0)
+    lora_per_token_slot_ms: float = Field(ge=0)
+    lora_over_graph_ms: float = Field(ge=0)
+    lora_per_token_over_graph_ms: float = Field(ge=0)
 
 
 class Loading(_Section):
@@ -173,17 +175,20 @@ class ServerProfile(_Section):
         """The step-time coefficients of one server."""
         step, slots, rank = self.step, server.max_loras, server.max_lora_rank
         return StepCost(
-            floor_ms=step.floor_ms,
             base_ms=step.base_ms,
+            per_token_ms=step.per_token_ms,
+            small_tokens=step.small_tokens,
+            per_token_over_small_ms=step.per_token_over_small_ms,
+            graph_tokens=step.graph_tokens,
+            per_token_over_graph_ms=step.per_token_over_graph_ms,
             per_sequence_ms=step.per_sequence_ms,
             per_kv_token_ms=step.per_kv_token_ms,
+            prefill_ms=step.prefill_ms,
             lora_ms=step.lora_ms + step.lora_per_slot_ms * slots,
             per_adapter_ms=step.per_adapter_ms + step.per_adapter_rank_ms * rank,
-            lora_per_sequence_ms=step.lora_per_sequence_ms + step.lora_per_sequence_slot_ms * slots,
-            prefill_ms=step.prefill_ms,
-            per_prefill_token_ms=step.per_prefill_token_ms
-            + step.lora_per_prefill_token_ms
-            + step.lora_per_prefill_token_slot_ms * slots,
+            lora_per_token_ms=step.lora_per_token_slot_ms * slots,
+            lora_over_graph_ms=step.lora_over_graph_ms,
+            lora_per_token_over_graph_ms=step.lora_per_token_over_graph_ms,
         )
 
     def load_ms(self, rank: float) -> tuple[float, float]:

@@ -225,7 +225,9 @@ def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
             continue
         prefill, load_s, preempted = schedule(sim, limits)
         server.prefill_tokens += prefill
-        first_s = load_s + step_s(cost, server.running, prefill, server.kv_tokens, server.active)
+        first_s = load_s + step_s(
+            cost, server.running, server.decoding, prefill, server.kv_tokens, server.active
+        )
         steps = 1
         growth_s = 0.0
         if limits.leap and prefill == 0 and not preempted and server.decoding > 0:

@@ -139,15 +139,20 @@ MAX_STALLS = 64
 class StepCost(NamedTuple):
     """What one engine step costs on this server, in ms (see `step_time`)."""
 
-    floor_ms: float
     base_ms: float
+    per_token_ms: float
+    small_tokens: float
+    per_token_over_small_ms: float
+    graph_tokens: float
+    per_token_over_graph_ms: float
     per_sequence_ms: float
     per_kv_token_ms: float
+    prefill_ms: float
     lora_ms: float
     per_adapter_ms: float
-    lora_per_sequence_ms: float
-    prefill_ms: float
-    per_prefill_token_ms: float
+    lora_per_token_ms: float
+    lora_over_graph_ms: float
+    lora_per_token_over_graph_ms: float
 
 
 class Limits(NamedTuple):

@@ -1,29 +1,37 @@
 """What one engine step costs.
 
-With B sequences in the batch, of which P tokens are prefill, K tokens held in the KV cache and L
-distinct adapters,
+A batch of T tokens (one a decoding sequence, plus P of prefill) from R sequences of L distinct
+adapters, with K tokens in the KV cache, takes
 
-    t = max(floor, base + per_sequence B) + per_kv_token K
-        + [L > 0] (lora + per_adapter L + lora_per_sequence B)
-        + [P > 0] (prefill + per_prefill_token P)          (ms)
+    t = base + per_token T + per_token_over_small (T - T_s)+ + per_token_over_graph (T - T_g)+
+        + per_sequence R + per_kv_token K + prefill [P > 0]
+        + [L > 0] (lora + per_adapter L + lora_per_token T
+                   + [T > T_g] (lora_over_graph + lora_per_token_over_graph (T - T_g)))     (ms)
 
-t is linear in K, so n decode steps of an unchanged batch, over which K grows by B a step, take
-n t(K) + per_kv_token B n (n - 1) / 2.
+where x+ = max(x, 0), T_s is the size up to which a step costs the same, and T_g the largest size
+for which vLLM captures CUDA graphs. The LoRA terms already hold what depends on the server's slots
+and rank. t is linear in K, so n decode steps of an unchanged batch of R, over which K grows by R a
+step, take n t(K) + per_kv_token R n (n - 1) / 2.
 """
 
 from maitre.twin.kernel.compiled import compiled
 
 
 @compiled
-def step_s(cost, sequences, prefill_tokens, kv_tokens, adapters):  # type: ignore[no-untyped-def]
+def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters):  # type: ignore[no-untyped-def]
     """Seconds of one step."""
-    t = max(cost.floor_ms, cost.base_ms + cost.per_sequence_ms * sequences)
-    t += cost.per_kv_token_ms * kv_tokens
-    if adapters > 0:
-        t += cost.lora_ms + cost.per_adapter_ms * adapters
-        t += cost.lora_per_sequence_ms * sequences
+    tokens = decoding + prefill_tokens
+    over_graph = max(tokens - cost.graph_tokens, 0.0)
+    t = cost.base_ms + cost.per_token_ms * tokens
+    t += cost.per_token_over_small_ms * max(tokens - cost.small_tokens, 0.0)
+    t += cost.per_token_over_graph_ms * over_graph
+    t += cost.per_sequence_ms * sequences + cost.per_kv_token_ms * kv_tokens
     if prefill_tokens > 0:
-        t += cost.prefill_ms + cost.per_prefill_token_ms * prefill_tokens
+        t += cost.prefill_ms
+    if adapters > 0:
+        t += cost.lora_ms + cost.per_adapter_ms * adapters + cost.lora_per_token_ms * tokens
+        if over_graph > 0.0:
+            t += cost.lora_over_graph_ms + cost.lora_per_token_over_graph_ms * over_graph
     return t * 1e-3
 
 
