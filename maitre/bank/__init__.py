@@ -1,1 +1,4 @@
-"""The prompt bank: past prompts, their two-layer index, the lookup of a start for a new task."""
+"""The prompt bank: entries, their storage, a two-layer index and the lookup over it.
+
+Import from the submodules `entry`, `bank`, `index` and `lookup`; this package imports none of them.
+"""

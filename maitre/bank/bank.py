@@ -1,105 +1,236 @@
-"""The prompt bank in memory: entries of one base model and tokenizer, never changed in place."""
+"""The prompt bank: an immutable collection of prompts for one base model."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from os import PathLike
 
 import numpy as np
 
-from maitre.bank.entries import BankEntry, BankError
+from maitre.bank.entry import BankEntry, BankError
 
-# Prompts closer than this (relative distance of their features) say the same.
-DUPLICATE_DISTANCE = 1e-3
+NEAR_DUPLICATE_SIMILARITY = 0.999
 
 
 @dataclass(frozen=True)
-class Addition:
-    """A bank with new entries, and those that were left out as near-duplicates."""
+class Rejection:
+    """An entry which was not added, and why."""
 
-    bank: "PromptBank"
-    rejected: tuple[str, ...]
+    entry_id: str
+    why: str
 
 
 @dataclass(frozen=True)
 class PromptBank:
-    """Entries in the order in which they came, all for one base model and tokenizer."""
+    """Prompts for one base model and tokenizer (their fingerprints), in order of insertion.
 
-    base_model_hash: str
-    tokenizer_hash: str
+    All prompts of a bank have the same number of virtual tokens and stand at the same place of the
+    input (`position`). A bank never changes: what adds or drops returns another bank.
+    """
+
     entries: tuple[BankEntry, ...] = ()
+    _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places: dict[str, int] = {}
+        for place, entry in enumerate(self.entries):
+            if entry.entry_id in places:
+                raise BankError(f"entry {entry.entry_id!r} is in the bank twice")
+            places[entry.entry_id] = place
+            self._check_fits(entry)
+        object.__setattr__(self, "_places", places)
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def add(self, entries: Iterable[BankEntry]) -> Addition:
-        """The bank with `entries` added.
+    def __iter__(self) -> Iterator[BankEntry]:
+        return iter(self.entries)
 
-        An entry with the id of one that is there takes its place. One of the same tenant whose
-        features and prompt are those of another entry is rejected. Raises `BankError` for an
-        entry of another base model, tokenizer or shape.
+    def __contains__(self, entry_id: object) -> bool:
+        return entry_id in self._places
+
+    def __getitem__(self, entry_id: str) -> BankEntry:
+        """The entry of that id; raises `BankError` when there is none."""
+        if entry_id not in self._places:
+            raise BankError(f"no entry {entry_id!r} in the bank of {len(self)} entries")
+        return self.entries[self._places[entry_id]]
+
+    def add(
+        self,
+        entries: Iterable[BankEntry],
+        near_duplicate_similarity: float = NEAR_DUPLICATE_SIMILARITY,
+    ) -> tuple["PromptBank", tuple[Rejection, ...]]:
+        """The bank with the entries added, and those that were not.
+
+        An entry whose prompt is a near duplicate (cosine of the matrices, flattened, at or above
+        `near_duplicate_similarity`) of one that the same tenants see is rejected; so is an id that
+        is taken by another prompt. An id that comes again with the same prompt updates its facts.
+        Raises `BankError` for an entry of another base model, tokenizer, shape or position.
         """
-        kept = {entry.entry_id: entry for entry in self.entries}
-        rejected = []
-        for entry in entries:
-            self._check(entry, next(iter(kept.values()), None))
-            others = (other for other in kept.values() if other.entry_id != entry.entry_id)
-            if any(_is_duplicate(entry, other) for other in others):
-                rejected.append(entry.entry_id)
-            else:
-                kept[entry.entry_id] = entry
-        return Addition(replace(self, entries=tuple(kept.values())), tuple(rejected))
+        coming = list(entries)
+        kept = list(self.entries)
+        places = dict(self._places)
+        directions = _directions(kept, room_for=len(coming))
+        rejected: list[Rejection] = []
+        for entry in coming:
+            self._check_fits(entry, kept[0] if kept else None)
+            if entry.entry_id in places:
+                place = places[entry.entry_id]
+                if np.array_equal(kept[place].prompt, entry.prompt):
+                    kept[place] = entry
+                else:
+                    why = "its id is taken by another prompt"
+                    rejected.append(Rejection(entry.entry_id, why))
+                continue
+            direction = _direction(entry.prompt)
+            if directions is None:
+                directions = np.empty((len(coming), direction.size), dtype=np.float32)
+            similarities = directions[: len(kept)] @ direction
+            same_tenant = np.array([other.tenant == entry.tenant for other in kept], dtype=bool)
+            similar = np.where(same_tenant, similarities, -1.0)
+            if len(kept) and similar.max() >= near_duplicate_similarity:
+                twin = kept[int(similar.argmax())].entry_id
+                why = f"near duplicate of {twin} (cosine {similar.max():.4f})"
+                rejected.append(Rejection(entry.entry_id, why))
+                continue
+            directions[len(kept)] = direction
+            places[entry.entry_id] = len(kept)
+            kept.append(entry)
+        return PromptBank(tuple(kept)), tuple(rejected)
 
-    def visible_to(self, tenant: str) -> "PromptBank":
-        """The bank as a tenant may see it: shared prompts and its own."""
-        return replace(self, entries=tuple(e for e in self.entries if e.is_visible_to(tenant)))
+    def without(self, entry_ids: Iterable[str]) -> "PromptBank":
+        """The bank without these entries (ids that are not there are passed over)."""
+        dropped = set(entry_ids)
+        return PromptBank(tuple(e for e in self.entries if e.entry_id not in dropped))
 
-    def without_task(self, task: str) -> "PromptBank":
-        """The bank without the prompts of one task, for measuring what the others are worth."""
-        return replace(self, entries=tuple(e for e in self.entries if e.task != task))
+    def visible_to(self, tenant: str | None) -> "PromptBank":
+        """The prompts that a tenant may start from: the public ones and its own."""
+        return PromptBank(tuple(e for e in self.entries if e.tenant in (None, tenant)))
 
-    def get(self, entry_id: str) -> BankEntry:
-        """The entry of that id; `BankError` when there is none."""
-        for entry in self.entries:
-            if entry.entry_id == entry_id:
-                return entry
-        raise BankError(f"no entry {entry_id!r} in the bank")
+    def evicted_to(self, most_entries: int) -> "PromptBank":
+        """The bank cut to `most_entries`.
 
-    def features(self) -> np.ndarray:
-        """Features of all entries, float32 `[entries, features]`."""
-        return np.stack([entry.features for entry in self.entries])
+        The entries with the least measured benefit go first, the older of two equals. One that was
+        never used counts as of average benefit, so that new prompts get their chance.
+        """
+        if len(self) <= most_entries:
+            return self
+        measured = [e.benefit for e in self.entries if e.benefit is not None]
+        average = float(np.mean(measured)) if measured else 0.0
+        ranked = sorted(
+            self.entries,
+            key=lambda e: (average if e.benefit is None else e.benefit, e.created_at, e.entry_id),
+        )
+        return self.without(e.entry_id for e in ranked[: len(self) - most_entries])
+
+    def with_features(
+        self, name: str, compute: Callable[[np.ndarray], np.ndarray], again: bool = False
+    ) -> "PromptBank":
+        """The bank with a feature vector for every entry.
+
+        `compute` maps prompts `[n, virtual_tokens, hidden]` to vectors `[n, d]`; it is given the
+        entries that lack the feature (with `again`, all).
+        """
+        lacking = [e for e in self.entries if again or name not in dict(e.features)]
+        if not lacking:
+            return self
+        vectors = compute(np.stack([e.prompt for e in lacking]))
+        if vectors.ndim != 2 or len(vectors) != len(lacking):
+            raise BankError(f"feature {name!r}: shape {vectors.shape} for {len(lacking)} prompts")
+        new = {
+            e.entry_id: e.with_feature(name, vector)
+            for e, vector in zip(lacking, vectors, strict=True)
+        }
+        return PromptBank(tuple(new.get(e.entry_id, e) for e in self.entries))
+
+    @staticmethod
+    def load(url: str | PathLike[str], missing_ok: bool = False) -> "PromptBank":
+        """Read the bank stored at a folder or any fsspec URL.
+
+        Raises `BankError` when there is none (unless `missing_ok`: then an empty one) or when a
+        file of it is damaged.
+        """
+        from maitre.bank.store import load_entries
+
+        entries = load_entries(str(url))
+        if entries is None and not missing_ok:
+            raise BankError(f"no prompt bank at {url}")
+        return PromptBank(tuple(entries or ()))
+
+    def save(self, url: str | PathLike[str]) -> None:
+        """Store this bank's entries at a folder or fsspec URL, beside those already there.
+
+        Entries that others have stored in the meantime stay: saving adds and updates, it never
+        drops (`drop_entries` does). A reader sees all of it or nothing. Raises `BankError` for a
+        stored bank of another model, `OSError` when storing fails; what was stored is then intact.
+        """
+        from maitre.bank.store import save_entries
+
+        stored = PromptBank.load(url, missing_ok=True)
+        for entry in self.entries[:1]:
+            stored._check_fits(entry)
+        save_entries(str(url), self.entries, stored.entries)
 
     def prompts(self) -> np.ndarray:
-        """Prompts of all entries, float32 `[entries, virtual_tokens, hidden]`."""
+        """All prompts, float32 `[entries, virtual_tokens, hidden]`; raises on an empty bank."""
+        if not self.entries:
+            raise BankError("the bank is empty")
         return np.stack([entry.prompt for entry in self.entries])
 
     def check_model(self, base_model_hash: str, tokenizer_hash: str) -> None:
-        """Raise `BankError` when the bank is of another base model or tokenizer."""
-        for what, ours, theirs in (
-            ("base model", self.base_model_hash, base_model_hash),
-            ("tokenizer", self.tokenizer_hash, tokenizer_hash),
-        ):
-            if ours != theirs:
+        """Raise `BankError` unless the bank is empty or of this base model and tokenizer."""
+        for entry in self.entries[:1]:
+            if entry.base_model_hash != base_model_hash:
                 raise BankError(
-                    f"the prompt bank is of {what} {ours[:12]}, the model in use has {theirs[:12]}"
+                    f"the bank is of base model {entry.base_model} "
+                    f"({entry.base_model_hash[:12]}), not of {base_model_hash[:12]}: "
+                    "prompts only fit the model they were tuned for"
+                )
+            if entry.tokenizer_hash != tokenizer_hash:
+                raise BankError(
+                    f"the bank is of tokenizer {entry.tokenizer_hash[:12]}, "
+                    f"not of {tokenizer_hash[:12]}"
                 )
 
-    def _check(self, entry: BankEntry, sample: BankEntry | None) -> None:
-        if entry.base_model_hash != self.base_model_hash:
-            raise BankError(f"entry {entry.entry_id} is of another base model than the bank")
-        if entry.tokenizer_hash != self.tokenizer_hash:
-            raise BankError(f"entry {entry.entry_id} is of another tokenizer than the bank")
-        if sample is None:
-            return
-        shapes = (entry.prompt.shape, entry.features.shape)
-        expected = (sample.prompt.shape, sample.features.shape)
-        if shapes != expected:
-            raise BankError(f"entry {entry.entry_id} has shapes {shapes}, the bank's {expected}")
+    def check_prompts(self, virtual_tokens: int, position: str) -> None:
+        """Raise `BankError` unless the bank is empty or its prompts are of this kind."""
+        for entry in self.entries[:1]:
+            if (entry.prompt.shape[0], entry.position) != (virtual_tokens, position):
+                raise BankError(
+                    f"the bank's prompts have {entry.prompt.shape[0]} virtual tokens as "
+                    f"{entry.position}, not {virtual_tokens} as {position}"
+                )
+
+    def _check_fits(self, entry: BankEntry, first: BankEntry | None = None) -> None:
+        first = first or (self.entries[0] if self.entries else entry)
+        for what in ("base_model_hash", "tokenizer_hash", "position"):
+            if getattr(entry, what) != getattr(first, what):
+                raise BankError(
+                    f"entry {entry.entry_id!r}: its {what} is {getattr(entry, what)}, "
+                    f"the bank's is {getattr(first, what)}"
+                )
+        if entry.prompt.shape != first.prompt.shape:
+            raise BankError(
+                f"entry {entry.entry_id!r}: its prompt is {entry.prompt.shape}, "
+                f"the bank's are {first.prompt.shape}"
+            )
 
 
-def _is_duplicate(a: BankEntry, b: BankEntry) -> bool:
-    if a.tenant != b.tenant:
-        return False
-    scale = max(float(np.linalg.norm(b.features)), 1e-12)
-    if np.linalg.norm(a.features - b.features) > DUPLICATE_DISTANCE * scale:
-        return False
-    scale = max(float(np.linalg.norm(b.prompt)), 1e-12)
-    return bool(np.linalg.norm(a.prompt - b.prompt) <= DUPLICATE_DISTANCE * scale)
+def mean_embeddings(prompts: np.ndarray) -> np.ndarray:
+    """The simplest feature: each prompt's mean over its virtual tokens, `[n, hidden]`."""
+    return np.asarray(prompts.mean(axis=1), dtype=np.float32)
+
+
+def _directions(entries: list[BankEntry], room_for: int) -> np.ndarray | None:
+    """Unit directions of the entries' prompts, with room for more; `None` for no entries."""
+    if not entries:
+        return None
+    directions = np.empty((len(entries) + room_for, entries[0].prompt.size), dtype=np.float32)
+    for place, entry in enumerate(entries):
+        directions[place] = _direction(entry.prompt)
+    return directions
+
+
+def _direction(prompt: np.ndarray) -> np.ndarray:
+    flat = prompt.ravel()
+    length = float(np.linalg.norm(flat))
+    return flat / length if length else flat

@@ -1,60 +1,107 @@
-"""The two layers of the bank: medoids, and behind each the prompts that are closest to it.
+"""Two layers over the bank's prompts: medoids of clusters, and under each the cluster's members.
 
-PromptTuner (arXiv 2603.05087) clusters the bank by K-medoids so that a lookup scores a few
-representatives first and then only the members of promising clusters.
+Clusters are made by FasterPAM (Schubert & Rousseeuw 2021) on cosine distances between feature
+vectors; faiss finds the nearest vectors of a query.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import Any
 
+import faiss
+import kmedoids
 import numpy as np
 
+from maitre.bank.bank import PromptBank
+from maitre.bank.entry import BankError
 
-@dataclass(frozen=True)
+_GROWTH = 0.25
+_DRIFT = 1.5
+
+
+@dataclass(frozen=True, eq=False)
 class BankIndex:
-    """Clusters of entries by position: `medoids[i]` stands for `members[i]`, itself included."""
+    """Clusters of entry ids: `members[i]` holds those nearest to `medoids[i]`, itself included.
 
-    medoids: tuple[int, ...]
-    members: tuple[tuple[int, ...], ...]
-    # Mean distance of a prompt to its medoid when the index was built; drift is measured by it.
+    `mean_distance` is the mean cosine distance of an entry to its medoid when the index was built.
+    """
+
+    feature: str
+    medoids: tuple[str, ...]
+    members: tuple[tuple[str, ...], ...]
     mean_distance: float
+    entry_ids: tuple[str, ...]
+    _vectors: Any = field(repr=False)
 
-    @property
-    def size(self) -> int:
-        """How many entries are indexed."""
-        return sum(len(cluster) for cluster in self.members)
+    def __len__(self) -> int:
+        return len(self.entry_ids)
+
+    def nearest(self, vector: np.ndarray, count: int) -> list[tuple[str, float]]:
+        """The entries whose feature vectors are nearest to `vector`, with their cosines."""
+        query = _unit(vector[None].astype(np.float32))
+        similarities, places = self._vectors.search(query, min(count, len(self)))
+        return [
+            (self.entry_ids[place], float(similarity))
+            for place, similarity in zip(places[0], similarities[0], strict=True)
+        ]
+
+    def stale_because(self, bank: PromptBank) -> str | None:
+        """Why the index should be built again for `bank`; `None` while it still fits."""
+        known = set(self.entry_ids)
+        fresh = [entry for entry in bank if entry.entry_id not in known]
+        gone = len(known - {entry.entry_id for entry in bank})
+        if len(fresh) + gone > _GROWTH * len(known):
+            return f"{len(fresh)} entries came and {gone} went since {len(known)} were indexed"
+        if fresh:
+            vectors = np.stack([entry.feature(self.feature) for entry in fresh])
+            distance = float(np.mean([1 - self._to_nearest_medoid(vector) for vector in vectors]))
+            if distance > _DRIFT * max(self.mean_distance, 1e-3):
+                return (
+                    f"new entries lie {distance:.3f} from their medoids, "
+                    f"against {self.mean_distance:.3f} when it was built"
+                )
+        return None
+
+    def _to_nearest_medoid(self, vector: np.ndarray) -> float:
+        medoids = set(self.medoids)
+        return max(s for entry_id, s in self.nearest(vector, len(self)) if entry_id in medoids)
 
 
 def build_index(
-    features: np.ndarray, *, clusters: int | None = None, random_state: int = 0
+    bank: PromptBank, feature: str, clusters: int | None = None, seed: int = 0
 ) -> BankIndex:
-    """Cluster `features` (float32 `[entries, features]`) by FasterPAM.
+    """Cluster the bank on a feature that all its entries have (`PromptBank.with_features`).
 
-    `clusters` defaults to 1.5 times the square root of the entries: too few miss badly, and the
-    cost of a lookup is about medoids + members of a few clusters. Raises `ValueError` for an empty
-    bank.
+    `clusters` defaults to twice the square root of the entries: too few clusters miss badly,
+    since a medoid then speaks for prompts that have little to do with it.
+    Raises `BankError` for an empty bank or an entry without the feature.
     """
-    import kmedoids
+    if not len(bank):
+        raise BankError("an empty bank cannot be indexed")
+    vectors = _unit(np.stack([entry.feature(feature) for entry in bank]))
+    count = min(len(bank), clusters or math.ceil(2 * math.sqrt(len(bank))))
+    distances = np.clip(1 - vectors @ vectors.T, 0, 2).astype(np.float32)
+    if count == len(bank):
+        medoids, labels = np.arange(count), np.arange(count)
+    else:
+        found = kmedoids.fasterpam(distances, count, random_state=seed)
+        medoids, labels = found.medoids, found.labels
+    ids = [entry.entry_id for entry in bank]
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat.add(vectors)
+    return BankIndex(
+        feature=feature,
+        medoids=tuple(ids[medoid] for medoid in medoids),
+        members=tuple(
+            tuple(ids[place] for place in np.flatnonzero(labels == cluster))
+            for cluster in range(len(medoids))
+        ),
+        mean_distance=float(distances[np.arange(len(ids)), medoids[labels]].mean()),
+        entry_ids=tuple(ids),
+        _vectors=flat,
+    )
 
-    count = len(features)
-    if count == 0:
-        raise ValueError("an empty prompt bank has no index")
-    wanted = clusters or max(1, round(1.5 * count**0.5))
-    distances = pairwise_distances(features)
-    if wanted >= count:
-        return BankIndex(tuple(range(count)), tuple((i,) for i in range(count)), 0.0)
-    found = kmedoids.fasterpam(distances, wanted, random_state=random_state, n_cpu=1)
-    medoids = tuple(int(m) for m in found.medoids)
-    labels = np.asarray(found.labels)
-    members = tuple(tuple(int(i) for i in np.flatnonzero(labels == k)) for k in range(len(medoids)))
-    nearest = distances[np.arange(count), np.asarray(medoids)[labels]]
-    return BankIndex(medoids, members, float(nearest.mean()))
 
-
-def pairwise_distances(features: np.ndarray) -> np.ndarray:
-    """Euclidean distances between rows, float32 `[rows, rows]`, by faiss."""
-    import faiss
-
-    rows = np.ascontiguousarray(features, dtype=np.float32)
-    squared = faiss.pairwise_distances(rows, rows)
-    np.fill_diagonal(squared, 0.0)
-    return np.sqrt(np.maximum(squared, 0.0))
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

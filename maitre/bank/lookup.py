@@ -1,129 +1,215 @@
-"""Finds a start for a new task: medoids first, then the best clusters, by successive halving.
+"""Finding the prompt to start from: medoids first, then the best clusters, by successive halving.
 
-All candidates are scored on a few samples of the task, the better third on more, and so on. Bank
-prompts compete with text prompts and with the user's own instruction on equal terms.
+Candidates are scored by their loss on samples of the new task. Successive halving (Jamieson &
+Talwalkar 2016) gives every candidate a few samples and the better ones more.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from maitre.bank.bank import PromptBank
+from maitre.bank.entry import BankError
 from maitre.bank.index import BankIndex
 
-# Losses of prompts `[n, virtual_tokens, hidden]` on the first so many samples: float `[n]`.
-Score = Callable[[np.ndarray, int], np.ndarray]
-Clock = Callable[[], float]
+Score = Callable[[np.ndarray, range], np.ndarray]
+"""Mean losses `[n]` of prompts `[n, virtual_tokens, hidden]` on the samples of a range."""
 
-ROUNDS_SAMPLES = (4, 8, 16)
-KEPT_SHARE = 1 / 3
-BEST_CLUSTERS = 3
+Kind = Literal["bank", "text", "instruction", "random"]
+
+SAMPLE_ROUNDS = (4, 8, 16)
+_KEPT_SHARE = 3
+_FEWEST_CLUSTERS = 3
+_FEWEST_FINALISTS = 4
+# Share of the time budget after the medoids that first scores of cluster members may use.
+_MEMBERS_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A possible start; `loss` over `samples` examples, NaN before it has been scored."""
+    """A prompt that a tuning could start from; `name` is the entry's id where it is of the bank."""
 
     name: str
-    kind: Literal["bank", "text", "instruction"]
+    kind: Kind
     prompt: np.ndarray
-    loss: float = float("nan")
-    samples: int = 0
+
+
+@dataclass(frozen=True)
+class ScoredCandidate:
+    """A candidate's mean loss over the first `samples` samples."""
+
+    name: str
+    kind: Kind
+    loss: float
+    samples: int
 
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """What a lookup found: `candidates` best first, as far as each was scored."""
+    """What a lookup found.
+
+    `candidates` are all that were scored, those scored on the most samples first and the better of
+    them before the worse. `evaluated` counts passes of one candidate over one sample. `why` says
+    in a sentence how the choice came about.
+    """
 
     choice: Candidate
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ScoredCandidate, ...]
+    finalists: tuple[Candidate, ...]
     evaluated: int
-    seconds: float
-    within_budget: bool
     why: str
+    seconds: float
 
 
 def lookup(
     bank: PromptBank,
     index: BankIndex | None,
     score: Score,
+    samples: int,
     *,
-    clock: Clock,
-    extra: Sequence[Candidate] = (),
+    candidates_extra: Sequence[Candidate] = (),
     budget_s: float = 10.0,
+    clock: Callable[[], float],
+    exhaustive: bool = False,
 ) -> Lookup:
-    """Choose the start with the lowest loss on samples of the task.
+    """Choose among the bank's prompts and `candidates_extra` by loss on the task's samples.
 
-    `index` may be None for an empty bank; then only `extra` competes. Scoring stops when `budget_s`
-    has passed, and the best so far is chosen. Raises `ValueError` with no candidate at all.
+    `bank` holds what the asking tenant may see; entries that the index knows and the bank lacks
+    are never scored. Entries newer than the index are candidates of the first layer. `samples`
+    bounds the samples used. Rounds stop when `budget_s` (of `clock`) is used up; the best so far is
+    then chosen. `exhaustive` (or no index) scores every entry on all samples. Raises `BankError`
+    when there is nothing to choose from.
     """
-    search = _Search(score, clock, budget_s)
-    of_bank = [Candidate(e.entry_id, "bank", e.prompt) for e in bank.entries]
-    first = [*(of_bank[i] for i in index.medoids if index)] if index else []
-    if not first and not extra:
-        raise ValueError("nothing to choose from: the bank is empty and no text was given")
-    ranked = search.halve([*first, *extra])
-    if index:
-        rank = {candidate.name: place for place, candidate in enumerate(ranked)}
-        order = sorted(range(len(first)), key=lambda k: rank[first[k].name])
-        second = [
-            of_bank[i]
-            for k in order[:BEST_CLUSTERS]
-            for i in index.members[k]
-            if i != index.medoids[k]
-        ]
-        if second:
-            search.halve(second)
-    ranked = search.ranking()
-    choice = ranked[0]
-    others = sum(c.kind == "bank" for c in ranked)
-    why = (
-        f"lowest loss {choice.loss:.3f} on {choice.samples} samples among {len(ranked)} candidates "
-        f"({others} of {len(bank)} prompts of the bank)"
+    race = _Race(score, clock, budget_s)
+    rounds = [min(count, samples) for count in SAMPLE_ROUNDS if count // 2 < samples] or [samples]
+    by_id = {e.entry_id: Candidate(e.entry_id, "bank", e.prompt) for e in bank}
+    extra = list(candidates_extra)
+    if not by_id and not extra:
+        raise BankError("nothing to look up: no prompt in the bank is visible and none was given")
+    if exhaustive or index is None:
+        race.run([*extra, *by_id.values()], samples)
+        return race.result(f"best of all {len(race.losses)} candidates on {samples} samples")
+
+    first, clusters = _first_layer(by_id, index)
+    race.run([*extra, *first.values()], rounds[0])
+    opened = _opened(race, clusters, rounds[0])
+    race.run([by_id[name] for members in opened for name in members], rounds[0])
+    for count in rounds[1:]:
+        if race.is_out_of_time():
+            break
+        race.run(race.best(max(_FEWEST_FINALISTS, len(race.leaders()) // _KEPT_SHARE)), count)
+    how = (
+        f"{len(first)} medoids and {len(extra)} other candidates, then the members of "
+        f"{len(opened)} of {len(clusters)} clusters"
     )
-    if not search.within_budget:
-        why += f"; stopped at the budget of {budget_s:g} s"
-    return Lookup(
-        choice, tuple(ranked), search.evaluated, search.seconds(), search.within_budget, why
-    )
+    late = f"; stopped at the budget of {budget_s:g} s" if race.is_out_of_time() else ""
+    return race.result(f"{how}, halved over {'/'.join(map(str, rounds))} samples{late}")
 
 
-class _Search:
-    """Scores candidates round by round and remembers what each got."""
+class _Race:
+    """Scores candidates on more and more samples, never the same sample twice."""
 
-    def __init__(self, score: Score, clock: Clock, budget_s: float) -> None:
-        self._score = score
-        self._clock = clock
-        self._budget_s = budget_s
+    def __init__(self, score: Score, clock: Callable[[], float], budget_s: float) -> None:
+        self._score, self._clock, self._budget_s = score, clock, budget_s
         self._started_s = clock()
-        self._scored: dict[str, Candidate] = {}
         self.evaluated = 0
-        self.within_budget = True
+        self.losses: dict[str, tuple[Candidate, int, float]] = {}
 
-    def seconds(self) -> float:
+    def run(self, candidates: Sequence[Candidate], samples: int) -> None:
+        """Bring the candidates' losses up to so many samples."""
+        by_done: dict[int, list[Candidate]] = {}
+        for candidate in {c.name: c for c in candidates}.values():
+            _, done, _ = self.losses.get(candidate.name, (candidate, 0, 0.0))
+            if done < samples:
+                by_done.setdefault(done, []).append(candidate)
+        for done, group in by_done.items():
+            fresh = self._score(np.stack([c.prompt for c in group]), range(done, samples))
+            self.evaluated += len(group) * (samples - done)
+            for candidate, loss in zip(group, fresh, strict=True):
+                before = self.losses.get(candidate.name, (candidate, 0, 0.0))[2]
+                total = before * done + float(loss) * (samples - done)
+                mean = total / samples
+                self.losses[candidate.name] = (
+                    candidate,
+                    samples,
+                    mean if np.isfinite(mean) else np.inf,
+                )
+
+    def leaders(self) -> list[Candidate]:
+        """The candidates scored on the most samples, best first."""
+        most = max(samples for _, samples, _ in self.losses.values())
+        scored = [(loss, c) for c, samples, loss in self.losses.values() if samples == most]
+        return [candidate for _, candidate in sorted(scored, key=lambda pair: pair[0])]
+
+    def best(self, count: int) -> list[Candidate]:
+        return self.leaders()[:count]
+
+    def elapsed_s(self) -> float:
         return self._clock() - self._started_s
 
-    def halve(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Score on 4, 8, 16 samples, keeping a third each time; all of them, best first."""
-        alive = list(candidates)
-        for samples in ROUNDS_SAMPLES:
-            if self._scored and self.seconds() > self._budget_s:
-                self.within_budget = False
-                break
-            losses = self._score(np.stack([c.prompt for c in alive]), samples)
-            self.evaluated += len(alive)
-            alive = [
-                replace(candidate, loss=float(loss), samples=samples)
-                for candidate, loss in zip(alive, losses, strict=True)
-            ]
-            self._scored |= {candidate.name: candidate for candidate in alive}
-            alive.sort(key=lambda c: c.loss)
-            alive = alive[: max(2, round(len(alive) * KEPT_SHARE))]
-        names = {candidate.name for candidate in candidates}
-        return [candidate for candidate in self.ranking() if candidate.name in names]
+    def is_out_of_time(self) -> bool:
+        return self.elapsed_s() >= self._budget_s
 
-    def ranking(self) -> list[Candidate]:
-        """Those scored on most samples first, then by loss."""
-        return sorted(self._scored.values(), key=lambda c: (-c.samples, c.loss))
+    def affordable(self, samples: int, share: float) -> float:
+        """How many candidates can be scored on `samples` in a share of the time that is left."""
+        elapsed_s = self.elapsed_s()
+        if elapsed_s <= 0:
+            return float("inf")
+        left_s = max(0.0, self._budget_s - elapsed_s)
+        return share * left_s * (self.evaluated / elapsed_s) / samples
+
+    def result(self, why: str) -> Lookup:
+        leaders = self.leaders()
+        choice = leaders[0]
+        loss = self.losses[choice.name][2]
+        ranked = sorted(self.losses.values(), key=lambda scored: (-scored[1], scored[2]))
+        runner_up = f", next {leaders[1].name} with {self.losses[leaders[1].name][2]:.3f}"
+        return Lookup(
+            choice=choice,
+            candidates=tuple(
+                ScoredCandidate(c.name, c.kind, value, samples) for c, samples, value in ranked
+            ),
+            finalists=tuple(leaders[:_FEWEST_FINALISTS]),
+            evaluated=self.evaluated,
+            why=(
+                f"{choice.kind} prompt {choice.name} has the lowest loss, {loss:.3f}"
+                f"{runner_up if len(leaders) > 1 else ''} ({why})"
+            ),
+            seconds=self.elapsed_s(),
+        )
+
+
+def _first_layer(
+    by_id: dict[str, Candidate], index: BankIndex
+) -> tuple[dict[str, Candidate], list[tuple[str, ...]]]:
+    """One candidate of each cluster, and all that the index does not know; with the clusters.
+
+    A cluster whose medoid is not in sight is spoken for by its first member that is.
+    """
+    clusters = []
+    for medoid, members in zip(index.medoids, index.members, strict=True):
+        visible = [name for name in members if name in by_id]
+        if visible:
+            speaker = medoid if medoid in by_id else visible[0]
+            clusters.append((speaker, *(name for name in visible if name != speaker)))
+    known = set(index.entry_ids)
+    clusters += [(name,) for name in by_id if name not in known]
+    return {cluster[0]: by_id[cluster[0]] for cluster in clusters}, clusters
+
+
+def _opened(
+    race: _Race, clusters: Sequence[tuple[str, ...]], samples: int
+) -> list[tuple[str, ...]]:
+    """The clusters of the best medoids: a third of them, fewer where the time does not allow it."""
+    ranked = sorted(clusters, key=lambda cluster: race.losses[cluster[0]][2])
+    most = max(_FEWEST_CLUSTERS, len(clusters) // _KEPT_SHARE)
+    affordable = race.affordable(samples, _MEMBERS_SHARE)
+    opened, members = [], 0
+    for cluster in ranked[:most]:
+        members += len(cluster) - 1
+        if opened and members > affordable:
+            break
+        opened.append(cluster)
+    return opened

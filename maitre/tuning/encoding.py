@@ -1,5 +1,6 @@
 """Examples as token ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maitre.tuning.base_model import BaseModel
@@ -29,9 +30,17 @@ class EncodedTask:
     majority_share: float
 
 
-def encode(model: BaseModel, task: Task, virtual_tokens: int) -> EncodedTask:
+def encode(
+    model: BaseModel,
+    task: Task,
+    virtual_tokens: int,
+    *,
+    train: Sequence[int] | None = None,
+    eval: Sequence[int] | None = None,  # noqa: A002 the split's name
+) -> EncodedTask:
     """Tokenise a task for a model which is to take `virtual_tokens` besides.
 
+    `train` and `eval` pick examples by their places, in the order given; `None` is all of them.
     Chats go through the tokenizer's chat template. Raises `TuningInputError` for a completion or
     input that tokenises to nothing, an example longer than the model's context, or chats where
     the tokenizer has no chat template; the message names task, split and example (from 1).
@@ -44,10 +53,13 @@ def encode(model: BaseModel, task: Task, virtual_tokens: int) -> EncodedTask:
     if any(len(ids) > 1 for ids in answers.values()) and model.tokenizer.eos_token_id is not None:
         end = (model.tokenizer.eos_token_id,)
 
-    def encoded(examples: tuple[Example, ...], split: str) -> tuple[EncodedExample, ...]:
+    def encoded(
+        examples: tuple[Example, ...], split: str, picked: Sequence[int] | None
+    ) -> tuple[EncodedExample, ...]:
         rows = []
-        for number, example in enumerate(examples, start=1):
-            where = f"task {task.name!r}, {split} example {number}"
+        for place in range(len(examples)) if picked is None else picked:
+            example = examples[place]
+            where = f"task {task.name!r}, {split} example {place + 1}"
             answer_ids = answers[example.completion]
             if not answer_ids:
                 raise TuningInputError(f"{where}: the completion tokenises to nothing")
@@ -63,8 +75,8 @@ def encode(model: BaseModel, task: Task, virtual_tokens: int) -> EncodedTask:
 
     return EncodedTask(
         name=task.name,
-        train=encoded(task.train, "train"),
-        eval=encoded(task.eval, "eval"),
+        train=encoded(task.train, "train", train),
+        eval=encoded(task.eval, "eval", eval),
         majority_share=task.majority_share(),
     )
 

@@ -109,6 +109,19 @@ def joined(model: BaseModel, batches: Sequence[RowBatch]) -> RowBatch:
     return _row_batch(model, examples, rows)
 
 
+def repeated(batch: RowBatch, times: int) -> RowBatch:
+    """The rows of a batch over and over, one whole batch after another."""
+    if times == 1:
+        return batch
+    kv = batch.keys_values
+    return RowBatch(
+        examples=batch.examples * times,
+        answers=batch.answers.repeat(times, 1),
+        lengths=batch.lengths.repeat(times),
+        keys_values=None if kv is None else kv.repeat(1, 1, times, 1, 1, 1),
+    )
+
+
 def takes_cached_inputs(model: BaseModel) -> bool:
     """Whether every layer of the model attends to all earlier tokens (no sliding window)."""
     kinds = getattr(model.model.config, "layer_types", None)

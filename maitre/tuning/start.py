@@ -1,72 +1,70 @@
-"""Where to start tuning a task: the bank's prompts against texts and the task's own instruction."""
+"""The best start for a task: the bank's prompts and the task's own words, scored together."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from maitre.bank.bank import PromptBank
 from maitre.bank.index import BankIndex
-from maitre.bank.lookup import ROUNDS_SAMPLES, Candidate, Lookup, lookup
+from maitre.bank.lookup import SAMPLE_ROUNDS, Candidate, Lookup, lookup
 from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import encode
-from maitre.tuning.evaluate import evaluate_batches
-from maitre.tuning.rows import fixed_batches
-from maitre.tuning.soft_prompt import text_init
+from maitre.tuning.prompt_scores import PromptScorer
+from maitre.tuning.soft_prompt import random_init, text_init
 from maitre.tuning.tasks import Task
-
-VIRTUAL_TOKENS = 8
 
 
 def find_start(
     model: BaseModel,
     task: Task,
     bank: PromptBank,
-    index: BankIndex | None,
+    index: BankIndex | None = None,
     *,
-    texts: Sequence[str] = (),
-    virtual_tokens: int = VIRTUAL_TOKENS,
-    seed: int = 0,
+    config: TuneConfig,
+    seed: int,
+    tenant: str | None = None,
+    samples: int = SAMPLE_ROUNDS[-1],
     budget_s: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
+    exhaustive: bool = False,
 ) -> Lookup:
-    """Look up the best start for `task` among the bank, `texts` and the task's instruction.
+    """Look up the prompt to start tuning `task` from.
 
-    Candidates are scored by their loss on samples of the train split; the eval split is not seen.
-    Raises `BankError` when the bank is of another base model or tokenizer.
+    Candidates are the bank's prompts that `tenant` may see, the task's instruction and description
+    as text prompts, and the cold start of `seed`; they are scored by their loss on `samples` train
+    examples, drawn by `seed`. Tokenising and caching those is part of the lookup's `seconds`.
+    Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
     """
-    bank.check_model(model.hash, model.tokenizer_hash)
-    extra = [
-        Candidate(f"text:{text}", "text", text_init(model, text, virtual_tokens)) for text in texts
-    ]
-    if task.instruction:
-        prompt = text_init(model, task.instruction, virtual_tokens)
-        extra.append(Candidate("instruction", "instruction", prompt))
-    return lookup(
-        bank,
+    started_s = clock()
+    visible = bank.visible_to(tenant)
+    visible.check_model(model.hash, model.tokenizer_hash)
+    visible.check_prompts(config.virtual_tokens, config.position)
+    order = np.random.default_rng(seed).permutation(len(task.train))[:samples]
+    drawn = encode(model, task, config.virtual_tokens, train=order.tolist(), eval=()).train
+    scorer = PromptScorer(model, drawn, config.position)
+    found = lookup(
+        visible,
         index,
-        _scorer(model, task, virtual_tokens, seed),
+        scorer,
+        len(drawn),
+        candidates_extra=own_candidates(model, task, config.virtual_tokens, seed),
+        budget_s=budget_s - (clock() - started_s),
         clock=clock,
-        extra=extra,
-        budget_s=budget_s,
+        exhaustive=exhaustive,
     )
+    return replace(found, seconds=clock() - started_s)
 
 
-def _scorer(
-    model: BaseModel, task: Task, virtual_tokens: int, seed: int
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """The losses of prompts on the first so many of a seeded choice of train examples."""
-    encoded = encode(model, task, virtual_tokens)
-    order = np.random.default_rng(seed).permutation(len(encoded.train))
-    chosen = [encoded.train[i] for i in order[: max(ROUNDS_SAMPLES)]]
-    batches = {n: fixed_batches(model, tuple(chosen[:n]), "suffix", n) for n in ROUNDS_SAMPLES}
-
-    def score(prompts: np.ndarray, samples: int) -> np.ndarray:
-        losses = [
-            evaluate_batches(model, torch.from_numpy(prompt), batches[samples], "suffix")[0]
-            for prompt in prompts
-        ]
-        return np.array(losses)
-
-    return score
+def own_candidates(model: BaseModel, task: Task, virtual_tokens: int, seed: int) -> list[Candidate]:
+    """The starts that need no bank: instruction, description and the cold start."""
+    texts = {"instruction": task.instruction, "description": task.description}
+    found = [
+        Candidate(f"text:{name}", "instruction" if name == "instruction" else "text", prompt)
+        for name, text in texts.items()
+        if text and text.strip()
+        for prompt in [text_init(model, text, virtual_tokens)]
+    ]
+    return [*found, Candidate("random", "random", random_init(model, virtual_tokens, seed))]

@@ -1,0 +1,250 @@
+"""The bank in files: segments of Parquet and safetensors, through fsspec.
+
+A stored bank is a folder of segments. A segment is written once and never changed: the vectors
+(`*.safetensors`) first, then the table (`*.parquet`), whose presence makes it count. Writers only
+ever add segments, so two at once lose nothing, and a writer that dies leaves nothing that counts.
+Reading applies the segments in order of their number: later facts of an entry replace earlier
+ones, and a segment may drop entries. A merge replaces many segments by one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError
+
+from maitre.bank.entry import BankEntry, BankError
+
+MERGE_SEGMENTS = 16
+"""With so many segments, a save merges them."""
+
+_META = b"maitre.bank"
+_FORMAT = 1
+_READ_ATTEMPTS = 3
+_COLUMNS: dict[str, pa.DataType] = {
+    "entry_id": pa.string(),
+    "task": pa.string(),
+    "description": pa.string(),
+    "base_model": pa.string(),
+    "base_model_hash": pa.string(),
+    "tokenizer_hash": pa.string(),
+    "created_at": pa.string(),
+    "group": pa.string(),
+    "text": pa.string(),
+    "tenant": pa.string(),
+    "licence": pa.string(),
+    "run_id": pa.string(),
+    "ita": pa.float64(),
+    "ita_cold": pa.float64(),
+    "benefit": pa.float64(),
+    "uses": pa.int64(),
+    "eval_loss": pa.float64(),
+    "eval_accuracy": pa.float64(),
+    "position": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class _Segment:
+    name: str
+    number: int
+    entries: tuple[BankEntry, ...]
+    dropped: tuple[str, ...]
+    replaces: tuple[str, ...]
+
+
+def load_entries(url: str) -> list[BankEntry] | None:
+    """All entries of the stored bank in order of insertion; `None` when nothing is stored there.
+
+    Raises `BankError` for a damaged file.
+    """
+    for attempt in range(1, _READ_ATTEMPTS + 1):
+        try:
+            segments = _read(url)
+        except FileNotFoundError:  # merged away by another writer between listing and reading
+            if attempt == _READ_ATTEMPTS:
+                raise BankError(f"{url}: segments vanish while they are read") from None
+            continue
+        break
+    return _applied(_counting(segments)) if segments else None
+
+
+def save_entries(url: str, entries: Sequence[BankEntry], stored: Sequence[BankEntry]) -> None:
+    """Add the entries that are new or changed against `stored` as one segment."""
+    known = {entry.entry_id: entry for entry in stored}
+    fresh = [e for e in entries if e.entry_id not in known or not _is_same(e, known[e.entry_id])]
+    if fresh or not stored:
+        _write(url, fresh, number=_next_number(url))
+        _merge_when_many(url)
+
+
+def drop_entries(url: str, entry_ids: Iterable[str]) -> None:
+    """Drop entries from the stored bank (eviction); ids that are not there are passed over."""
+    _write(url, (), number=_next_number(url), dropped=tuple(entry_ids))
+    _merge_when_many(url)
+
+
+def _is_same(one: BankEntry, other: BankEntry) -> bool:
+    return (
+        one.facts() == other.facts()
+        and np.array_equal(one.prompt, other.prompt)
+        and len(one.features) == len(other.features)
+        and all(
+            name == name_2 and np.array_equal(vector, vector_2)
+            for (name, vector), (name_2, vector_2) in zip(one.features, other.features, strict=True)
+        )
+    )
+
+
+def _merge_when_many(url: str) -> None:
+    segments = _read(url)
+    if len(_counting(segments)) < MERGE_SEGMENTS:
+        return
+    entries = _applied(_counting(segments))
+    # Also those that an earlier merge has replaced and not got to remove.
+    replaced = tuple(segment.name for segment in segments)
+    # The number of the newest replaced: whatever others added meanwhile still comes after.
+    newest = max(segment.number for segment in segments)
+    _write(url, entries, number=newest, replaces=replaced)
+    fs, root = fsspec.core.url_to_fs(url)
+    for name in replaced:
+        for ending in (".parquet", ".safetensors"):
+            if fs.exists(f"{root}/{name}{ending}"):
+                fs.rm(f"{root}/{name}{ending}")
+
+
+def _read(url: str) -> list[_Segment]:
+    """Every segment that is there, also those that others replace."""
+    fs, root = fsspec.core.url_to_fs(url)
+    if not fs.exists(root):
+        return []
+    fs.invalidate_cache(root)
+    names = [
+        path.rsplit("/", 1)[-1].removesuffix(".parquet")
+        for path in fs.ls(root, detail=False)
+        if path.endswith(".parquet")
+    ]
+    return [_read_segment(fs, root, name) for name in names]
+
+
+def _counting(segments: Sequence[_Segment]) -> list[_Segment]:
+    """The segments that no other replaces, in the order in which they apply."""
+    replaced = {name for segment in segments for name in segment.replaces}
+    counting = [segment for segment in segments if segment.name not in replaced]
+    return sorted(counting, key=lambda s: (s.number, not s.replaces, s.name))
+
+
+def _applied(segments: Sequence[_Segment]) -> list[BankEntry]:
+    entries: dict[str, BankEntry] = {}
+    for segment in segments:
+        for entry_id in segment.dropped:
+            entries.pop(entry_id, None)
+        entries.update({entry.entry_id: entry for entry in segment.entries})
+    return list(entries.values())
+
+
+def _read_segment(fs: Any, root: str, name: str) -> _Segment:
+    where = f"{root}/{name}"
+    try:
+        table = pq.read_table(io.BytesIO(fs.cat_file(f"{where}.parquet")))
+        meta = json.loads((table.schema.metadata or {})[_META])
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise BankError(f"{where}.parquet is damaged or no part of a prompt bank") from error
+    if meta["format"] != _FORMAT:
+        raise BankError(
+            f"{where}.parquet has format {meta['format']}; this version reads {_FORMAT}"
+        )
+    raw = fs.cat_file(f"{where}.safetensors")
+    if hashlib.sha256(raw).hexdigest() != meta["vectors_sha256"]:
+        raise BankError(f"{where}.safetensors is damaged or truncated: its checksum is another")
+    try:
+        vectors = safetensors.numpy.load(raw)
+    except SafetensorError as error:
+        raise BankError(f"{where}.safetensors is damaged: {error}") from error
+    features: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for key in sorted(vectors):
+        kind, _, rest = key.partition("/")
+        if kind == "feature":
+            feature, _, owner = rest.partition("/")
+            features.setdefault(owner, []).append((feature, vectors[key]))
+    return _Segment(
+        name=name,
+        number=int(meta["number"]),
+        entries=tuple(
+            BankEntry(
+                **(row | {"created_at": datetime.fromisoformat(row["created_at"])}),
+                prompt=vectors[f"prompt/{row['entry_id']}"],
+                features=tuple(features.get(row["entry_id"], ())),
+            )
+            for row in table.to_pylist()
+        ),
+        dropped=tuple(meta["dropped"]),
+        replaces=tuple(meta["replaces"]),
+    )
+
+
+def _write(
+    url: str,
+    entries: Sequence[BankEntry],
+    number: int,
+    dropped: tuple[str, ...] = (),
+    replaces: tuple[str, ...] = (),
+) -> None:
+    vectors = {f"prompt/{e.entry_id}": np.ascontiguousarray(e.prompt) for e in entries}
+    for entry in entries:
+        for name, vector in entry.features:
+            vectors[f"feature/{name}/{entry.entry_id}"] = np.ascontiguousarray(vector)
+    raw = safetensors.numpy.save(vectors)
+    meta = {
+        "format": _FORMAT,
+        "number": number,
+        "dropped": dropped,
+        "replaces": replaces,
+        "vectors_sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    facts = [entry.facts() for entry in entries]
+    table = pa.table(
+        {column: pa.array([f[column] for f in facts], kind) for column, kind in _COLUMNS.items()}
+    ).replace_schema_metadata({_META: json.dumps(meta).encode()})
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.makedirs(root, exist_ok=True)
+    # The random part keeps apart two writers who take the same number.
+    name = f"{number:08d}-{uuid.uuid4().hex[:12]}"
+    _put(fs, f"{root}/{name}.safetensors", raw)
+    _put(fs, f"{root}/{name}.parquet", sink.getvalue())
+
+
+def _put(fs: Any, path: str, content: bytes) -> None:
+    """Write a file whole or not at all (an object store's put is so by itself)."""
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, content)
+        return
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(temporary, "wb") as sink:
+            sink.write(content)
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def _next_number(url: str) -> int:
+    return max((segment.number for segment in _read(url)), default=0) + 1
