@@ -73,7 +73,7 @@ def predict(
     from maitre.maxpack.model import MaxpackModel
     from maitre.maxpack.recommend import recommend_server
     from maitre.placement.catalogue import AdapterCatalogue
-    from maitre.twin import AdapterLoad, ServerProfile
+    from maitre.twin import ServerProfile
 
     server_profile = ServerProfile.load(profile)
     adapters = AdapterCatalogue.read(
@@ -81,12 +81,8 @@ def predict(
         base_models={server_profile.base_model},
         max_rank=server_profile.valid.max_lora_rank[1],
     )
-    loads = [
-        AdapterLoad(row.adapter, int(row.rank), float(row.rate_rps))
-        for row in adapters.frame().itertuples()
-    ]
     found = recommend_server(
-        loads, server_profile, model=MaxpackModel.load(model) if model else None
+        adapters.loads(), server_profile, model=MaxpackModel.load(model) if model else None
     )
     if json:
         print_json(found.to_dict())

@@ -14,7 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 
 
 def place(
-    catalogue: Annotated[Path, typer.Argument(help="CSV or Parquet: adapter, base_model, rank, rate_rps.")],
+    catalogue: Annotated[Path, typer.Argument(help="The adapter catalogue, CSV or Parquet.")],
     profile: Annotated[str, typer.Option(help="A shipped server profile, or a file.")],
     model: Annotated[
         Path | None, typer.Option(help="Folder of a capacity model; else the steady state decides.")

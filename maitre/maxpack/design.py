@@ -136,9 +136,7 @@ def _features_of(options: ServerOptions, row: np.ndarray, workload: Workload) ->
     )
     ranks = np.array([load.rank for load in loads])
     sets = SetSums.of_groups(terms, ranks, np.zeros(len(loads), dtype=np.int64), 1)
-    return feature_frame(
-        sets, options, row, fluid_features(sets, options.costs, row, options.moments)
-    )
+    return feature_frame(sets, options, row, fluid_features(sets, options, row))
 
 
 def _point(
@@ -234,7 +232,7 @@ def _sustained_rps(
     )
     sets = SetSums(sums, np.zeros(len(totals), dtype=np.int64), shape.max() * totals)
     rows = np.full(len(totals), row)
-    fill = fluid_features(sets, options.costs, rows, options.moments)[:, 0]
+    fill = fluid_features(sets, options, rows)[:, 0]
     return float(np.interp(1.0, fill, totals)) if fill[0] < 1 else 1.0
 
 

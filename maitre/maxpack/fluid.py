@@ -1,52 +1,47 @@
 """A server in steady state, from averages alone: the physics that the learned model starts from.
 
-With request rate lambda, mean step time t (s) and the step cost of the twin
-(`maitre.twin`), the averages over steps obey
+With request rate l (1/s), mean step time t (s) and the twin's own step cost
+(`maitre.twin.kernel.step_time`), averages over the steps of a busy server are
 
     sequences   B = t * output_tps
-    KV tokens   K = t * (c1 * input_output + c2 * output_output) + block rounding * B
+    prefill     P: compound Poisson, on average t * input_tps tokens a step
+    KV tokens   K = t * (c1 input_output + c2 output_output / 2) + block rounding * B
     adapters    L(t) = sum_i 1 - exp(-r_i output_i t)
-    busy        u_time(t) = [c0 + c_adapter L(t)] / t + (cost per request) * lambda
+    busy        E[step cost(B, P, K, L)] / t
 
-A server is sustainable when at some t it is busy for no more than all of the time while K fits
-its KV cache, L its slots and B `max_num_seqs`. `fill` is the smallest over t of the largest of
-those four fractions: up to 1 the averages can be met, above 1 they cannot. Fluctuations, which
-averages do not know, are what the learned model adds.
+The server is sustainable when at some t it is busy for no more than all of the time while K fits
+the KV cache, L the slots and B `max_num_seqs`. `fill` is the smallest over t of the largest of
+those fractions: up to 1 the averages can be met, above 1 they cannot. What fluctuations do near 1
+is for the learned model to say.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
+from maitre.maxpack.compiled import compiled
 from maitre.maxpack.features import FIRST_ACTIVE, STEP_TIMES_S, TERMS, SetSums
+from maitre.twin.kernel.step_time import step_s
 
-_RATE, _INPUT, _OUTPUT = (TERMS.index(name) for name in ("rate_rps", "input_tps", "output_tps"))
-_IN_OUT, _OUT_OUT = TERMS.index("input_output"), TERMS.index("output_output")
+if TYPE_CHECKING:
+    from maitre.maxpack.options import ServerOptions
+
 _COUNT = TERMS.index("adapters")
+_RATE, _INPUT, _OUTPUT = (TERMS.index(name) for name in ("rate_rps", "input_tps", "output_tps"))
+_IN_IN, _IN_OUT = TERMS.index("input_input"), TERMS.index("input_output")
+_OUT_OUT = TERMS.index("output_output")
 _LOG_FIRST = math.log(STEP_TIMES_S[0])
 _LOG_RATIO = math.log(STEP_TIMES_S[1] / STEP_TIMES_S[0])
 _N_STEPS = len(STEP_TIMES_S)
-_BISECTIONS = 28
+_BISECTIONS = 19
+_SHORTEST_S, _LONGEST_S = 1e-3, 30.0
+# Three-point Gauss-Hermite quadrature of the prefill tokens in a step.
+_REACH, _SIDE_WEIGHT = math.sqrt(3.0), 1.0 / 6.0
 
-COST_COLUMNS = (
-    "floor_ms",
-    "base_ms",
-    "per_sequence_ms",
-    "per_kv_token_ms",
-    "lora_ms",
-    "per_adapter_ms",
-    "lora_per_sequence_ms",
-    "prefill_ms",
-    "per_prefill_token_ms",
-    "kv_cache_tokens",
-    "max_loras",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-)
 FLUID_FEATURES = (
     "fill",
     "fill_time",
@@ -62,12 +57,13 @@ FLUID_FEATURES = (
 
 @dataclass(frozen=True)
 class LengthMoments:
-    """What the length distribution adds to the means.
+    """What the length distribution adds to its means.
 
-    `input_output` is E[in out] / (E[in] E[out]) and `output_output` E[out^2] / E[out]^2; both
-    enter the KV tokens that a running request holds on average. `block_tokens` is the KV block.
+    `input_input` is E[in^2] / E[in]^2, `input_output` E[in out] / (E[in] E[out]) and
+    `output_output` E[out^2] / E[out]^2. `block_tokens` is the size of a KV block.
     """
 
+    input_input: float
     input_output: float
     output_output: float
     block_tokens: int = 16
@@ -80,34 +76,37 @@ class LengthMoments:
         inputs, outputs = input_tokens.astype(float), output_tokens.astype(float)
         mean_in, mean_out = inputs.mean(), outputs.mean()
         return cls(
+            float((inputs**2).mean() / mean_in**2),
             float((inputs * outputs).mean() / (mean_in * mean_out)),
             float((outputs**2).mean() / mean_out**2),
             block_tokens,
         )
 
 
-def fluid_features(
-    sets: SetSums, costs: np.ndarray, config_rows: np.ndarray, moments: LengthMoments
-) -> np.ndarray:
-    """Steady-state averages of each set on its configuration: (sets, len(FLUID_FEATURES)).
+def fluid_features(sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
+    """Steady-state averages of each set on configuration `rows[i]`: (sets, len(FLUID_FEATURES)).
 
-    `costs` has one row a configuration with columns `COST_COLUMNS`; `config_rows` names each
-    set's. An impossible configuration (no KV cache) gets `fill` 1e3.
+    An impossible configuration (no KV cache) gets `fill` 1000.
     """
+    moments = options.moments
+    sums = np.ascontiguousarray(sets.sums)
     out = np.empty((len(sets), len(FLUID_FEATURES)))
-    _solve_all(
-        np.ascontiguousarray(sets.sums),
-        np.ascontiguousarray(costs),
-        np.ascontiguousarray(config_rows, dtype=np.int64),
-        moments.input_output,
-        moments.output_output,
-        0.5 * (moments.block_tokens - 1),
-        out,
-    )
+    order = np.argsort(rows, kind="stable")
+    distinct, starts = np.unique(rows[order], return_index=True)
+    for row, some in zip(distinct, np.split(order, starts[1:]), strict=True):
+        _solve_all(
+            sums,
+            some,
+            options.step_costs[row],
+            options.limits[row],
+            (moments.input_input, moments.input_output, moments.output_output),
+            0.5 * (moments.block_tokens - 1),
+            out,
+        )
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _active(sums, t):  # type: ignore[no-untyped-def]
     """Expected distinct adapters in the batch at step time t, interpolated in log t."""
     place = (math.log(t) - _LOG_FIRST) / _LOG_RATIO
@@ -120,70 +119,83 @@ def _active(sums, t):  # type: ignore[no-untyped-def]
     return sums[FIRST_ACTIVE + k] * (1.0 - part) + sums[FIRST_ACTIVE + k + 1] * part
 
 
-@numba.njit(cache=True, nogil=True)
-def _busy(sums, cost, t, kv_per_s):  # type: ignore[no-untyped-def]
+@compiled
+def _busy(sums, cost, limit, t, kv_per_s, in_in):  # type: ignore[no-untyped-def]
     """Busy seconds per second when a step takes t seconds."""
     sequences = t * sums[_OUTPUT]
-    step_ms = max(cost[0], cost[1] + cost[2] * sequences) + cost[3] * t * kv_per_s
-    step_ms += cost[4] + cost[5] * _active(sums, t) + cost[6] * sequences
-    step_ms += cost[7] * -math.expm1(-t * sums[_RATE]) + cost[8] * t * sums[_INPUT]
-    return step_ms * 1e-3 / t
+    kv, active = t * kv_per_s, _active(sums, t)
+    quiet = math.exp(-t * sums[_RATE])
+    total = quiet * step_s(cost, sequences, sequences, 0.0, kv, active)
+    some = 1.0 - quiet
+    if some > 0.0:
+        # Prefill tokens of the steps that have any: mean and spread of a compound Poisson sum.
+        mean = t * sums[_INPUT] / some
+        square = (t * in_in * sums[_IN_IN] + (t * sums[_INPUT]) ** 2) / some
+        reach = _REACH * math.sqrt(max(square - mean * mean, 0.0))
+        most = max(limit[3] - sequences, 1.0)
+        low, high = max(mean - reach, 1.0), min(mean + reach, max(most, mean))
+        total += some * (
+            (1.0 - 2.0 * _SIDE_WEIGHT) * step_s(cost, sequences, sequences, mean, kv, active)
+            + _SIDE_WEIGHT * step_s(cost, sequences, sequences, low, kv, active)
+            + _SIDE_WEIGHT * step_s(cost, sequences, sequences, high, kv, active)
+        )
+    return total / t
 
 
-@numba.njit(cache=True, nogil=True)
-def _limits(sums, cost, t, kv_per_s):  # type: ignore[no-untyped-def]
+@compiled
+def _limits(sums, limit, t, kv_per_s):  # type: ignore[no-untyped-def]
     """Fractions of the KV cache, the slots and the sequences in use at step time t."""
-    kv = t * kv_per_s / cost[9]
+    kv = t * kv_per_s / limit[0]
     # With a slot for every adapter nobody waits for one, however many are active.
-    slots = 0.0 if sums[_COUNT] <= cost[10] else _active(sums, t) / cost[10]
-    sequences = max(t * sums[_OUTPUT] / cost[11], t * (sums[_OUTPUT] + sums[_INPUT]) / cost[12])
+    slots = 0.0 if sums[_COUNT] <= limit[1] else _active(sums, t) / limit[1]
+    sequences = max(t * sums[_OUTPUT] / limit[2], t * (sums[_OUTPUT] + sums[_INPUT]) / limit[3])
     return kv, slots, sequences
 
 
-@numba.njit(cache=True, nogil=True)
-def _solve_all(sums, costs, rows, c_in_out, c_out_out, rounding, out):  # type: ignore[no-untyped-def]
-    for i in range(sums.shape[0]):
-        _solve(sums[i], costs[rows[i]], c_in_out, c_out_out, rounding, out[i])
+@compiled
+def _solve_all(sums, some, cost, limit, moments, rounding, out):  # type: ignore[no-untyped-def]
+    for i in some:
+        _solve(sums[i], cost, limit, moments, rounding, out[i])
 
 
-@numba.njit(cache=True, nogil=True)
-def _solve(sums, cost, c_in_out, c_out_out, rounding, out):  # type: ignore[no-untyped-def]
+@compiled
+def _solve(sums, cost, limit, moments, rounding, out):  # type: ignore[no-untyped-def]
     out[:] = 0.0
-    if cost[9] <= 0.0:
+    if limit[0] <= 0.0:
         out[:4] = 1e3
         return
     # A running request holds its input and on average half of what it will have written.
-    kv_per_s = c_in_out * sums[_IN_OUT] + 0.5 * c_out_out * sums[_OUT_OUT]
+    kv_per_s = moments[1] * sums[_IN_OUT] + 0.5 * moments[2] * sums[_OUT_OUT]
     kv_per_s += rounding * sums[_OUTPUT]
     # Busy falls with t and the limits rise, so their largest is smallest where they cross.
-    low, high = math.log(1e-3), math.log(60.0)
+    low, high = math.log(_SHORTEST_S), math.log(_LONGEST_S)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         t = math.exp(middle)
-        kv, slots, sequences = _limits(sums, cost, t, kv_per_s)
-        if _busy(sums, cost, t, kv_per_s) > max(kv, max(slots, sequences)):
+        kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
+        if _busy(sums, cost, limit, t, kv_per_s, moments[0]) > max(kv, max(slots, sequences)):
             low = middle
         else:
             high = middle
     t = math.exp(high)
-    kv, slots, sequences = _limits(sums, cost, t, kv_per_s)
-    busy = _busy(sums, cost, t, kv_per_s)
+    kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
+    busy = _busy(sums, cost, limit, t, kv_per_s, moments[0])
     out[0] = max(max(busy, kv), max(slots, sequences))
     out[1], out[2], out[3] = busy, kv, slots
     # The step time at which the server settles: busy exactly all of the time, or the crossing
     # when it is overloaded.
     if out[0] < 1.0:
-        low, high = math.log(1e-3), high
+        low = math.log(_SHORTEST_S)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            if _busy(sums, cost, math.exp(middle), kv_per_s) > 1.0:
+            if _busy(sums, cost, limit, math.exp(middle), kv_per_s, moments[0]) > 1.0:
                 low = middle
             else:
                 high = middle
         t = math.exp(high)
-        kv, slots, sequences = _limits(sums, cost, t, kv_per_s)
+        kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
     out[4] = 1e3 * t
     out[5] = t * sums[_OUTPUT]
     out[6] = _active(sums, t)
     out[7] = kv
-    out[8] = out[6] / cost[10]
+    out[8] = out[6] / limit[1]

@@ -158,7 +158,7 @@ class MaxpackModel:
 
     def risk(self, sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
         """Probability that each set is unhealthy on configuration `rows[i]` of the options."""
-        fluid = fluid_features(sets, options.costs, rows, options.moments)
+        fluid = fluid_features(sets, options, rows)
         x = feature_matrix(sets, options, rows, fluid)
         return np.where(options.kv_cache_tokens[rows] > 0, self._probability("unhealthy", x), 1.0)
 

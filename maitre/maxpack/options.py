@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from maitre.maxpack.fluid import COST_COLUMNS, LengthMoments
+from maitre.maxpack.fluid import LengthMoments
 from maitre.twin import Lengths, ServerConfig, ServerProfile
 
 # What vLLM accepts for --max-lora-rank.
@@ -27,14 +28,15 @@ def default_lengths() -> Lengths:
 class ServerOptions:
     """Configurations in columns: `max_loras`, `max_lora_rank`, `kv_cache_tokens` (0: no memory).
 
-    `costs` has the step costs of each (columns `maitre.maxpack.fluid.COST_COLUMNS`); `moments`
-    describes the lengths of requests.
+    `step_costs` has the twin's step cost of each, `limits` its KV cache tokens, slots, sequences
+    and batched tokens; `moments` describes the lengths of requests.
     """
 
     max_loras: np.ndarray
     max_lora_rank: np.ndarray
     kv_cache_tokens: np.ndarray
-    costs: np.ndarray
+    step_costs: tuple[Any, ...]
+    limits: np.ndarray
     moments: LengthMoments
     max_num_seqs: int = 2048
     max_num_batched_tokens: int = 2048
@@ -70,25 +72,20 @@ class ServerOptions:
         cls, profile: ServerProfile, lengths: Lengths, pairs: Sequence[tuple[int, int]]
     ) -> ServerOptions:
         """These (slots, rank) pairs, in this order, startable or not."""
-        rows, kv_tokens = [], []
+        costs, limits = [], []
         for count, rank in pairs:
             config = ServerConfig(max_loras=count, max_cpu_loras=count, max_lora_rank=rank)
+            costs.append(profile.step_cost(config))
             kv = profile.kv_cache_tokens(count, rank) or 0
-            values = {
-                **profile.step_cost(config)._asdict(),
-                "kv_cache_tokens": kv,
-                "max_loras": count,
-                "max_num_seqs": config.max_num_seqs,
-                "max_num_batched_tokens": config.max_num_batched_tokens,
-            }
-            rows.append([float(values[column]) for column in COST_COLUMNS])
-            kv_tokens.append(kv)
+            limits.append([kv, count, config.max_num_seqs, config.max_num_batched_tokens])
+        table = np.array(limits, dtype=np.float64).reshape(len(limits), 4)
         inputs, outputs = lengths.draw(np.random.default_rng(0), _MOMENT_DRAWS)
         return cls(
             np.array([count for count, _ in pairs], dtype=np.int64),
             np.array([rank for _, rank in pairs], dtype=np.int64),
-            np.array(kv_tokens, dtype=np.int64),
-            np.array(rows).reshape(len(rows), len(COST_COLUMNS)),
+            table[:, 0].astype(np.int64),
+            tuple(costs),
+            table,
             LengthMoments.of(inputs, outputs, profile.memory.block_tokens),
         )
 

@@ -73,10 +73,10 @@ def recommend_server(
     enough = options.enough_slots(sets.column("adapters"))[0]
     rows = np.flatnonzero((options.max_lora_rank == tier) & (options.max_loras <= enough))
     repeated = sets.take(np.zeros(len(rows), dtype=np.int64))
-    fluid = fluid_features(repeated, options.costs, rows, options.moments)
+    fluid = fluid_features(repeated, options, rows)
     risks = (model or SteadyStateModel()).risk(repeated, options, rows)
     choices = tuple(
-        _choice(options, row, float(risk), values)
+        _choice(options, int(row), float(risk), values)
         for row, risk, values in zip(rows, risks, fluid, strict=True)
     )
     # Risks of comfortable servers differ by nothing that matters: then the most room decides.

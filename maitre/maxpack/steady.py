@@ -25,5 +25,5 @@ class SteadyStateModel:
 
     def risk(self, sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
         """Risk of each set on configuration `rows[i]`, from its fill."""
-        fluid = fluid_features(sets, options.costs, rows, options.moments)
+        fluid = fluid_features(sets, options, rows)
         return np.asarray(expit((fluid[:, 0] - self.limit) / self.width))

@@ -5,7 +5,9 @@ most all of its time, its KV cache, its slots and its sequences (`maitre.maxpack
 
     sum_i time_i(t) <= 1 - c0/t     sum_i kv_i t <= KV(S, R)     sum_i active_i(t) <= S
 
-All are additive over the adapters it holds. Let every server have a type (t, S, R), let adapters be
+The step cost is convex in its averages, so each of its supporting planes c0 + a . averages bounds
+the mean step from below (Jensen); two planes make two limits on time. All limits are additive
+over the adapters that a server holds. Let every server have a type (t, S, R), let adapters be
 divided between types in any parts, and let there be fractions of servers: the fewest servers
 are then the value of a linear program of which every real plan is a feasible point.
 
@@ -25,23 +27,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
-from maitre.maxpack.fluid import COST_COLUMNS
 from maitre.maxpack.options import ServerOptions
 from maitre.placement.demand import Demand
+from maitre.twin.kernel.step_time import step_s
 
 _SHORTEST_STEP_S, _LONGEST_STEP_S = 0.012, 3.0
 _COARSE_RATIO, _FINE_RATIO = 1.3, 1.02
 _MASTER_SLOTS = 9
 _MASTER_RATE_BINS = 16
 _RATE_ROUNDING = 1.01
-_SHARES = 20
+_NO_RATE_RPS = 1e-9
+_SHARES = 12
 _TYPES_AT_ONCE = 512
-_COLUMN = {name: i for i, name in enumerate(COST_COLUMNS)}
+# Where the planes touch the step cost: sequences, prefill tokens, KV tokens, adapters.
+_TOUCHING = ((16.0, 8.0, 4_000.0, 4.0), (600.0, 900.0, 200_000.0, 64.0))
 
 
 def lower_bound_servers(demand: Demand, options: ServerOptions) -> int:
@@ -52,7 +57,7 @@ def lower_bound_servers(demand: Demand, options: ServerOptions) -> int:
 def relaxed_servers(demand: Demand, options: ServerOptions) -> float:
     """The bound before rounding up."""
     groups = _Groups.of(demand, options)
-    if groups.rate.sum() <= 0:
+    if not len(groups.count):
         return 0.0
     worth = _worths(groups, _Types.of(options, _COARSE_RATIO, _thinned(options)))
     return _certified(groups, worth, _Types.of(options, _FINE_RATIO, np.arange(len(options))))
@@ -70,6 +75,8 @@ class _Groups:
 
     @classmethod
     def of(cls, demand: Demand, options: ServerOptions) -> _Groups:
+        # An adapter without requests asks for nothing that the limits count.
+        demand = demand.take(np.flatnonzero(demand.rate_rps > _NO_RATE_RPS))
         tier = options.rank_tier(demand.rank)
         columns = [tier, *(_rounded_down(v) for v in _per_part(demand))]
         rows, count = np.unique(np.column_stack(columns), axis=0, return_counts=True)
@@ -118,17 +125,14 @@ class _Types:
     def rank(self) -> np.ndarray:
         return self.options.max_lora_rank[self.row]
 
-    def cost(self, name: str) -> np.ndarray:
-        return self.options.costs[self.row, _COLUMN[name]]
-
     def limits(self) -> np.ndarray:
-        """Time, KV cache and slots: (types, 3); time may be negative (no such server)."""
-        fixed = self.cost("base_ms") + self.cost("lora_ms")
-        time = 1.0 - 1e-3 * fixed / self.longest_s
-        return np.column_stack([time, self.cost("kv_cache_tokens"), self.cost("max_loras")])
+        """Time by each plane, KV cache, slots: (types, 4); time may be negative (no server)."""
+        fixed = _planes(self.options)[self.row, :, 0]
+        room = self.options.limits[self.row]
+        return np.column_stack([1.0 - fixed / self.longest_s[:, None], room[:, :2]])
 
     def use(self, groups: _Groups) -> np.ndarray:
-        """What one adapter of each group takes of each limit, at least: (types, groups, 3)."""
+        """What one adapter of each group takes of each limit, at least: (types, groups, 4)."""
         rate, outputs = groups.rate, groups.rate * groups.outputs
         moments = self.options.moments
         kv = outputs * (
@@ -136,55 +140,75 @@ class _Types:
             + 0.5 * moments.output_output * groups.outputs
             + 0.5 * (moments.block_tokens - 1)
         )
-        sequence = self.cost("per_sequence_ms") + self.cost("lora_per_sequence_ms")
-        per_s = (
-            sequence[:, None] * outputs
-            + self.cost("per_kv_token_ms")[:, None] * kv
-            + self.cost("per_prefill_token_ms")[:, None] * rate * groups.inputs
-        )
-        # A server of rate l has a prefill in 1 - exp(-t l) of its steps. That is concave in l, so
-        # up to the largest rate that its time allows it lies above the chord, which is additive.
-        most_rps = 1e3 / np.min(per_s / np.maximum(rate, 1e-12), axis=1)
-        chord = -np.expm1(-self.longest_s * most_rps) / (self.longest_s * most_rps)
         active_short = -np.expm1(-np.outer(self.shortest_s, outputs))
         active_long = -np.expm1(-np.outer(self.longest_s, outputs))
-        time = 1e-3 * (
-            per_s
-            + self.cost("per_adapter_ms")[:, None] * active_long / self.longest_s[:, None]
-            + (self.cost("prefill_ms") * chord)[:, None] * rate
-        )
-        return np.stack([time, self.shortest_s[:, None] * kv, active_short], axis=2)
+        prefill_s = np.array([1e-3 * cost.prefill_ms for cost in self.options.step_costs])[self.row]
+        times = []
+        for plane in np.moveaxis(_planes(self.options)[self.row], 1, 0):
+            _, sequence, prefill, kv_token, adapter = (column[:, None] for column in plane.T)
+            per_s = sequence * outputs + prefill * rate * groups.inputs + kv_token * kv
+            # A server of rate l has a prefill in 1 - exp(-t l) of its steps. That is concave in
+            # l, so up to the largest rate that its time allows it lies above the chord, which
+            # is additive.
+            fixed = np.minimum(plane[:, 0] / self.longest_s, 0.0)
+            most_rps = (1.0 - fixed) / np.min(per_s / np.maximum(rate, 1e-12), axis=1)
+            chord = -np.expm1(-self.longest_s * most_rps) / (self.longest_s * most_rps)
+            times.append(
+                per_s
+                + adapter * active_long / self.longest_s[:, None]
+                + (prefill_s * chord)[:, None] * rate
+            )
+        return np.stack([*times, self.shortest_s[:, None] * kv, active_short], axis=2)
+
+
+def _planes(options: ServerOptions) -> np.ndarray:
+    """Supporting planes of each configuration's step cost: (configurations, planes, 5).
+
+    Columns: constant (s), and seconds per sequence, prefill token, KV token and adapter. The cost's
+    jumps (any prefill at all, the graphs' end) only add to it and are left out here.
+    """
+    planes = np.empty((len(options), len(_TOUCHING), 5))
+    for row, cost in enumerate(options.step_costs):
+        smooth = cost._replace(prefill_ms=0.0, lora_over_graph_ms=0.0)
+
+        def seconds(point: np.ndarray, smooth: Any = smooth) -> float:
+            return float(step_s(smooth, point[0], point[0], point[1], point[2], point[3]))
+
+        for k, touching in enumerate(_TOUCHING):
+            point = np.array(touching)
+            here = seconds(point)
+            slopes = [
+                (seconds(point + step) - here) / step.sum()
+                for step in np.diag(np.maximum(1e-3 * point, 1e-3))
+            ]
+            planes[row, k] = [here - float(np.dot(slopes, point)), *slopes]
+    return planes
 
 
 def _worths(groups: _Groups, types: _Types) -> np.ndarray:
     """About what part of a server each group's adapters are worth: the LP's dual values."""
     merged, _ = groups.merged(groups.rate)
-    types = types.take(types.limits()[:, 0] > 0.02)
+    types = types.take(np.all(types.limits()[:, :2] > 0.02, axis=1))
     part = types.use(merged) / types.limits()[:, None, :]
     n_types, n_groups = len(types), len(merged.count)
     # Variables: adapters of each group on each type (where the rank fits), servers of each type.
     kind, group = np.nonzero(types.rank[:, None] >= merged.tier[None, :])
-    pairs = len(kind)
-    limit_rows = (kind[:, None] * 3 + np.arange(3)).ravel()
-    uses = csr_matrix(
-        (
-            np.concatenate([part[kind, group].ravel(), -np.ones(3 * n_types)]),
-            (
-                np.concatenate([limit_rows, np.arange(3 * n_types)]),
-                np.concatenate(
-                    [np.repeat(np.arange(pairs), 3), pairs + np.repeat(np.arange(n_types), 3)]
-                ),
-            ),
-        ),
-        shape=(3 * n_types, pairs + n_types),
+    pairs, kinds = len(kind), part.shape[2]
+    rows = np.concatenate(
+        [(kind[:, None] * kinds + np.arange(kinds)).ravel(), np.arange(kinds * n_types)]
     )
+    columns = np.concatenate(
+        [np.repeat(np.arange(pairs), kinds), pairs + np.repeat(np.arange(n_types), kinds)]
+    )
+    values = np.concatenate([part[kind, group].ravel(), -np.ones(kinds * n_types)])
+    uses = csr_matrix((values, (rows, columns)), shape=(kinds * n_types, pairs + n_types))
     placed = csr_matrix(
         (np.ones(pairs), (group, np.arange(pairs))), shape=(n_groups, pairs + n_types)
     )
     solved = linprog(
         np.concatenate([np.zeros(pairs), np.ones(n_types)]),
         A_ub=uses,
-        b_ub=np.zeros(3 * n_types),
+        b_ub=np.zeros(kinds * n_types),
         A_eq=placed,
         b_eq=merged.count.astype(float),
         method="highs-ds",
@@ -216,10 +240,10 @@ def _certified(groups: _Groups, worth: np.ndarray, types: _Types) -> float:
     groups and applied to all.
     """
     limits = types.limits()
-    possible = limits[:, 0] > 0
+    possible = np.all(limits[:, :2] > 0, axis=1)
     types, limits = types.take(possible), limits[possible]
     merged, merged_worth = groups.merged(worth)
-    shares = _simplex(_SHARES)
+    shares = _simplex(_SHARES, limits.shape[1])
     least = np.full(len(groups.count), np.inf)
     for start in range(0, len(types), _TYPES_AT_ONCE):
         some = types.take(np.arange(start, min(start + _TYPES_AT_ONCE, len(types))))
@@ -236,15 +260,13 @@ def _certified(groups: _Groups, worth: np.ndarray, types: _Types) -> float:
     return float(np.sum(groups.count * least))
 
 
-def _simplex(steps: int) -> np.ndarray:
-    """Multipliers of three limits that sum to 1, on a grid; none quite 0."""
-    return np.array(
-        [
-            (a / steps, b / steps, (steps - a - b) / steps)
-            for a in range(steps + 1)
-            for b in range(steps + 1 - a)
-        ]
-    ).clip(1e-9) / (1 + 2e-9)
+def _simplex(steps: int, parts: int) -> np.ndarray:
+    """Multipliers of that many limits that sum to (just under) 1, on a grid; none quite 0."""
+    grid = np.stack(np.meshgrid(*[np.arange(steps + 1)] * (parts - 1), indexing="ij"), -1)
+    rows = grid.reshape(-1, parts - 1)
+    rows = rows[rows.sum(axis=1) <= steps]
+    shares = np.column_stack([rows, steps - rows.sum(axis=1)]) / steps
+    return shares.clip(1e-9) / (1 + parts * 1e-9)
 
 
 def _thinned(options: ServerOptions) -> np.ndarray:

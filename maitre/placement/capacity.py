@@ -51,7 +51,7 @@ class Capacity:
         of those within the risk, the one with the most room; else the least risky.
         """
         if fixed_rows is not None:
-            fluid = fluid_features(sets, self.options.costs, fixed_rows, self.options.moments)
+            fluid = fluid_features(sets, self.options, fixed_rows)
             return Choice(fixed_rows, self.model.risk(sets, self.options, fixed_rows), fluid[:, 0])
         count = len(sets)
         fill = self._fills(sets)
@@ -59,7 +59,10 @@ class Capacity:
         rows = np.argsort(fill, axis=1, kind="stable")[:, :tried]
         repeated = sets.take(np.repeat(np.arange(count), tried))
         risks = self.model.risk(repeated, self.options, rows.ravel()).reshape(count, tried)
-        order = np.lexsort((np.take_along_axis(fill, rows, 1), risks), axis=1)[:, 0]
+        fills = np.take_along_axis(fill, rows, 1)
+        # Rows that do not hold the rank were only tried for want of others.
+        risks = np.where(np.isfinite(fills), risks, np.inf)
+        order = np.lexsort((fills, risks), axis=1)[:, 0]
         every = np.arange(count)
         chosen = rows[every, order]
         risk = np.where(sets.column("adapters") > self.max_adapters, 1.0, risks[every, order])
@@ -78,6 +81,6 @@ class Capacity:
         who, rows = np.nonzero(
             (options.max_lora_rank == tier[:, None]) & (options.max_loras <= slots[:, None])
         )
-        fluid = fluid_features(sets.take(who), options.costs, rows, options.moments)
+        fluid = fluid_features(sets.take(who), options, rows)
         fill[who, rows] = fluid[:, 0]
         return fill

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from maitre.twin import AdapterLoad
+
 REQUIRED_COLUMNS = ("adapter", "base_model", "rank", "rate_rps")
 LENGTH_COLUMNS = ("mean_input_tokens", "mean_output_tokens")
 ROWS_SHOWN = 20
@@ -149,6 +151,23 @@ class AdapterCatalogue:
                 "mean_output_tokens": self.mean_output_tokens,
             }
         )
+
+    def loads(self) -> list[AdapterLoad]:
+        """The adapters as the twin takes them, in the catalogue's order."""
+        rows = zip(
+            self.names, self.ranks, self.rates_rps, self.mean_input_tokens,
+            self.mean_output_tokens, strict=True,
+        )  # fmt: skip
+        return [
+            AdapterLoad(
+                str(name),
+                int(rank),
+                float(rate),
+                float(inputs) if np.isfinite(inputs) else None,
+                float(outputs) if np.isfinite(outputs) else None,
+            )
+            for name, rank, rate, inputs, outputs in rows
+        ]
 
     def with_rates(self, rates_rps: np.ndarray) -> AdapterCatalogue:
         """The same adapters under other request rates (requests per second, one per adapter).

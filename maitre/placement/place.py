@@ -251,7 +251,7 @@ def planned_servers(
 ) -> tuple[PlannedServer, ...]:
     """The assignment written out; replicas of one adapter on one server become one share."""
     sets = demand.sums(found.server, found.servers)
-    fluid = fluid_features(sets, capacity.options.costs, found.rows, capacity.options.moments)
+    fluid = fluid_features(sets, capacity.options, found.rows)
     order = np.argsort(found.server, kind="stable")
     edges = np.searchsorted(found.server[order], np.arange(found.servers + 1))
     servers = []

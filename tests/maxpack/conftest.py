@@ -1,0 +1,23 @@
+"""A small model fitted on short traces, made once."""
+
+import pandas as pd
+import pytest
+
+from maitre.maxpack.design import design, make_traces
+from maitre.maxpack.model import MaxpackModel
+from maitre.twin import ServerProfile
+
+
+@pytest.fixture(scope="session")
+def profile() -> ServerProfile:
+    return ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
+
+
+@pytest.fixture(scope="session")
+def traces(profile: ServerProfile) -> pd.DataFrame:
+    return make_traces(profile, design(profile, 64, seed=3), 60.0, seed=3, workers=1)
+
+
+@pytest.fixture(scope="session")
+def model(traces: pd.DataFrame) -> MaxpackModel:
+    return MaxpackModel.fit(traces, iterations=40)

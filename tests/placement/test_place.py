@@ -1,0 +1,177 @@
+"""Plans: nothing lost, nothing doubled, every server within its limits, and honest bounds."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from maitre.maxpack.options import default_lengths
+from maitre.placement.baselines import baseline_gpus
+from maitre.placement.bound import relaxed_servers
+from maitre.placement.capacity import Capacity
+from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
+from maitre.placement.check import check_plan
+from maitre.placement.place import PlacementError, as_is, place, replicated
+from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.placement.search import fewest_servers
+from maitre.twin import ServerProfile
+
+MODEL = "llama-3.1-8b-instruct"
+FEW = settings(
+    max_examples=8,
+    deadline=None,
+    # Shrinking a plan takes minutes and tells little.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def catalogue_of(rates: list[float], ranks: list[int]) -> AdapterCatalogue:
+    return AdapterCatalogue.from_frame(
+        pd.DataFrame(
+            {
+                "adapter": [f"a{i}" for i in range(len(rates))],
+                "base_model": MODEL,
+                "rank": ranks,
+                "rate_rps": rates,
+            }
+        )
+    )
+
+
+def mixed_catalogue(adapters: int, seed: int = 0) -> AdapterCatalogue:
+    rng = np.random.default_rng(seed)
+    rates = np.exp(rng.normal(np.log(0.2), 1.2, adapters)).clip(0.001, 8)
+    return catalogue_of(rates.tolist(), rng.choice([8, 16, 32], adapters).tolist())
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> AdapterCatalogue:
+    count = draw(st.integers(1, 60))
+    rates = draw(st.lists(st.floats(0, 60), min_size=count, max_size=count))
+    ranks = draw(st.lists(st.sampled_from([4, 8, 16, 32]), min_size=count, max_size=count))
+    return catalogue_of(rates, ranks)
+
+
+def assert_sound(plan: PlacementPlan, catalogue: AdapterCatalogue) -> None:
+    """Everything placed, in shares of one, on servers that can hold it."""
+    rank = dict(zip(catalogue.names, catalogue.ranks, strict=True))
+    placed = plan.servers_of()
+    assert set(placed) == set(catalogue.names)
+    for shares in placed.values():
+        assert math.isclose(sum(shares.values()), 1, abs_tol=1e-6)
+    for server in plan.servers:
+        assert max(rank[held.adapter] for held in server.adapters) <= server.config["max_lora_rank"]
+        assert server.config["max_cpu_loras"] >= len(server.adapters)
+        assert server.config["max_cpu_loras"] >= server.config["max_loras"]
+    assert 1 <= plan.lower_bound_gpus <= plan.gpus
+    assert PlacementPlan.from_json(plan.to_json()) == plan
+
+
+@FEW
+@given(catalogues())
+def test_no_adapter_is_lost_or_placed_beyond_its_share(
+    profile: ServerProfile, catalogue: AdapterCatalogue
+) -> None:
+    plan = place(catalogue, profile, check_duration_s=0, baselines=False)
+    assert_sound(plan, catalogue)
+
+
+@FEW
+@given(catalogues())
+def test_the_bound_is_below_every_packing(capacity: Capacity, catalogue: AdapterCatalogue) -> None:
+    bound = relaxed_servers(as_is(catalogue, default_lengths()), capacity.options)
+    demand = replicated(catalogue, default_lengths(), capacity, 1.0)
+    found = fewest_servers(demand, capacity)
+    assert found is not None
+    assert bound <= found.servers
+
+
+def test_the_bound_is_close_for_many_alike(capacity: Capacity) -> None:
+    catalogue = catalogue_of([0.2] * 600, [8] * 600)
+    demand = as_is(catalogue, default_lengths())
+    found = fewest_servers(demand, capacity)
+    assert found is not None
+    assert found.servers <= 1.15 * relaxed_servers(demand, capacity.options) + 1
+
+
+def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
+    bounds = [
+        relaxed_servers(as_is(mixed_catalogue(200), default_lengths(), factor), capacity.options)
+        for factor in (0.5, 1.0, 2.0)
+    ]
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_a_checked_plan_holds_in_the_twin(profile: ServerProfile) -> None:
+    catalogue = mixed_catalogue(80)
+    plan = place(catalogue, profile, check_duration_s=120.0, workers=1)
+    assert_sound(plan, catalogue)
+    check = check_plan(plan, profile, catalogue, seed=9, duration_s=120.0, workers=1)
+    assert check.passed
+    assert [server.server for server in check.servers] == [s.name for s in plan.servers]
+    assert plan.baselines
+    assert min(plan.baselines.values()) >= plan.lower_bound_gpus
+
+
+def test_the_same_seed_gives_the_same_plan(profile: ServerProfile) -> None:
+    catalogue = mixed_catalogue(50)
+    plans = [place(catalogue, profile, check_duration_s=0, baselines=False) for _ in range(2)]
+    assert plans[0] == plans[1]
+
+
+def test_an_adapter_hotter_than_a_server_gets_replicas(profile: ServerProfile) -> None:
+    catalogue = catalogue_of([150.0, 0.1], [8, 8])
+    plan = place(catalogue, profile, check_duration_s=0, baselines=False)
+    assert_sound(plan, catalogue)
+    assert len(plan.servers_of()["a0"]) >= 3
+
+
+def test_one_large_rank_does_not_make_everyone_pay(profile: ServerProfile) -> None:
+    ranks = [8] * 300
+    ranks[7] = 32
+    plan = place(catalogue_of([0.3] * 300, ranks), profile, check_duration_s=0, baselines=False)
+    large = [server for server in plan.servers if server.config["max_lora_rank"] == 32]
+    assert len(large) == 1
+    assert len(plan.servers) > 2
+
+
+def test_a_check_finds_an_overloaded_server(profile: ServerProfile) -> None:
+    catalogue = catalogue_of([2.0] * 40, [8] * 40)
+    config = {
+        "max_loras": 8,
+        "max_cpu_loras": 40,
+        "max_lora_rank": 8,
+        "max_num_seqs": 2048,
+        "max_num_batched_tokens": 2048,
+    }
+    held = tuple(AdapterShare(str(name)) for name in catalogue.names)
+    plan = PlacementPlan("p", (PlannedServer("s", MODEL, config, held),))
+    check = check_plan(plan, profile, catalogue, duration_s=60.0, workers=1)
+    assert not check.passed
+    assert check.unhealthy[0].health.reason
+    assert check.to_dict()["servers_unhealthy"] == 1
+
+
+def test_baselines_never_beat_the_bound(capacity: Capacity) -> None:
+    catalogue = mixed_catalogue(120)
+    demand = as_is(catalogue, default_lengths())
+    bound = relaxed_servers(demand, capacity.options)
+    counts = baseline_gpus(demand, capacity, seed=1)
+    assert set(counts) >= {"round_robin", "least_loaded", "one_size_fits_all"}
+    assert min(counts.values()) >= bound
+
+
+def test_a_stranger_to_the_profile_is_refused(profile: ServerProfile) -> None:
+    catalogue = mixed_catalogue(3)
+    stranger = AdapterCatalogue.from_frame(catalogue.frame().assign(base_model="gpt-9"))
+    with pytest.raises(CatalogueError, match="3 problems"):
+        place(stranger, profile)
+    large = AdapterCatalogue.from_frame(catalogue.frame().assign(rank=512))
+    with pytest.raises(CatalogueError, match="above 32"):
+        place(large, profile)
+    with pytest.raises(PlacementError, match="risk"):
+        place(catalogue, profile, risk=1.5)
