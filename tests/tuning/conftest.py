@@ -10,35 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.tasks import Example, Task
 
-WORDS = [
-    "<end>",
-    "<unknown>",
-    "red",
-    "green",
-    "blue",
-    "apple",
-    "leaf",
-    "sky",
-    "rose",
-    "grass",
-    "sea",
-    "yes",
-    "no",
-    "warm",
-    "cold",
-    "big",
-    "small",
-    "what",
-    "colour",
-    "is",
-    "this",
-    "thing",
-    "in",
-    "the",
-    "house",
-    "user",
-    "assistant",
-]
+WORDS = (
+    *("<end>", "<unknown>", "red", "green", "blue", "apple", "leaf", "sky", "rose", "grass", "sea"),
+    *("yes", "no", "warm", "cold", "big", "small", "what", "colour", "is", "this", "thing", "in"),
+    *("the", "house", "user", "assistant"),
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"

@@ -1,0 +1,114 @@
+"""Tuned prompts as folders that others load: peft's prompt-tuning format, or Maitre's own.
+
+peft (and vLLM, for the models that take prompt adapters) knows soft prompts only before the input,
+so a `prefix` prompt becomes a peft folder; a `suffix` prompt becomes `soft_prompt.safetensors`
+with the place and the base model in its metadata. Nothing is pickled.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from maitre.tuning.config import Position, TuningInputError
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+SOFT_PROMPT_FILE = "soft_prompt.safetensors"
+_PEFT_TENSOR = "prompt_embeddings"
+_TENSOR = "prompt"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPrompt:
+    """A prompt read from a folder: float32 `[virtual_tokens, hidden]`, its place and its model."""
+
+    prompt: np.ndarray
+    position: Position
+    base_model: str
+    base_model_hash: str | None
+
+
+def export_prompt(
+    prompt: np.ndarray,
+    folder: Path,
+    *,
+    position: Position,
+    base_model: str,
+    base_model_hash: str,
+) -> Path:
+    """Write a prompt `[virtual_tokens, hidden]` as a folder; whole or not at all.
+
+    `base_model` is the folder or hub id which peft loads the model from. Raises `TuningInputError`
+    when `folder` is there already.
+    """
+    values = np.ascontiguousarray(prompt, dtype=np.float32)
+    metadata = {
+        "format": "pt",
+        "position": position,
+        "base_model": base_model,
+        "base_model_hash": base_model_hash,
+    }
+
+    def write(into: Path) -> None:
+        if position == "suffix":
+            safetensors.numpy.save_file({_TENSOR: values}, into / SOFT_PROMPT_FILE, metadata)
+            return
+        from peft import PromptTuningConfig
+
+        PromptTuningConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=values.shape[0],
+            token_dim=values.shape[1],
+            base_model_name_or_path=base_model,
+            inference_mode=True,
+        ).save_pretrained(into)
+        safetensors.numpy.save_file({_PEFT_TENSOR: values}, into / PEFT_WEIGHTS, metadata)
+
+    return write_folder(folder, write)
+
+
+def import_prompt(path: Path) -> StoredPrompt:
+    """Read a prompt from a folder that `export_prompt` or peft wrote, or from its weights file.
+
+    Raises `TuningInputError` when there is none or the file is damaged.
+    """
+    files = [path] if path.is_file() else [path / SOFT_PROMPT_FILE, path / PEFT_WEIGHTS]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise TuningInputError(f"{path}: holds neither {SOFT_PROMPT_FILE} nor {PEFT_WEIGHTS}")
+    try:
+        with safetensors.safe_open(file, framework="np") as tensors:
+            metadata = tensors.metadata() or {}
+            names = [name for name in (_TENSOR, _PEFT_TENSOR) if name in tensors.keys()]  # noqa: SIM118
+            if not names:
+                raise TuningInputError(f"{file}: has no tensor {_TENSOR!r} or {_PEFT_TENSOR!r}")
+            values = tensors.get_tensor(names[0]).astype(np.float32)
+    except safetensors.SafetensorError as error:
+        raise TuningInputError(f"{file}: is damaged or truncated ({error})") from error
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise TuningInputError(f"{file}: shape {values.shape}, or values that are not finite")
+    is_prefix = names[0] == _PEFT_TENSOR or metadata.get("position") == "prefix"
+    return StoredPrompt(
+        prompt=values,
+        position="prefix" if is_prefix else "suffix",
+        base_model=metadata.get("base_model", ""),
+        base_model_hash=metadata.get("base_model_hash"),
+    )
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Fill a new folder by `write`, which gets a temporary one; it appears whole or not at all."""
+    if folder.exists():
+        raise TuningInputError(f"{folder} exists already; nothing was written")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        write(made)
+        os.replace(made, folder)
+    return folder
