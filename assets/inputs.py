@@ -1,34 +1,44 @@
-"""Sources: the user's files, observed so that a change of theirs makes what follows stale."""
+"""The user's inputs as assets: what each is now, so that a change of theirs makes the rest stale.
+
+They copy nothing. Materialising one reads its files and records their content's hash as the data
+version; every job begins with those that it depends on.
+"""
 
 import dagster as dg
 
+from assets.ownership import OWNERS
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 
 
-@dg.observable_source_asset(group_name="inputs")
-def task_files(inputs: Inputs) -> dg.DataVersion:
+def _version(version: str, **metadata: str) -> dg.MaterializeResult:
+    return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=metadata)
+
+
+@dg.asset(group_name="inputs", kinds={"jsonl"}, owners=OWNERS, code_version="1")
+def task_files(inputs: Inputs) -> dg.MaterializeResult:
     """The folder of tuning tasks: one folder each, with `task.yaml`, train and eval examples."""
-    return dg.DataVersion(inputs.tasks_fingerprint())
+    return _version(inputs.tasks_fingerprint(), folder=inputs.tasks)
 
 
-@dg.observable_source_asset(group_name="inputs")
-def base_model(language_model: LanguageModel) -> dg.DataVersion:
+@dg.asset(group_name="inputs", kinds={"huggingface"}, owners=OWNERS, code_version="1")
+def base_model(language_model: LanguageModel) -> dg.MaterializeResult:
     """The frozen language model that prompts are tuned for."""
-    return dg.DataVersion(language_model.fingerprint())
+    return _version(language_model.fingerprint(), path_or_id=language_model.path_or_id)
 
 
-@dg.observable_source_asset(group_name="inputs")
-def adapter_file(inputs: Inputs) -> dg.DataVersion:
+@dg.asset(group_name="inputs", kinds={"csv"}, owners=OWNERS, code_version="1")
+def adapter_file(inputs: Inputs) -> dg.MaterializeResult:
     """The adapter catalogue as the user keeps it: adapter, base model, rank, request rate."""
-    return dg.DataVersion(inputs.adapters_fingerprint())
+    return _version(inputs.adapters_fingerprint(), file=inputs.adapters)
 
 
-@dg.observable_source_asset(group_name="inputs")
-def profile_files(inputs: Inputs) -> dg.DataVersion:
+@dg.asset(group_name="inputs", kinds={"yaml"}, owners=OWNERS, code_version="1")
+def profile_files(inputs: Inputs) -> dg.MaterializeResult:
     """The shipped server profiles and the one that the settings choose."""
     from maitre.twin import ServerProfile
 
     chosen = ServerProfile.load(inputs.profile)
     shipped = [ServerProfile.load(name).fingerprint() for name in ServerProfile.names()]
-    return dg.DataVersion("-".join(f[:8] for f in [chosen.fingerprint(), *shipped]))
+    version = "-".join(fingerprint[:8] for fingerprint in [chosen.fingerprint(), *shipped])
+    return _version(version, chosen=inputs.profile)

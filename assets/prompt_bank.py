@@ -22,6 +22,8 @@ from resources.progress import Progress
 
 if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
+    from maitre.bank.entry import BankEntry
+    from maitre.tuning.base_model import BaseModel
     from maitre.tuning.config import TuneConfig
 
 PROMPTS = "bank_prompts/prompts.safetensors"
@@ -169,64 +171,92 @@ def read_prompts(home: DataHome) -> dict[str, np.ndarray]:
 def prompt_bank(
     context: dg.AssetExecutionContext,
     home: DataHome,
+    inputs: Inputs,
     language_model: LanguageModel,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
     """The bank with a feature vector for each prompt; prompts tuned on request stay in it."""
     from maitre.bank.index import build_index
-    from maitre.bank.storage import update_bank
-    from maitre.tuning.bank_entries import empty_bank, entries_of
+    from maitre.bank.store import drop_entries
+    from maitre.tuning.bank_entries import FEATURE, bank_entry, with_output_features
+    from maitre.tuning.tasks import Task
 
     model = language_model.load()
-    results = home.read_frame(RESULTS)
+    url = bank_url(home, model)
     prompts = read_prompts(home)
     with mlflow.run(context) as run:
-        entries = entries_of(
-            model,
-            results.to_dict(orient="records"),
-            prompts,
-            created_at=datetime.now(UTC),
-            mlflow_run_id=run.run_id,
-        )
-
-        def change(bank: "PromptBank | None") -> "PromptBank":
-            if bank is None or bank.base_model_hash != model.hash:
-                bank = empty_bank(model)
-            addition = bank.add(entries)
-            context.log.info(f"{len(addition.rejected)} near-duplicates left out")
-            return addition.bank
-
-        bank = update_bank(home.url(BANK), change)
-        index = build_index(bank.features())
+        entries = [
+            bank_entry(
+                model,
+                Task.load(Path(inputs.tasks) / row.task),
+                prompts[row.task],
+                created_at=datetime.now(UTC),
+                eval_loss=row.eval_loss,
+                eval_accuracy=row.eval_accuracy,
+                run_id=run.run_id,
+            )
+            for row in home.read_frame(RESULTS).itertuples()
+        ]
+        stored = load_bank(home, model)
+        superseded = _superseded(stored, entries)
+        bank, rejected = stored.without(superseded).add(entries)
+        bank = with_output_features(bank, model)
+        bank.save(url)
+        drop_entries(url, superseded)
+        index = build_index(bank, FEATURE)
         figure = plane(_map(bank), title="The bank in two dimensions (principal components)")
         run.metrics({"prompts": len(bank), "clusters": len(index.medoids)})
         run.picture(figure, "bank.png")
-        context.log.info(f"{len(bank)} prompts in {len(index.medoids)} clusters")
+        context.log.info(
+            f"{len(bank)} prompts in {len(index.medoids)} clusters, "
+            f"{len(rejected)} near-duplicates left out, {len(superseded)} replaced"
+        )
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(
-                hashlib.sha256(bank.prompts().tobytes() + bank.features().tobytes()).hexdigest()[
-                    :16
-                ]
-            ),
+            data_version=dg.DataVersion(hashlib.sha256(bank.prompts().tobytes()).hexdigest()[:16]),
             metadata={
                 "prompts": len(bank),
                 "clusters": len(index.medoids),
+                "near_duplicates": len(rejected),
                 "map": inline(figure, "prompts of the bank by group"),
-                "url": dg.MetadataValue.path(home.url(BANK)),
+                "url": dg.MetadataValue.path(url),
                 **run.metadata(),
             },
         )
+
+
+def bank_url(home: DataHome, model: "BaseModel") -> str:
+    """Where the bank of a base model is kept: prompts fit no other model."""
+    return home.url(f"{BANK}/{model.hash[:12]}")
+
+
+def load_bank(home: DataHome, model: "BaseModel") -> "PromptBank":
+    """The stored bank of a base model; an empty one when nothing has been stored."""
+    from maitre.bank.bank import PromptBank
+
+    return PromptBank.load(bank_url(home, model), missing_ok=True)
+
+
+def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
+    """Ids of prompts that an earlier refresh tuned for tasks that have a new prompt now."""
+    new = {entry.task: entry.entry_id for entry in entries}
+    return [
+        entry.entry_id
+        for entry in bank
+        if entry.tenant is None and entry.entry_id != new.get(entry.task, entry.entry_id)
+    ]
 
 
 def _map(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
     """First two principal components of the entries' features, by group."""
     from sklearn.decomposition import PCA
 
+    from maitre.tuning.bank_entries import FEATURE
+
     if len(bank) < 2:
         return {}
-    points = PCA(2, random_state=0).fit_transform(bank.features())
+    features = np.stack([entry.feature(FEATURE) for entry in bank])
     groups: dict[str, list[tuple[float, float]]] = {}
-    for entry, (x, y) in zip(bank.entries, points, strict=True):
+    for entry, (x, y) in zip(bank, PCA(2, random_state=0).fit_transform(features), strict=True):
         groups.setdefault(entry.group or "no group", []).append((float(x), float(y)))
     return groups
 
@@ -235,13 +265,13 @@ def _map(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
 def bank_is_sound(home: DataHome, language_model: LanguageModel) -> dg.AssetCheckResult:
     """The bank reads back undamaged, is of this base model, and its index holds every prompt."""
     from maitre.bank.index import build_index
-    from maitre.bank.storage import load_bank
+    from maitre.tuning.bank_entries import FEATURE
 
-    bank = load_bank(home.url(BANK))
     model = language_model.load()
+    bank = load_bank(home, model)
     bank.check_model(model.hash, model.tokenizer_hash)
-    index = build_index(bank.features())
+    index = build_index(bank, FEATURE)
     return dg.AssetCheckResult(
-        passed=index.size == len(bank) > 0,
-        metadata={"prompts": len(bank), "indexed": index.size, "clusters": len(index.medoids)},
+        passed=len(index) == len(bank) > 0,
+        metadata={"prompts": len(bank), "indexed": len(index), "clusters": len(index.medoids)},
     )

@@ -11,7 +11,7 @@ import dagster as dg
 from assets.figures import curves, inline
 from assets.inputs import base_model, task_files
 from assets.ownership import OWNERS
-from assets.prompt_bank import BANK, prompt_bank
+from assets.prompt_bank import bank_url, load_bank, prompt_bank
 from resources import mlflow_models
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -81,7 +81,7 @@ def tuned_prompts(
 ) -> dg.MaterializeResult:
     """Look up a start, tune from it, evaluate, register the prompt and add it to the bank."""
     from maitre.bank.index import build_index
-    from maitre.bank.storage import load_bank
+    from maitre.tuning.bank_entries import FEATURE
     from maitre.tuning.start import find_start
     from maitre.tuning.tasks import Task
     from maitre.tuning.trial import run_trial
@@ -89,13 +89,16 @@ def tuned_prompts(
 
     task = Task.load(Path(inputs.tasks) / context.partition_key)
     model = language_model.load()
-    bank = load_bank(home.url(BANK)).without_task(task.name)
+    bank = load_bank(home, model)
+    if config.compare_with_cold:
+        # A prompt of the task itself would make the comparison a tautology.
+        bank = bank.without([entry.entry_id for entry in bank if entry.task == task.name])
     start = find_start(
         model,
         task,
         bank,
-        build_index(bank.features()) if len(bank) else None,
-        virtual_tokens=config.virtual_tokens,
+        build_index(bank, FEATURE) if len(bank) else None,
+        config=config.tune_config(),
         seed=config.seed,
     )
     context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
@@ -128,7 +131,7 @@ def tuned_prompts(
         )
         run.picture(figure, "curves.png")
         version = _register(mlflow, run, model, task, tuned)
-        _add_to_bank(home, model, task, tuned, figures, run.run_id)
+        _add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id)
     context.log.info(
         f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "
         f"registered as {version.name} version {version.version}"
@@ -215,45 +218,31 @@ def _add_to_bank(
     model: "BaseModel",
     task: "Task",
     tuned: "TuneResult",
-    figures: dict[str, int | float | None],
-    mlflow_run_id: str,
+    ita_cold: float | None,
+    run_id: str,
 ) -> None:
-    from maitre.bank.bank import PromptBank
-    from maitre.bank.storage import update_bank
-    from maitre.tuning.bank_entries import empty_bank, entries_of
+    from maitre.tuning.bank_entries import bank_entry, with_output_features
 
-    row = {
-        "task": task.name,
-        "description": task.description,
-        "group": task.group,
-        "eval_loss": tuned.eval_loss,
-        "ita": figures["iterations"] if tuned.reached else None,
-        "ita_cold": figures["iterations_cold"],
-    }
-    entries = entries_of(
+    entry = bank_entry(
         model,
-        [row],
-        {task.name: tuned.prompt},
+        task,
+        tuned.prompt,
         created_at=datetime.now(UTC),
-        mlflow_run_id=mlflow_run_id,
+        eval_loss=tuned.eval_loss,
+        eval_accuracy=tuned.eval_accuracy,
+        run_id=run_id,
+        ita=tuned.iterations if tuned.reached else None,
+        ita_cold=ita_cold,
     )
-
-    def change(bank: PromptBank | None) -> PromptBank:
-        return (bank or empty_bank(model)).add(entries).bank
-
-    update_bank(home.url(BANK), change)
+    bank, _ = load_bank(home, model).add([entry])
+    with_output_features(bank, model).save(bank_url(home, model))
 
 
 @dg.asset_check(asset=tuned_prompts)
 def tuned_prompt_beats_majority(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The newest tuned prompt answers more eval examples than the commonest answer would."""
-    records = context.instance.get_event_records(
-        dg.EventRecordsFilter(
-            dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=tuned_prompts.key
-        ),
-        limit=1,
-    )
-    made = records[0].event_log_entry.asset_materialization if records else None
+    found = context.instance.fetch_materializations(tuned_prompts.key, limit=1)
+    made = found.records[0].asset_materialization if found.records else None
     if made is None:
         return dg.AssetCheckResult(passed=False, description="nothing has been tuned yet")
     accuracy = float(made.metadata["eval_accuracy"].value)  # type: ignore[arg-type]

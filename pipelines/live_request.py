@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 from rich.console import Console
 
-from pipelines import tuning
+from assets.tuned_prompts import tuned_prompts
 from pipelines.staleness import why_stale
 from resources.request_queue import RequestQueue, RequestState, TuningRequest
 from resources.settings import Settings
@@ -30,7 +30,7 @@ def tune_through_the_queue(
     if not settings.held_back:
         return
     task = settings.held_back[-1]
-    if why_stale(instance, tuning.tuned_prompts, task) is None:
+    if why_stale(instance, tuned_prompts, task) is None:
         console.print(f"[green]●[/green] tuning_requests {task}: up to date")
         return
     command = ["tune", task, "--deadline", DEADLINE]

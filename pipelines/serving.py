@@ -14,35 +14,30 @@ from pipelines.wiring import resources
 from resources.settings import Settings
 from sensors.serving_follows_tuning import serving_follows_tuning
 
+INPUTS = [adapter_file, profile_files]
 MODEL = [server_profiles, twin_traces, maxpack_model]
 PLACEMENT = [adapter_catalogue, placement_plan, vllm_deployments]
 
 serving = dg.define_asset_job(
     "serving",
-    selection=dg.AssetSelection.assets(*MODEL, *PLACEMENT),
+    selection=dg.AssetSelection.assets(*INPUTS, *MODEL, *PLACEMENT),
     description="Traces, capacity model, placement plan and deployments.",
 )
 refresh_maxpack = dg.define_asset_job(
     "refresh_maxpack",
-    selection=dg.AssetSelection.assets(*MODEL),
+    selection=dg.AssetSelection.assets(profile_files, *MODEL),
     description="Simulate new traces and train a challenger.",
 )
 place = dg.define_asset_job(
     "place",
-    selection=dg.AssetSelection.assets(*PLACEMENT),
+    selection=dg.AssetSelection.assets(*INPUTS, *PLACEMENT),
     description="Place the catalogue with the champion and render the deployments.",
 )
 
-observe_inputs = dg.define_asset_job(
-    "observe_inputs",
-    selection=dg.AssetSelection.assets(adapter_file, profile_files),
-    description="Record the present versions of the adapter file and the profiles.",
-)
-
 defs = dg.Definitions(
-    assets=[adapter_file, profile_files, *MODEL, *PLACEMENT],
+    assets=[*INPUTS, *MODEL, *PLACEMENT],
     asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid],
-    jobs=[serving, refresh_maxpack, place, observe_inputs],
+    jobs=[serving, refresh_maxpack, place],
     schedules=[
         dg.ScheduleDefinition(
             name="weekly_maxpack_refresh", job=refresh_maxpack, cron_schedule="0 3 * * 0"

@@ -4,8 +4,6 @@ Dagster tags each materialisation with its code version, its data version and th
 its inputs; this compares those tags with what is there now. `make run` makes only what it names.
 """
 
-from collections.abc import Sequence
-
 import dagster as dg
 
 CODE_VERSION_TAG = "dagster/code_version"
@@ -40,44 +38,24 @@ def why_stale(
 
 
 def current_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """The data version of the newest materialisation or observation of an asset."""
-    newest = max(
-        (
-            record
-            for event_type in (
-                dg.DagsterEventType.ASSET_MATERIALIZATION,
-                dg.DagsterEventType.ASSET_OBSERVATION,
-            )
-            for record in _records(instance, event_type, key, None)
-        ),
-        key=lambda record: record.storage_id,
-        default=None,
-    )
-    return _tags(newest).get(DATA_VERSION_TAG) if newest else None
+    """The data version of the newest materialisation of an asset."""
+    tags = _last_tags(instance, key, None)
+    return tags.get(DATA_VERSION_TAG) if tags else None
 
 
 def _last_tags(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str | None
 ) -> dict[str, str] | None:
-    found = _records(instance, dg.DagsterEventType.ASSET_MATERIALIZATION, key, partition_key)
-    return _tags(found[0]) if found else None
+    made = last_materialization(instance, key, partition_key)
+    return dict(made.tags or {}) if made else None
 
 
-def _records(
-    instance: dg.DagsterInstance,
-    event_type: dg.DagsterEventType,
-    key: dg.AssetKey,
-    partition_key: str | None,
-) -> Sequence[dg.EventLogRecord]:
-    return instance.get_event_records(
-        dg.EventRecordsFilter(
-            event_type, asset_key=key, asset_partitions=[partition_key] if partition_key else None
-        ),
-        limit=1,
+def last_materialization(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str | None = None
+) -> dg.AssetMaterialization | None:
+    """The newest materialisation of an asset, or of one of its partitions."""
+    partitions = [partition_key] if partition_key else None
+    found = instance.fetch_materializations(
+        dg.AssetRecordsFilter(key, asset_partitions=partitions), limit=1
     )
-
-
-def _tags(record: dg.EventLogRecord) -> dict[str, str]:
-    entry = record.event_log_entry
-    made = entry.asset_materialization or entry.asset_observation
-    return dict(made.tags or {}) if made else {}
+    return found.records[0].asset_materialization if found.records else None

@@ -6,6 +6,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.staleness import last_materialization
 from resources.settings import Settings
 
 
@@ -17,7 +18,7 @@ def print_summary(
     console.print(_tuned(instance))
     console.print(_serving(instance))
     console.print(
-        f"Done in {wall_s:.0f} s. Next: [bold]make ui[/bold] for the asset graph and MLflow's runs, "
+        f"Done in {wall_s:.0f} s. Next: [bold]make ui[/bold] for the asset graph and MLflow runs, "
         f"[bold]{settings.home}/plan[/bold] for the manifests, "
         "[bold]maitre.yaml[/bold] to bring your own model, tasks and adapters."
     )
@@ -34,19 +35,26 @@ def _tuned(instance: dg.DagsterInstance) -> Table:
         found = _metadata(instance, "tuned_prompts", task)
         if not found:
             continue
-        warm, cold = found["iterations"], found["iterations_cold"]
         table.add_row(
             task,
             found["start"],
             f"{found['eval_accuracy']:.3f}",
             f"{found['majority_share']:.3f}",
-            f"{warm}",
-            f"{cold}" if found["cold_reached"] else f"> {cold}",
-            f"{cold / max(warm, 1):.1f}x",
-            f"{found['seconds']:.1f}",
-            f"{found['seconds_cold']:.1f}",
+            f"{found['iterations']}",
+            *_saving(found),
         )
     return table
+
+
+def _saving(found: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Cold iterations, the saving, seconds with the lookup, cold seconds."""
+    seconds = f"{found['seconds']:.1f}"
+    if "iterations_cold" not in found:
+        return "-", "-", seconds, "-"
+    cold = found["iterations_cold"]
+    more = "" if found["cold_reached"] else "> "
+    saved = cold / max(found["iterations"], 1)
+    return f"{more}{cold}", f"{more}{saved:.1f}x", seconds, f"{found['seconds_cold']:.1f}"
 
 
 def _serving(instance: dg.DagsterInstance) -> Table:
@@ -70,16 +78,5 @@ def _serving(instance: dg.DagsterInstance) -> Table:
 def _metadata(
     instance: dg.DagsterInstance, asset: str, partition: str | None = None
 ) -> dict[str, Any]:
-    records = instance.get_event_records(
-        dg.EventRecordsFilter(
-            dg.DagsterEventType.ASSET_MATERIALIZATION,
-            asset_key=dg.AssetKey(asset),
-            asset_partitions=[partition] if partition else None,
-        ),
-        limit=1,
-    )
-    if not records:
-        return {}
-    materialization = records[0].event_log_entry.asset_materialization
-    assert materialization is not None
-    return {name: value.value for name, value in materialization.metadata.items()}
+    made = last_materialization(instance, dg.AssetKey(asset), partition)
+    return {name: value.value for name, value in made.metadata.items()} if made else {}

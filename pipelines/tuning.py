@@ -11,11 +11,12 @@ from pipelines.wiring import resources
 from resources.settings import Settings
 from sensors.tuning_requests import tuning_requests
 
+INPUTS = [task_files, base_model]
 BANK = [tuning_tasks, bank_prompts, prompt_bank]
 
 refresh_bank = dg.define_asset_job(
     "refresh_bank",
-    selection=dg.AssetSelection.assets(*BANK),
+    selection=dg.AssetSelection.assets(*INPUTS, *BANK),
     description="Tune prompts for new and changed tasks and rebuild the bank.",
 )
 tune = dg.define_asset_job(
@@ -23,21 +24,16 @@ tune = dg.define_asset_job(
     selection=dg.AssetSelection.assets(tuned_prompts),
     description="Tune one task (a partition) from the best start that the bank has.",
 )
-observe_inputs = dg.define_asset_job(
-    "observe_inputs",
-    selection=dg.AssetSelection.assets(task_files, base_model),
-    description="Record the present versions of the tasks and the base model.",
-)
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.assets(*BANK),
+    selection=dg.AssetSelection.assets(*INPUTS, *BANK),
     description="Both halves: this one, then the job `serving` (sensor `serving_follows_tuning`).",
 )
 
 defs = dg.Definitions(
-    assets=[task_files, base_model, *BANK, tuned_prompts],
+    assets=[*INPUTS, *BANK, tuned_prompts],
     asset_checks=[bank_is_sound, tuned_prompt_beats_majority],
-    jobs=[refresh_bank, tune, observe_inputs, everything],
+    jobs=[refresh_bank, tune, everything],
     schedules=[
         dg.ScheduleDefinition(
             name="nightly_bank_refresh", job=refresh_bank, cron_schedule="0 2 * * *"

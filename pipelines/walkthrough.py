@@ -6,12 +6,12 @@ and MLflow store that `make ui` shows.
 
 import sys
 import time
-import warnings
+from typing import Any
 
 import dagster as dg
 from rich.console import Console
 
-from assets.tuned_prompts import TASKS
+from assets.tuned_prompts import TASKS, tuned_prompts
 from pipelines import serving, tuning
 from pipelines.jobs import TERMINAL_RUN_CONFIG
 from pipelines.live_request import tune_through_the_queue
@@ -19,13 +19,14 @@ from pipelines.staleness import why_stale
 from pipelines.summary import print_summary
 from resources.settings import Settings
 
-# Of the held-back tasks the last goes through the request queue, the others are tuned directly.
+COMPARE = {
+    **TERMINAL_RUN_CONFIG,
+    "ops": {"tuned_prompts": {"config": {"compare_with_cold": True}}},
+}
 
 
 def main() -> None:
     """Run the walkthrough; exit 1 with one line when a step fails."""
-    warnings.filterwarnings("ignore", category=dg.BetaWarning)
-    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     console = Console()
     settings = Settings.read()
     started_s = time.monotonic()
@@ -36,23 +37,27 @@ def main() -> None:
 
 
 def bring_up_to_date(instance: dg.DagsterInstance, settings: Settings, console: Console) -> None:
-    """Observe the inputs, then make each stale asset, upstream first."""
-    for module in (tuning, serving):
-        observe(instance, module.defs)
+    """Record the inputs, then make each stale asset, upstream first."""
+    for module, job_name in ((tuning, "everything"), (serving, "serving")):
+        record_inputs(instance, module.defs, job_name, [asset.key for asset in module.INPUTS])
     for asset in tuning.BANK:
         make_if_stale(instance, tuning.defs, "everything", asset, None, console)
+    # The last of the held-back tasks goes through the request queue instead.
     direct = list(settings.held_back[:-1])
     instance.add_dynamic_partitions(TASKS.name, direct)
     for task in direct:
-        make_if_stale(instance, tuning.defs, "tune", tuning.tuned_prompts, task, console)
+        make_if_stale(instance, tuning.defs, "tune", tuned_prompts, task, console, COMPARE)
     for asset in [*serving.MODEL, *serving.PLACEMENT]:
         make_if_stale(instance, serving.defs, "serving", asset, None, console)
 
 
-def observe(instance: dg.DagsterInstance, defs: dg.Definitions) -> None:
-    """Record the present data versions of a code location's sources."""
-    job = defs.resolve_job_def("observe_inputs")
-    job.execute_in_process(instance=instance, run_config=TERMINAL_RUN_CONFIG)
+def record_inputs(
+    instance: dg.DagsterInstance, defs: dg.Definitions, job_name: str, keys: list[dg.AssetKey]
+) -> None:
+    """Record what the user's inputs are now."""
+    defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance, asset_selection=keys, run_config=TERMINAL_RUN_CONFIG
+    )
 
 
 def make_if_stale(
@@ -62,6 +67,7 @@ def make_if_stale(
     asset: dg.AssetsDefinition,
     partition_key: str | None,
     console: Console,
+    run_config: dict[str, Any] = TERMINAL_RUN_CONFIG,
 ) -> None:
     """Materialise one asset, with its checks, when it is out of date; exit 1 when that fails."""
     name = asset.key.to_user_string()
@@ -75,7 +81,7 @@ def make_if_stale(
         instance=instance,
         asset_selection=[asset.key],
         partition_key=partition_key,
-        run_config=TERMINAL_RUN_CONFIG,
+        run_config=run_config,
         raise_on_error=False,
     )
     failed = [e.check_name for e in result.get_asset_check_evaluations() if not e.passed]

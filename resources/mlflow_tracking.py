@@ -5,6 +5,7 @@ carries the Dagster run id and asset as tags; the asset's metadata carries the l
 run. So either interface leads to the other. SQLite under the data home by default, a server by URL.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class MlflowTracking(dg.ConfigurableResource):
         client = self.client()
         experiment_id = self._experiment_id(client)
         asset = context.asset_key.to_user_string()
-        tags = {"dagster/run_id": context.run_id, "dagster/asset": asset}
+        tags = {"dagster/run_id": context.run.run_id, "dagster/asset": asset}
         if context.has_partition_key:
             tags["dagster/partition"] = context.partition_key
         run = client.create_run(experiment_id, tags=tags, run_name=name or asset)
@@ -136,7 +137,10 @@ class MlflowTracking(dg.ConfigurableResource):
 
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
-        with mlflow.start_run(run_id=run.run_id):
+        with mlflow.start_run(run_id=run.run_id), warnings.catch_warnings():
+            # An example would be predicted at once, on a base model that need not be here.
+            warnings.filterwarnings("ignore", message=".*input example.*")
+            warnings.filterwarnings("ignore", message=".*type hints.*")
             logged = mlflow.pyfunc.log_model(
                 name=name.rsplit(".", 1)[-1],
                 python_model=str(python_model),

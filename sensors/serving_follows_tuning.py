@@ -1,10 +1,16 @@
 """`serving_follows_tuning`: the job `everything` of the tuning half is followed by `serving`."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
-from dagster import UnresolvedAssetJobDefinition
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition,
+    )
 
 
-def serving_follows_tuning(serving: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def serving_follows_tuning(serving: "UnresolvedAssetJobDefinition") -> dg.SensorDefinition:
     """A sensor that requests `serving` when the tuning half of `everything` has succeeded.
 
     A job cannot span two code locations; this joins them.

@@ -1,53 +1,59 @@
 """Makes entries of the bank out of tuned prompts."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
 from maitre.bank.bank import PromptBank
-from maitre.bank.entries import BankEntry
+from maitre.bank.entry import BankEntry, entry_id
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.features import prompt_features
+from maitre.tuning.config import Position
+from maitre.tuning.prompt_scores import output_distributions
+from maitre.tuning.tasks import Task
+
+# The feature that clusters the bank: what a prompt makes the model answer to fixed probes.
+FEATURE = "output_distribution"
 
 
-def empty_bank(model: BaseModel) -> PromptBank:
-    """A bank for prompts of `model`."""
-    return PromptBank(model.hash, model.tokenizer_hash)
-
-
-def entries_of(
+def bank_entry(
     model: BaseModel,
-    results: Sequence[Mapping[str, Any]],
-    prompts: Mapping[str, np.ndarray],
+    task: Task,
+    prompt: np.ndarray,
     *,
     created_at: datetime,
-    mlflow_run_id: str | None = None,
-) -> list[BankEntry]:
-    """Entries for tuned prompts, one a task, with their features computed.
+    eval_loss: float,
+    eval_accuracy: float,
+    position: Position = "suffix",
+    run_id: str | None = None,
+    tenant: str | None = None,
+    ita: float | None = None,
+    ita_cold: float | None = None,
+) -> BankEntry:
+    """An entry for a prompt tuned for `task`; `run_id` is the tracking run it was tuned in."""
+    return BankEntry(
+        entry_id=entry_id(task.name, prompt),
+        prompt=np.ascontiguousarray(prompt, dtype=np.float32),
+        task=task.name,
+        description=task.description,
+        base_model=model.name,
+        base_model_hash=model.hash,
+        tokenizer_hash=model.tokenizer_hash,
+        created_at=created_at,
+        group=task.group,
+        tenant=tenant,
+        run_id=run_id,
+        ita=ita,
+        ita_cold=ita_cold,
+        eval_loss=eval_loss,
+        eval_accuracy=eval_accuracy,
+        position=position,
+    )
 
-    `results` has a row a task: `task`, `eval_loss`, and where known `group`, `description`, `ita`,
-    `ita_cold`. The task's name is the entry's id, so that a task tuned again takes its old place.
-    """
-    names = [row["task"] for row in results]
-    features = prompt_features(model, np.stack([prompts[name] for name in names]))
-    return [
-        BankEntry(
-            entry_id=row["task"],
-            prompt=np.ascontiguousarray(prompts[row["task"]], dtype=np.float32),
-            features=np.ascontiguousarray(vector),
-            base_model=model.name,
-            base_model_hash=model.hash,
-            tokenizer_hash=model.tokenizer_hash,
-            task=row["task"],
-            description=row.get("description") or "",
-            created_at=created_at,
-            group=row.get("group") or None,
-            mlflow_run_id=mlflow_run_id,
-            eval_loss=row.get("eval_loss"),
-            ita=row.get("ita"),
-            ita_cold=row.get("ita_cold"),
-        )
-        for row, vector in zip(results, features, strict=True)
-    ]
+
+def with_output_features(bank: PromptBank, model: BaseModel) -> PromptBank:
+    """The bank with `FEATURE` for every entry; only what lacks it is computed."""
+    positions = {entry.position for entry in bank}
+    position: Position = "prefix" if positions == {"prefix"} else "suffix"
+    return bank.with_features(
+        FEATURE, lambda prompts: output_distributions(model, prompts, position)
+    )

@@ -16,10 +16,10 @@ class Maxpack(mlflow.pyfunc.PythonModel):
         self.model = MaxpackModel.load(context.artifacts["model"])
 
     def predict(
-        self, _context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Predictions for rows of the columns `maitre.maxpack.inputs.FEATURES`."""
-        del params
+        del context, params
         return self.model.predict(model_input)
 
 

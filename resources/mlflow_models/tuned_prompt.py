@@ -32,12 +32,12 @@ class TunedPrompt(mlflow.pyfunc.PythonModel):
             )
 
     def predict(
-        self, _context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """One answer for each row of the column `prompt`."""
         from maitre.tuning.answer import answer
 
-        del params
+        del context, params
         texts = model_input["prompt"].tolist()
         answers = answer(
             self.model,

@@ -1,0 +1,223 @@
+"""The whole graph in one process, on inputs so small that it takes seconds."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+import yaml
+
+from assets.tuned_prompts import TASKS, tuned_prompts
+from maitre.bank.bank import PromptBank
+from maitre.placement.plan import PlacementPlan
+from maitre.twin import ServerProfile
+from pipelines import serving, tuning
+from pipelines.staleness import why_stale
+from pipelines.wiring import resources
+from resources.request_queue import RequestQueue, RequestState
+from resources.settings import Settings
+from sensors.tuning_requests import REQUEST_TAG, tuning_requests
+from tests.tiny_inputs import write_adapters, write_model, write_tasks
+
+TASK_NAMES = ("first", "second", "third", "fourth")
+CONFIG = {
+    "bank_prompts": {"iterations": 2, "virtual_tokens": 2, "batch_size": 4},
+    "tuned_prompts": {
+        "max_iterations": 4,
+        "virtual_tokens": 2,
+        "batch_size": 4,
+        "compare_with_cold": True,
+    },
+    "twin_traces": {"configurations": 120, "duration_s": 60.0},
+    "maxpack_model": {"iterations": 30},
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("whole")
+    profile = "h100-64gb/llama-3.1-8b-instruct"
+    return Settings(
+        home=str(folder / "home"),
+        base_model=str(write_model(folder / "model")),
+        tasks=str(write_tasks(folder / "tasks", TASK_NAMES)),
+        held_back=("fourth",),
+        adapters=str(
+            write_adapters(folder / "adapters.csv", ServerProfile.load(profile).base_model)
+        ),
+        profile=profile,
+        request_queue_url=f"sqlite:///{folder}/home/requests.db",
+        mlflow_tracking_uri=f"sqlite:///{folder}/home/mlflow/mlflow.db",
+    )
+
+
+@pytest.fixture(scope="module")
+def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        made.add_dynamic_partitions(TASKS.name, ["fourth"])
+        yield made
+
+
+def run(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    assets: list,
+    checks: list,
+    selection: list[str],
+    partition_key: str | None = None,
+) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [*assets, *checks],
+        selection=dg.AssetSelection.assets(*selection),
+        instance=instance,
+        resources=resources(settings),
+        partition_key=partition_key,
+        run_config={"ops": {n: {"config": CONFIG[n]} for n in selection if n in CONFIG}},
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProcessResult:
+    assets = [*tuning.INPUTS, *tuning.BANK, tuned_prompts]
+    checks = list(tuning.defs.asset_checks or [])
+    bank = ["task_files", "base_model", "tuning_tasks", "bank_prompts", "prompt_bank"]
+    assert run(instance, settings, assets, checks, bank).success
+    return run(instance, settings, assets, checks, ["tuned_prompts"], "fourth")
+
+
+@pytest.fixture(scope="module")
+def served(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProcessResult:
+    assets = [*serving.INPUTS, *serving.MODEL, *serving.PLACEMENT]
+    names = [asset.key.to_user_string() for asset in assets]
+    return run(instance, settings, assets, list(serving.defs.asset_checks or []), names)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict:
+    [made] = result.asset_materializations_for_node(asset)
+    return {name: value.value for name, value in made.metadata.items()}
+
+
+def test_a_held_back_task_is_tuned_and_registered(
+    tuned: dg.ExecuteInProcessResult, settings: Settings
+) -> None:
+    assert tuned.success
+    found = metadata(tuned, "tuned_prompts")
+    assert found["iterations"] <= 4
+    assert found["start"].startswith(("first-", "second-", "third-", "text:", "random"))
+    tracking = resources(settings)["mlflow"]
+    [version] = tracking.client().search_model_versions("name='tuned-prompt-fourth'")
+    assert version.run_id == found["mlflow_run_id"]
+    tags = tracking.client().get_run(found["mlflow_run_id"]).data.tags
+    assert tags["dagster/run_id"] == tuned.run_id
+    assert tags["dagster/partition"] == "fourth"
+
+
+def test_the_tuned_prompt_joins_the_bank(
+    tuned: dg.ExecuteInProcessResult, settings: Settings
+) -> None:
+    [folder] = (Path(settings.home) / "bank").iterdir()
+    bank = PromptBank.load(folder)
+    runs = {entry.task: entry.run_id for entry in bank}
+    assert set(runs) == set(TASK_NAMES)
+    assert runs["fourth"] == metadata(tuned, "tuned_prompts")["mlflow_run_id"]
+
+
+def test_the_registered_prompt_answers_as_the_tuner_evaluated(
+    tuned: dg.ExecuteInProcessResult, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from maitre.tuning.tasks import Task
+
+    monkeypatch.setenv("MAITRE_BASE_MODEL", settings.base_model)
+    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/tuned-prompt-fourth/1")
+    lines = Task.load(Path(settings.tasks) / "fourth").eval
+    answers = model.predict(pd.DataFrame({"prompt": [line.prompt for line in lines]}))["completion"]
+    right = sum(
+        a.strip() == line.completion.strip() for a, line in zip(answers, lines, strict=True)
+    )
+    assert right / len(lines) == pytest.approx(metadata(tuned, "tuned_prompts")["eval_accuracy"])
+
+
+def test_nothing_is_stale_after_it_was_made(
+    tuned: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    for asset in tuning.BANK:
+        assert why_stale(instance, asset) is None
+    assert why_stale(instance, tuned_prompts, "fourth") is None
+    assert why_stale(instance, tuned_prompts, "third") == "never made"
+
+
+def test_a_changed_task_makes_what_follows_stale(
+    tuned: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    with dg.DagsterInstance.ephemeral() as other:
+        given = Path(settings.tasks).parent / "changed"
+        write_tasks(given, TASK_NAMES[:2])
+        changed = settings.model_copy(
+            update={"tasks": str(given), "held_back": (), "home": str(given.parent / "home2")}
+        )
+        names = ["task_files", "tuning_tasks"]
+        assets = [*tuning.INPUTS, *tuning.BANK]
+        run(other, changed, assets, [], names)
+        write_tasks(given, TASK_NAMES)
+        run(other, changed, assets, [], ["task_files"])
+        assert why_stale(other, tuning.BANK[0]) == "task_files changed"
+
+
+def test_the_catalogue_is_placed_and_rendered(
+    served: dg.ExecuteInProcessResult, settings: Settings
+) -> None:
+    assert served.success
+    plan = PlacementPlan.from_json((Path(settings.home) / "placement_plan.json").read_text())
+    assert set(plan.servers_of()) == {f"a{i}" for i in range(24)}
+    assert plan.lower_bound_gpus <= plan.gpus
+    folder = Path(settings.home) / "plan"
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert len(listed) == plan.gpus
+    assert all((folder / name).is_file() for name in listed)
+    assert {e.check_name: e.passed for e in served.get_asset_check_evaluations()} | {
+        "champion_predicts_well": True
+    } == {
+        "champion_predicts_well": True,
+        "no_server_starves": True,
+        "manifests_are_valid": True,
+    }
+
+
+def test_the_first_model_is_champion(served: dg.ExecuteInProcessResult, settings: Settings) -> None:
+    champion = resources(settings)["mlflow"].champion("maxpack")
+    assert champion is not None
+    assert metadata(served, "maxpack_model")["promoted"]
+
+
+def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
+    tuned: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    queue = RequestQueue(url=settings.request_queue_url)
+    now = datetime.now(UTC)
+    request = queue.submit("third", deadline_at=now + timedelta(minutes=10), now=now)
+    context = dg.build_sensor_context(instance=instance, resources={"request_queue": queue})
+    [asked] = tuning_requests(context).run_requests
+    assert asked.partition_key == "third"
+    assert asked.run_key == request.request_id
+    # Until a run exists the request stays queued: a daemon that dies here loses nothing.
+    assert queue.get(request.request_id).state is RequestState.QUEUED
+    instance.add_dynamic_partitions(TASKS.name, ["third"])
+    result = dg.materialize(
+        [*tuning.INPUTS, *tuning.BANK, tuned_prompts],
+        selection=[tuned_prompts],
+        instance=instance,
+        resources=resources(settings),
+        partition_key="third",
+        tags={REQUEST_TAG: request.request_id},
+        run_config={"ops": {"tuned_prompts": {"config": CONFIG["tuned_prompts"]}}},
+    )
+    assert result.success
+    assert tuning_requests(context).run_requests == []
+    ended = queue.get(request.request_id)
+    assert ended.state is RequestState.DONE
+    assert ended.run_id == result.run_id
