@@ -156,9 +156,13 @@ class Lengths:
         return float(inputs.mean()), float(outputs.mean())
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[_F8, _F8]:
-        """`count` prompt and output lengths (whole numbers, as floats)."""
-        uniforms = rng.random((2, count))
-        return self._at(uniforms[0], uniforms[1])
+        """`count` prompt and output lengths (whole numbers, as floats), a Latin hypercube sample.
+
+        Each draw has the distribution, and draws are in random order; together they fill it evenly,
+        so a short run has the mean lengths that were asked for.
+        """
+        first, second = _stratified(rng, count), _stratified(rng, count)
+        return self._at(first, second)
 
     def _at(self, first: _F8, second: _F8) -> tuple[_F8, _F8]:
         inputs = _interpolate(self.input_quantiles[None, :], np.zeros(len(first), np.intp), first)
@@ -169,6 +173,11 @@ class Lengths:
         inputs = np.rint(inputs * self.input_scale).clip(1, self.max_input_tokens)
         outputs = np.rint(outputs * self.output_scale)
         return inputs, np.maximum(np.minimum(outputs, self.max_total_tokens - inputs), 1)
+
+
+def _stratified(rng: np.random.Generator, count: int) -> _F8:
+    """One uniform number in each of `count` equal parts of [0, 1), in random order."""
+    return (rng.permutation(count) + rng.random(count)) / max(count, 1)
 
 
 def _interpolate(table: _F8, row: NDArray[np.intp], probability: _F8) -> _F8:

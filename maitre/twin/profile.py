@@ -41,6 +41,7 @@ class Step(_Section):
     small_tokens: float = Field(ge=0)
     per_token_over_small_ms: float = Field(ge=0)
     graph_tokens: float = Field(ge=0)
+    over_graph_ms: float = Field(ge=0)
     per_token_over_graph_ms: float = Field(ge=0)
     per_sequence_ms: float = Field(ge=0)
     per_kv_token_ms: float = Field(ge=0)
@@ -180,6 +181,7 @@ class ServerProfile(_Section):
             small_tokens=step.small_tokens,
             per_token_over_small_ms=step.per_token_over_small_ms,
             graph_tokens=step.graph_tokens,
+            over_graph_ms=step.over_graph_ms,
             per_token_over_graph_ms=step.per_token_over_graph_ms,
             per_sequence_ms=step.per_sequence_ms,
             per_kv_token_ms=step.per_kv_token_ms,

@@ -63,6 +63,7 @@ class SimulationResult:
     in_flight_end: int
     metric_series: float
     scrape_s: float
+    chunk_gap_share: float
     warnings: tuple[str, ...]
     trace: NDArray[Any]
     _timeline: NDArray[np.float64]

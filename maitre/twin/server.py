@@ -41,6 +41,10 @@ class ServerConfig:
             if getattr(self, field) is not None:
                 self._require_count(field, least)
         require(
+            self.metrics_scrape_s is None or self.metrics_scrape_s >= 0,
+            f"metrics_scrape_s: {self.metrics_scrape_s!r} is below 0",
+        )
+        require(
             self.max_cpu_loras >= self.max_loras,
             f"max_cpu_loras: {self.max_cpu_loras} is below max_loras {self.max_loras}; "
             "every adapter in a GPU slot is also kept in CPU memory",

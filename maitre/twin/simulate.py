@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
@@ -44,9 +45,10 @@ def simulate(
     that many records of what the engine ran, one every `trace_every` events, in `result.trace`.
 
     Raises:
-        TwinInputError: an adapter's rank is above the server's `max_lora_rank`.
+        TwinInputError: an adapter's rank is above the server's `max_lora_rank`, or the workload
+            is for another base model than the profile.
     """
-    _check_ranks(server, workload)
+    _check(profile, server, workload)
     warnings = tuple(profile.range_warnings(server, len(workload.adapters), workload.offered_rps))
     for warning in warnings:
         _log.warning("%s: %s", profile.name, warning)
@@ -83,31 +85,35 @@ def simulate_many(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> list[SimulationResult]:
+    reduce: Callable[[SimulationResult], Any] | None = None,
+) -> list[Any]:
     """Simulates many configurations on all cores, run i under seed + i, in the order given.
 
-    `progress(done, total)` is called as runs end. `workers=1` stays in this process.
+    Returns the results, or what `reduce` (a function that can be pickled) makes of each, which
+    keeps memory low over thousands of runs. `progress(done, total)` is called as runs end.
+    `workers=1` stays in this process.
     """
     tasks = [
-        (profile, server, workload, seed + place) for place, (server, workload) in enumerate(runs)
+        (profile, server, workload, seed + place, reduce)
+        for place, (server, workload) in enumerate(runs)
     ]
-    for _, server, workload, _ in tasks:
-        _check_ranks(server, workload)
+    for _, server, workload, _, _ in tasks:
+        _check(profile, server, workload)
     count = min(workers or os.cpu_count() or 1, max(len(tasks), 1))
     if count == 1:
         return _collect(map(_simulate_task, tasks), len(tasks), progress)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        chunk = max(1, min(32, len(tasks) // (count * 8)))
+        chunk = max(1, min(16, len(tasks) // (count * 8)))
         return _collect(pool.map(_simulate_task, tasks, chunksize=chunk), len(tasks), progress)
 
 
-def _simulate_task(task: tuple[ServerProfile, ServerConfig, Workload, int]) -> SimulationResult:
-    return simulate(*task)
+def _simulate_task(task: tuple[Any, ...]) -> Any:
+    profile, server, workload, seed, reduce = task
+    result = simulate(profile, server, workload, seed)
+    return result if reduce is None else reduce(result)
 
 
-def _collect(
-    results: Iterable[SimulationResult], total: int, progress: Progress | None
-) -> list[SimulationResult]:
+def _collect(results: Iterable[Any], total: int, progress: Progress | None) -> list[Any]:
     collected = []
     for result in results:
         collected.append(result)
@@ -116,7 +122,12 @@ def _collect(
     return collected
 
 
-def _check_ranks(server: ServerConfig, workload: Workload) -> None:
+def _check(profile: ServerProfile, server: ServerConfig, workload: Workload) -> None:
+    require(
+        workload.base_model in (None, profile.base_model),
+        f"base_model: the workload is for {workload.base_model!r}, "
+        f"the profile {profile.name!r} for {profile.base_model!r}",
+    )
     for load in workload.adapters:
         require(
             load.rank <= server.max_lora_rank,
@@ -242,9 +253,12 @@ def _result(
         adapter_loads_from_disk=int(server["cpu_loads"]),
         steps=int(server["steps"]),
         events=int(server["events"]),
-        in_flight_end=int(server["in_flight"]),
+        in_flight_end=int(
+            server["offered"] - server["completed"] - server["lost"] - server["unservable"]
+        ),
         metric_series=float(server["series"]),
         scrape_s=float(server["scrape_s"]),
+        chunk_gap_share=kept,
         trace=sim.trace,
         warnings=warnings,
         _timeline=structured_to_unstructured(sim.timeline, dtype=np.float32),

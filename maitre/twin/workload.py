@@ -68,7 +68,8 @@ class Workload:
     """Load on one server for `duration_s` seconds.
 
     `max_in_flight` is the load generator's own limit: arrivals that find so many requests
-    unanswered are lost at the client. None: no limit.
+    unanswered are lost at the client. None: no limit. `base_model`, if given, must be that of the
+    profile.
 
     Raises:
         TwinInputError: no adapters, a rate that is negative or no number, a repeated adapter.
@@ -80,6 +81,7 @@ class Workload:
     max_in_flight: int | None = None
     burstiness: Burstiness = field(default_factory=Burstiness)
     trace: Trace | None = None
+    base_model: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", tuple(self.adapters))

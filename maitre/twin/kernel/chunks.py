@@ -1,12 +1,19 @@
 """Which tokens reach the client as one chunk, because the API server was busy.
 
-The client measures gaps between chunks. Of k steps that end while the front is busy, all tokens of
-a request leave together when it is free again: k gaps become one.
+The client measures gaps between chunks. Of k steps that end while the front is busy, the tokens
+leave when it is free again. vLLM processes the outputs of a step in slices of 128 sequences and
+lets other tasks run between slices: with more sequences the k tokens of a request leave one by one
+in quick succession, with fewer they leave as one chunk and k gaps become one.
 """
 
 from maitre.twin.kernel.compiled import compiled
 from maitre.twin.kernel.front import forget_stalls, scrape_until
 from maitre.twin.kernel.statistics import bin_of, record_gaps
+
+# VLLM_V1_OUTPUT_PROC_CHUNK_SIZE: outputs processed before other tasks of the loop may run.
+OUTPUT_SLICE = 128
+# Time between two tokens of a request that had piled up.
+BURST_GAP_S = 0.005
 
 
 @compiled
@@ -46,7 +53,10 @@ def deliver_steps(sim, limits, first_s, growth_s, steps):  # type: ignore[no-unt
             stalls[place].pending = 1
             sim.itl_bins[bin_of(to_s - from_s + 0.5 * first_s)] += sequences
             held -= 1
-        server.merged_gaps += held * sequences
+        if held > 0 and sequences > OUTPUT_SLICE:
+            sim.itl_bins[bin_of(BURST_GAP_S)] += held * sequences
+        elif held > 0:
+            server.merged_gaps += held * sequences
         settled = end
         if to_s > now_s + span_s:
             break

@@ -144,6 +144,7 @@ class StepCost(NamedTuple):
     small_tokens: float
     per_token_over_small_ms: float
     graph_tokens: float
+    over_graph_ms: float
     per_token_over_graph_ms: float
     per_sequence_ms: float
     per_kv_token_ms: float

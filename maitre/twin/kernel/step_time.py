@@ -3,7 +3,8 @@
 A batch of T tokens (one a decoding sequence, plus P of prefill) from R sequences of L distinct
 adapters, with K tokens in the KV cache, takes
 
-    t = base + per_token T + per_token_over_small (T - T_s)+ + per_token_over_graph (T - T_g)+
+    t = base + per_token T + per_token_over_small (T - T_s)+
+        + [T > T_g] (over_graph + per_token_over_graph (T - T_g))
         + per_sequence R + per_kv_token K + prefill [P > 0]
         + [L > 0] (lora + per_adapter L + lora_per_token T
                    + [T > T_g] (lora_over_graph + lora_per_token_over_graph (T - T_g)))     (ms)
@@ -24,7 +25,8 @@ def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters):  # t
     over_graph = max(tokens - cost.graph_tokens, 0.0)
     t = cost.base_ms + cost.per_token_ms * tokens
     t += cost.per_token_over_small_ms * max(tokens - cost.small_tokens, 0.0)
-    t += cost.per_token_over_graph_ms * over_graph
+    if over_graph > 0.0:
+        t += cost.over_graph_ms + cost.per_token_over_graph_ms * over_graph
     t += cost.per_sequence_ms * sequences + cost.per_kv_token_ms * kv_tokens
     if prefill_tokens > 0:
         t += cost.prefill_ms
