@@ -6,6 +6,7 @@ from typing import Any
 from maitre.scheduling.errors import SchedulingError
 from maitre.scheduling.policies.elasticflow import ElasticFlow
 from maitre.scheduling.policies.infless import Infless
+from maitre.scheduling.policies.maitre import Maitre
 from maitre.scheduling.policies.prompttuner import PromptTuner
 from maitre.scheduling.policy import Policy
 
@@ -13,6 +14,7 @@ POLICIES: dict[str, type[Any]] = {
     "infless": Infless,
     "elasticflow": ElasticFlow,
     "prompttuner": PromptTuner,
+    "maitre": Maitre,
 }
 
 

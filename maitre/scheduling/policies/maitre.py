@@ -1,10 +1,125 @@
-"""stub"""
+"""Maitre's own policy: preemption, worth of a lookup, learned error, learned idle windows."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from maitre.scheduling.policies.prompttuner import PromptTuner
+from maitre.scheduling.actions import Action, LoadModel, StartWorkers, StopWorker, WaitUntil
+from maitre.scheduling.policies.idle_window import idle_windows_s
+from maitre.scheduling.policies.pool_plan import PlanParameters, plan_crowded_pool, plan_pool
+from maitre.scheduling.snapshot import Pool, Snapshot
 
 
 @dataclass(frozen=True)
-class Maitre(PromptTuner):
+class Maitre:
+    """Parameters.
+
+    `finish_quantile`: how sure a plan wants to be that a job ends in time; `warmth`: what a warm
+    worker is worth when needed, in warm-ups; the switches turn single ideas off, for ablation.
+    """
+
+    finish_quantile: float = 0.85
+    fallback_quantiles: tuple[float, ...] = (0.7, 0.5, 0.25)
+    hopeless_quantile: float = 0.05
+    rescue_quantile: float = 0.75
+    warmth: float = 1.0
+    usable_share: float = 0.9
+    crowded_dearest: float = 1.1
+    preempt: bool = True
+    lookup: bool = True
     name: str = "maitre"
+
+    def decide(self, snapshot: Snapshot) -> Sequence[Action]:
+        """Plan every pool, then give back the idle workers that are not worth keeping."""
+        parameters = PlanParameters(
+            self.finish_quantile,
+            self.fallback_quantiles,
+            self.hopeless_quantile,
+            self.rescue_quantile,
+            self.preempt,
+            self.lookup,
+            self.usable_share,
+            snapshot.cluster.gpus,
+            self.crowded_dearest,
+        )
+        cold = snapshot.cluster.gpus - snapshot.held
+        actions: list[Action] = []
+        idle = sum(len(pool.idle) for pool in snapshot.pools.values())
+        plans = {
+            name: plan_pool(pool, snapshot.time_s, cold + idle - len(pool.idle), parameters)
+            for name, pool in snapshot.pools.items()
+        }
+        wanted = sum(plan.grow for plan in plans.values())
+        spare = {name: plan.spare for name, plan in plans.items()}
+        room = cold + sum(len(workers) for workers in spare.values())
+        if wanted > room:
+            for name, share in _shares(
+                snapshot, {n: p.grow for n, p in plans.items()}, room
+            ).items():
+                pool = snapshot.pools[name]
+                if plans[name].grow > share:
+                    plans[name] = plan_crowded_pool(pool, snapshot.time_s, share, parameters)
+                    spare[name] = plans[name].spare
+        for name, plan in plans.items():
+            actions += plan.actions
+            fresh = min(plan.grow, cold)
+            cold -= fresh
+            if fresh:
+                actions.append(StartWorkers(name, fresh))
+            lendable = _longest_idle_first(snapshot, spare)
+            for lender, worker in lendable[: plan.grow - fresh]:
+                spare[lender].remove(worker)
+                actions.append(LoadModel(worker, name))
+        wake_s = float("inf")
+        for name, pool in snapshot.pools.items():
+            stopped, ends_s = self._give_back(pool, snapshot.time_s, spare[name])
+            actions += stopped
+            wake_s = min(wake_s, ends_s)
+            if pool.queued or pool.running:
+                wake_s = min(wake_s, snapshot.time_s + 2.0)
+        if wake_s < float("inf"):
+            actions.append(WaitUntil(wake_s))
+        return actions
+
+    def _give_back(
+        self, pool: Pool, time_s: float, spare: Sequence[str]
+    ) -> tuple[list[Action], float]:
+        """Stop idle workers past their window; also when the next window ends."""
+        if not spare:
+            return [], float("inf")
+        warmth_s = self.warmth * pool.model.warm_up_s
+        windows = idle_windows_s(pool, time_s, len(spare), warmth_s)
+        actions: list[Action] = []
+        wake_s = float("inf")
+        for worker, window_s in zip(spare, windows, strict=True):
+            ends_s = pool.idle[worker].since_s + window_s
+            if ends_s <= time_s + 1e-9:
+                actions.append(StopWorker(worker))
+            else:
+                wake_s = min(wake_s, ends_s)
+        return actions, wake_s
+
+
+def _shares(snapshot: Snapshot, wanted: Mapping[str, int], room: int) -> dict[str, int]:
+    """`room` workers given to the pools whose queued jobs take the least GPU time each."""
+    shares = {}
+    for name in sorted(wanted, key=lambda name: _mean_gpu_s(snapshot.pools[name])):
+        shares[name] = min(room, wanted[name])
+        room -= shares[name]
+    return shares
+
+
+def _mean_gpu_s(pool: Pool) -> float:
+    """About what a queued job takes, a warm-up included."""
+    model = pool.model
+    iterations = [
+        min(job.iterations_cold_estimate, job.iterations_bank_estimate)
+        for job in pool.queued.values()
+    ]
+    mean = sum(iterations) / max(1, len(iterations))
+    return mean * model.least_gpu_s_per_iteration + model.warm_up_s * model.counts_by_cost[0]
+
+
+def _longest_idle_first(snapshot: Snapshot, spare: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """(pool, worker) of the workers that planned pools can lend."""
+    lendable = [(name, worker) for name, workers in spare.items() for worker in workers]
+    return sorted(lendable, key=lambda item: snapshot.pools[item[0]].idle[item[1]].since_s)

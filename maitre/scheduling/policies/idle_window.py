@@ -1,0 +1,52 @@
+"""How long to keep an idle worker warm: its wait against the warm-up that it saves.
+
+The i-th idle worker of a pool is needed when i more jobs arrive. From the pool's past, the time
+from each completion to the i-th arrival after it is a sample of that wait. A window t costs
+min(wait, t) seconds held and, where the wait is longer, a warm-up; the window of least mean cost
+over the samples is kept. With too few samples it is the warm-up itself, which never costs
+more than twice what hindsight would (the ski-rental rule).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maitre.scheduling.snapshot import Pool
+
+_SAMPLES = 64
+_FEWEST_SAMPLES = 8
+
+
+def idle_windows_s(
+    pool: Pool, time_s: float, levels: int, warmth_s: float, horizon: float = 4.0
+) -> Sequence[float]:
+    """The window of each of `levels` idle workers, the one used first coming first.
+
+    `warmth_s` is what a warm worker is worth when it is needed, in GPU-seconds (the warm-up, and
+    more where a late start risks a deadline). Windows are at most `horizon` times that.
+    """
+    longest_s = horizon * warmth_s
+    arrivals = np.asarray(pool.arrivals_s[-4 * _SAMPLES - levels :])
+    ends = np.asarray([done.finished_s for done in pool.completions[-2 * _SAMPLES :]])
+    if len(arrivals):
+        ends = ends[(ends <= time_s - longest_s) & (ends >= arrivals[0])][-_SAMPLES:]
+    if len(ends) < _FEWEST_SAMPLES:
+        return [warmth_s] * levels
+    after = np.searchsorted(arrivals, ends, side="right")
+    padded = np.append(arrivals, np.full(levels + 1, np.inf))
+    return [
+        _best_window_s(padded[after + level] - ends, warmth_s, longest_s) for level in range(levels)
+    ]
+
+
+def _best_window_s(waits_s: np.ndarray, warmth_s: float, longest_s: float) -> float:
+    """The window of least mean cost, of none and of every wait seen."""
+    waits = np.sort(waits_s)
+    short = waits[waits <= longest_s]
+    if len(short) == 0:
+        return 0.0
+    count = len(waits)
+    rank = np.arange(1, len(short) + 1)
+    costs = (np.cumsum(short) + (count - rank) * (short + warmth_s)) / count
+    best = int(np.argmin(costs))
+    return float(short[best]) + 0.01 if costs[best] < warmth_s else 0.0
