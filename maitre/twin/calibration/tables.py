@@ -1,0 +1,83 @@
+"""The measurement tables that calibration reads, checked for the columns it needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from maitre.twin.errors import require
+
+MEMORY_COLUMNS = ("max_loras", "max_lora_rank", "kv_cache_tokens")
+LOADING_COLUMNS = ("adapter_rank", "source", "p50_ms")
+STEP_COLUMNS = (
+    "kind",
+    "set_max_num_seqs",
+    "set_max_loras",
+    "max_lora_rank",
+    "set_output_len",
+    "served_adapters",
+    "num_prompts",
+    "total_input_tokens",
+    "median_itl_ms",
+    "step_interval_p50_ms",
+    "adapters_in_batch_mean",
+)
+RUN_COLUMNS = (
+    "run_id",
+    "scenario",
+    "status",
+    "contaminated",
+    "kv_anomaly",
+    "client_collapsed",
+    "max_loras",
+    "max_cpu_loras",
+    "max_lora_rank",
+    "rank_classes",
+    "rate_classes_rps",
+    "adapters_per_rate_class",
+    "offered_rps_nominal",
+    "duration_s",
+    "pool_mean_output_tokens",
+    "total_throughput_tps",
+    "throughput_ratio",
+    "ttft_mean_ms",
+    "itl_mean_ms",
+    "running_mean",
+    "inflight_max",
+)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The measurements of one base model: memory, loading and step tables, and whole runs."""
+
+    memory: Any
+    loading: Any
+    steps: Any
+    runs: Any
+
+
+def read_tables(folder: Path, model: str) -> Tables:
+    """Reads `calib_memory`, `calib_loading`, `calib_step_latency`, `real_runs_share` (Parquet).
+
+    Raises:
+        TwinInputError: a file or a column is missing, or there are no rows for `model`.
+    """
+    return Tables(
+        memory=_read(folder / "calib_memory.parquet", model, MEMORY_COLUMNS),
+        loading=_read(folder / "calib_loading.parquet", model, LOADING_COLUMNS),
+        steps=_read(folder / "calib_step_latency.parquet", model, STEP_COLUMNS),
+        runs=_read(folder / "real_runs_share.parquet", model, RUN_COLUMNS),
+    )
+
+
+def _read(path: Path, model: str, columns: Sequence[str]) -> Any:
+    require(path.is_file(), f"calibration: there is no {path.name} in {path.parent}")
+    frame = pd.read_parquet(path)
+    for column in ("model", *columns):
+        require(column in frame, f"calibration: {path.name} has no column {column!r}")
+    frame = frame[frame["model"] == model].reset_index(drop=True)
+    require(len(frame) > 0, f"calibration: {path.name} has no rows for model {model!r}")
+    return frame
