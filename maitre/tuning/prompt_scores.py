@@ -35,7 +35,8 @@ class PromptScorer:
         self, model: BaseModel, examples: Sequence[EncodedExample], position: Position
     ) -> None:
         self._model, self._position = model, position
-        self._cache = InputCache(model, examples, position, limit_bytes=1 << 30)
+        together = [range(len(examples))]
+        self._cache = InputCache(model, examples, position, 1 << 32, together)
 
     @torch.inference_mode()
     def __call__(self, prompts: np.ndarray, samples: range) -> np.ndarray:
@@ -62,7 +63,8 @@ def output_distributions(
     """
     stop = model.tokenizer.eos_token_id or 0
     examples = [EncodedExample(tuple(model.tokenizer(text).input_ids), (stop,)) for text in probes]
-    batch = InputCache(model, examples, position, limit_bytes=0).batch(range(len(examples)))
+    together = range(len(examples))
+    batch = InputCache(model, examples, position, 1 << 32, [together]).batch(together)
     generator = torch.Generator().manual_seed(_PROJECTION_SEED)
     shape = (model.embeddings.shape[0], _DIMENSIONS_PER_PROBE)
     projection = (torch.randn(shape, generator=generator) / shape[1] ** 0.5).to(model.device)

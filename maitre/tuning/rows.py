@@ -39,8 +39,10 @@ class RowBatch:
 class InputCache:
     """Makes batches of examples, keeping the keys and values of their inputs.
 
-    Nothing is computed before a batch asks for it. What would exceed `limit_bytes` is computed
-    anew each time.
+    Inputs pass through the model in `groups` of examples (by default each alone), a group when a
+    batch first asks for one of its members. Rounding depends on what is computed together, so a
+    row's values do not depend on the batches that were made before. Groups that would exceed
+    `limit_bytes`, in the order given, are not kept: their members are computed alone, every time.
     """
 
     def __init__(
@@ -49,12 +51,20 @@ class InputCache:
         examples: Sequence[EncodedExample],
         position: Position,
         limit_bytes: int,
+        groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self._model = model
         self._examples = tuple(examples)
         self._cached = position == "suffix" and takes_cached_inputs(model)
-        self._left_bytes = limit_bytes
         self._kept: dict[int, torch.Tensor] = {}
+        self._group_of: dict[int, Sequence[int]] = {}
+        per_token = bytes_per_token(model) if self._cached else 0
+        left = limit_bytes
+        for group in groups if groups is not None else [[i] for i in range(len(self._examples))]:
+            left -= per_token * sum(len(self._examples[index].input_ids) for index in group)
+            if left < 0:
+                break
+            self._group_of.update(dict.fromkeys(group, group))
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -64,22 +74,16 @@ class InputCache:
         examples = tuple(self._examples[index] for index in indices)
         if not self._cached:
             return _row_batch(self._model, examples, None)
-        missing = sorted({index for index in indices if index not in self._kept})
-        computed = dict(
-            zip(
-                missing,
-                input_keys_values(self._model, [self._examples[index] for index in missing]),
-                strict=True,
-            )
-        )
-        known = self._kept | computed
-        batch = _row_batch(self._model, examples, [known[index] for index in indices])
-        for index, keys_values in computed.items():
-            size = keys_values.numel() * keys_values.element_size()
-            if size <= self._left_bytes:
-                self._kept[index] = keys_values
-                self._left_bytes -= size
-        return batch
+        return _row_batch(self._model, examples, [self._keys_values(index) for index in indices])
+
+    def _keys_values(self, index: int) -> torch.Tensor:
+        if index not in self._group_of:
+            return input_keys_values(self._model, [self._examples[index]])[0]
+        if index not in self._kept:
+            group = self._group_of[index]
+            computed = input_keys_values(self._model, [self._examples[i] for i in group])
+            self._kept.update(zip(group, computed, strict=True))
+        return self._kept[index]
 
 
 def fixed_batches(
@@ -120,6 +124,14 @@ def repeated(batch: RowBatch, times: int) -> RowBatch:
         lengths=batch.lengths.repeat(times),
         keys_values=None if kv is None else kv.repeat(1, 1, times, 1, 1, 1),
     )
+
+
+def bytes_per_token(model: BaseModel) -> int:
+    """Size of one input token's keys and values over all layers."""
+    config = model.model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
 def takes_cached_inputs(model: BaseModel) -> bool:

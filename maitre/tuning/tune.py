@@ -7,26 +7,21 @@ one forward and one backward pass (prompt tuning: Lester et al. 2021).
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from maitre.tuning.adam import AdamState, adam_step
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import (
-    CurvePoint,
-    Progress,
-    StopReason,
-    TuneConfig,
-    TuneResult,
-    TuningInputError,
-)
-from maitre.tuning.encoding import encode
-from maitre.tuning.evaluate import eval_batches, evaluate_batches
+from maitre.tuning.checkpoint import load_checkpoint, run_identity, save_checkpoint
+from maitre.tuning.config import Progress, TuneConfig, TuneResult, TuningInputError
 from maitre.tuning.forward import answer_losses
-from maitre.tuning.rows import InputCache, RowBatch, joined
-from maitre.tuning.soft_prompt import checked_prompt, random_init
-from maitre.tuning.tasks import Metric, Task
+from maitre.tuning.rows import joined
+from maitre.tuning.task_run import TaskRun
+from maitre.tuning.tasks import Task
+
+PASS_ROWS = 128
+"""Rows of different tasks that go through the model together."""
 
 OnProgress = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
@@ -42,6 +37,8 @@ def tune(
     seed: int,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 10,
     clock: Clock = time.monotonic,
 ) -> TuneResult:
     """Tune a soft prompt for one task.
@@ -49,6 +46,10 @@ def tune(
     `init` is float `[virtual_tokens, hidden]`, or `None` for the cold random start of `seed`. The
     same seed visits the same train examples in the same order, whatever the start. `should_stop`
     is asked before every iteration; a cancelled run returns the best prompt it has evaluated.
+
+    With a `checkpoint` file, the state is stored there every `checkpoint_every` iterations and at
+    the end, and a run whose checkpoint is there goes on from it: on a CPU to the very same prompt,
+    bit for bit, that an uninterrupted run gives. `init` then only matters for a fresh run.
     Raises `TuningInputError` for what cannot be tuned.
     """
     [result] = tune_many(
@@ -59,6 +60,8 @@ def tune(
         seeds=[seed],
         on_progress=on_progress,
         should_stop=should_stop,
+        checkpoints=[checkpoint],
+        checkpoint_every=checkpoint_every,
         clock=clock,
     )
     return result
@@ -73,6 +76,8 @@ def tune_many(
     seeds: Sequence[int],
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    checkpoints: Sequence[Path | None] | None = None,
+    checkpoint_every: int = 10,
     clock: Clock = time.monotonic,
 ) -> list[TuneResult]:
     """Tune a soft prompt for each task, all in one shared batch; results in the tasks' order.
@@ -86,159 +91,100 @@ def tune_many(
         )
     started_s = clock()
     runs = [
-        _TaskRun.start(model, task, init, config, seed)
+        TaskRun.start(model, task, init, config, seed)
         for task, init, seed in zip(tasks, inits, seeds, strict=True)
     ]
+    keepers = [
+        _Keeper(path, run_identity(model, task, config, seed), checkpoint_every)
+        for path, task, seed in zip(checkpoints or [None] * len(runs), tasks, seeds, strict=True)
+    ]
+    for run, keeper in zip(runs, keepers, strict=True):
+        keeper.resume(model, run)
     tell = on_progress or _nobody
 
-    def report(run: _TaskRun, train_loss: float | None) -> None:
-        evaluated = run.curve[-1] if run.curve and run.curve[-1][0] == run.iteration else None
-        eval_loss, eval_accuracy = (evaluated[1], evaluated[2]) if evaluated else (None, None)
+    def report(run: TaskRun, train_loss: float | None) -> None:
+        state = run.state
+        is_evaluated = bool(state.curve) and state.curve[-1][0] == state.iteration
+        _, loss, accuracy = state.curve[-1] if is_evaluated else (0, None, None)
         seconds = clock() - started_s
-        tell(Progress(run.name, run.iteration, train_loss, eval_loss, eval_accuracy, seconds))
+        tell(Progress(run.name, state.iteration, train_loss, loss, accuracy, seconds))
 
     for run in runs:
-        if config.eval_every is not None:
-            run.evaluate(model, config)
+        if config.eval_every is not None and run.is_active and not run.state.curve:
+            run.evaluate(model)
             report(run, None)
-    while active := [run for run in runs if run.stopped_because is None]:
+    kept_runs = list(zip(runs, keepers, strict=True))
+    while active := [(run, keeper) for run, keeper in kept_runs if run.is_active]:
         if should_stop is not None and should_stop():
-            for run in active:
-                run.stopped_because = "cancelled"
+            for run, _ in active:
+                run.state.stopped_because = "cancelled"
             break
-        train_losses = _shared_step(model, active, config)
-        for run, train_loss in zip(active, train_losses, strict=True):
-            if run.stopped_because is None and run.is_evaluation_due(config):
-                run.evaluate(model, config)
+        train_losses = _shared_step(model, [run for run, _ in active])
+        for (run, keeper), train_loss in zip(active, train_losses, strict=True):
+            if run.is_active and run.is_evaluation_due():
+                run.evaluate(model)
             report(run, train_loss)
-    for run in runs:
-        if not run.curve:  # stopped before its first evaluation
-            run.evaluate(model, config)
+            keeper.keep_when_due(run, clock() - started_s)
     seconds = clock() - started_s
-    return [run.result(seconds) for run in runs]
+    for run, keeper in kept_runs:
+        keeper.keep(run, seconds)
+        if not run.state.curve:  # stopped before its first evaluation
+            run.evaluate(model)
+    return [run.result(clock() - started_s) for run in runs]
 
 
-def batch_indices(seed: int, iteration: int, batch_size: int, examples: int) -> list[int]:
-    """The train examples of one iteration (from 0): epochs of seeded permutations, end to end.
+@dataclass(frozen=True)
+class _Keeper:
+    """Stores a run's state now and then; does nothing without a path."""
 
-    A function of its arguments alone, so a resumed run sees the very batches it would have seen.
+    path: Path | None
+    identity: str
+    every: int
+
+    def resume(self, model: BaseModel, run: TaskRun) -> None:
+        """Put the run where its checkpoint left it, when there is one."""
+        if self.path is not None:
+            run.state = load_checkpoint(self.path, model, self.identity) or run.state
+            if run.is_active and run.state.iteration >= run.config.max_iterations:
+                run.state.stopped_because = "max_iterations"
+
+    def keep(self, run: TaskRun, seconds: float) -> None:
+        """Store the state as it is."""
+        if self.path is not None:
+            save_checkpoint(self.path, run.state, self.identity, run.state.seconds + seconds)
+
+    def keep_when_due(self, run: TaskRun, seconds: float) -> None:
+        """Store the state at every so many iterations."""
+        if run.state.iteration % self.every == 0:
+            self.keep(run, seconds)
+
+
+def _shared_step(model: BaseModel, runs: Sequence[TaskRun]) -> list[float]:
+    """One optimiser step of every run; the mean train losses.
+
+    Runs share passes of up to `PASS_ROWS` rows: more rows cost memory and save no time.
     """
-    places = range(iteration * batch_size, (iteration + 1) * batch_size)
-    epochs = {place // examples for place in places}
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(examples) for epoch in epochs}
-    return [int(orders[place // examples][place % examples]) for place in places]
+    losses: list[float] = []
+    size = runs[0].config.batch_size
+    together = max(1, PASS_ROWS // size)
+    for start in range(0, len(runs), together):
+        losses += _shared_pass(model, runs[start : start + together], size)
+    return losses
 
 
-@dataclass
-class _TaskRun:
-    """One task on its way: the prompt, the optimiser's state and the best evaluation so far."""
-
-    name: str
-    metric: Metric
-    seed: int
-    train: InputCache
-    eval: list[RowBatch]
-    prompt: torch.Tensor
-    adam: AdamState
-    curve: list[CurvePoint]
-    best: torch.Tensor
-    best_point: CurvePoint | None = None
-    iteration: int = 0
-    reached: bool = False
-    stopped_because: StopReason | None = None
-
-    @classmethod
-    def start(
-        cls, model: BaseModel, task: Task, init: np.ndarray | None, config: TuneConfig, seed: int
-    ) -> "_TaskRun":
-        if init is None:
-            init = random_init(model, config.virtual_tokens, seed)
-        what = f"start for task {task.name!r}"
-        values = checked_prompt(model, init, config.virtual_tokens, what).copy()
-        prompt = torch.from_numpy(values).to(model.device)
-        encoded = encode(model, task, config.virtual_tokens)
-        return cls(
-            name=task.name,
-            metric=task.metric,
-            seed=seed,
-            train=InputCache(model, encoded.train, config.position, config.cache_limit_bytes),
-            eval=eval_batches(model, encoded, config.position, config.eval_rows),
-            prompt=prompt,
-            adam=AdamState.fresh(prompt),
-            curve=[],
-            best=prompt,
-        )
-
-    def batch(self, config: TuneConfig) -> RowBatch:
-        """The train rows of the coming iteration."""
-        return self.train.batch(
-            batch_indices(self.seed, self.iteration, config.batch_size, len(self.train))
-        )
-
-    def take_step(self, loss: float, gradient: torch.Tensor, config: TuneConfig) -> None:
-        """Move the prompt, unless loss or gradient is no number: then the run ends as it was."""
-        if not np.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
-            self.stopped_because = "diverged"
-            return
-        self.prompt, self.adam = adam_step(self.prompt, gradient, self.adam, config.learning_rate)
-        self.iteration += 1
-
-    def is_evaluation_due(self, config: TuneConfig) -> bool:
-        if self.iteration >= config.max_iterations:
-            return True
-        return config.eval_every is not None and self.iteration % config.eval_every == 0
-
-    def evaluate(self, model: BaseModel, config: TuneConfig) -> None:
-        """Evaluate the prompt as it stands; keep it when it is the best; stop when it is enough."""
-        loss, accuracy = evaluate_batches(model, self.prompt, self.eval, config.position)
-        if not np.isfinite(loss):
-            self.stopped_because = "diverged"
-            return
-        point = (self.iteration, loss, accuracy)
-        self.curve.append(point)
-        if config.is_target_met(loss, accuracy):
-            self.best, self.best_point = self.prompt, point
-            self.reached, self.stopped_because = True, "target"
-            return
-        if self.best_point is None or _is_better(self.metric, point, self.best_point):
-            self.best, self.best_point = self.prompt, point
-        if self.iteration >= config.max_iterations:
-            self.stopped_because = "max_iterations"
-
-    def result(self, seconds: float) -> TuneResult:
-        _, loss, accuracy = self.best_point or (0, float("nan"), 0.0)
-        return TuneResult(
-            task=self.name,
-            prompt=self.best.cpu().numpy(),
-            reached=self.reached,
-            iterations=self.iteration,
-            eval_loss=loss,
-            eval_accuracy=accuracy,
-            seconds=seconds,
-            curve=tuple(self.curve),
-            stopped_because=self.stopped_because or "cancelled",
-        )
-
-
-def _shared_step(model: BaseModel, runs: Sequence[_TaskRun], config: TuneConfig) -> list[float]:
-    """One optimiser step of every run, from one pass over all their rows; the mean train losses."""
-    batches = [run.batch(config) for run in runs]
-    prompts = torch.stack([run.prompt for run in runs]).requires_grad_()
+def _shared_pass(model: BaseModel, runs: Sequence[TaskRun], batch_size: int) -> list[float]:
+    batches = [run.batch() for run in runs]
+    prompts = torch.stack([run.state.prompt for run in runs]).requires_grad_()
     owner = [index for index, batch in enumerate(batches) for _ in batch.examples]
-    losses, _ = answer_losses(model, prompts[owner], joined(model, batches), config.position)
-    means = losses.view(len(runs), config.batch_size).mean(1)
+    position = runs[0].config.position
+    losses, _ = answer_losses(model, prompts[owner], joined(model, batches), position)
+    means = losses.view(len(runs), batch_size).mean(1)
+    # Each task's mean depends on its own prompt only, so their sum has each task's own gradient.
     [gradients] = torch.autograd.grad(means.sum(), prompts)
-    values = means.tolist()
+    values: list[float] = means.tolist()
     for run, loss, gradient in zip(runs, values, gradients, strict=True):
-        run.take_step(loss, gradient, config)
+        run.take_step(loss, gradient)
     return values
-
-
-def _is_better(metric: Metric, point: CurvePoint, best: CurvePoint) -> bool:
-    """By the task's own metric, ties by the other."""
-    if metric == "accuracy":
-        return (point[2], -point[1]) > (best[2], -best[1])
-    return (-point[1], point[2]) > (-best[1], best[2])
 
 
 def _nobody(progress: Progress) -> None:

@@ -7,7 +7,7 @@ import torch
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.encoding import encode
 from maitre.tuning.forward import answer_losses
-from maitre.tuning.rows import InputCache, RowBatch, joined, repeated
+from maitre.tuning.rows import InputCache, RowBatch, bytes_per_token, joined, repeated
 from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.tasks import Task
 
@@ -36,7 +36,7 @@ def test_cached_inputs_give_the_losses_and_gradients_of_whole_passes(
     [gradient_whole] = torch.autograd.grad(whole.sum(), prompts)
 
     torch.testing.assert_close(cached, whole)
-    torch.testing.assert_close(gradient, gradient_whole)
+    torch.testing.assert_close(gradient, gradient_whole, rtol=1e-3, atol=1e-4)
     assert torch.equal(exact, exact_whole)
 
 
@@ -92,13 +92,15 @@ def test_joined_and_repeated_batches_hold_the_rows_in_order(tiny: BaseModel, siz
         torch.testing.assert_close(found, expected)
 
 
-def test_nothing_is_kept_beyond_the_limit(tiny: BaseModel, colours: Task) -> None:
+def test_only_groups_within_the_limit_are_kept(tiny: BaseModel, colours: Task) -> None:
     examples = encode(tiny, colours, 3).train
-    one_row = 2 * 2 * 2 * len(examples[0].input_ids) * 8 * 4
-    cache = InputCache(tiny, examples, "suffix", limit_bytes=one_row)
+    one_token = bytes_per_token(tiny)
+    assert one_token == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head size, bytes
+    limit = one_token * len(examples[0].input_ids)
+    cache = InputCache(tiny, examples, "suffix", limit, [[0], [1, 2]])
     first = cache.batch([0, 1, 2])
     again = cache.batch([0, 1, 2])
     assert first.keys_values is not None
     assert again.keys_values is not None
     torch.testing.assert_close(first.keys_values, again.keys_values)
-    assert len(cache._kept) == 1
+    assert set(cache._kept) == {0}

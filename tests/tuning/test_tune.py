@@ -10,8 +10,9 @@ from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Progress, TuneConfig, TuningInputError
 from maitre.tuning.evaluate import evaluate
 from maitre.tuning.soft_prompt import random_init, text_init
+from maitre.tuning.task_run import batch_indices
 from maitre.tuning.tasks import Task
-from maitre.tuning.tune import batch_indices, tune, tune_many
+from maitre.tuning.tune import tune, tune_many
 
 CONFIG = TuneConfig(
     virtual_tokens=3, learning_rate=0.1, batch_size=4, max_iterations=20, eval_every=2
@@ -63,9 +64,7 @@ def test_tasks_in_one_batch_are_tuned_as_if_alone(
     tiny: BaseModel, colours: Task, sizes: Task
 ) -> None:
     start = random_init(tiny, 3, 7)
-    together = tune_many(
-        tiny, [colours, sizes], inits=[None, start], config=CONFIG, seeds=[1, 2]
-    )
+    together = tune_many(tiny, [colours, sizes], inits=[None, start], config=CONFIG, seeds=[1, 2])
     alone = [
         tune(tiny, colours, init=None, config=CONFIG, seed=1),
         tune(tiny, sizes, init=start, config=CONFIG, seed=2),
@@ -83,9 +82,7 @@ def test_the_same_seed_gives_the_same_prompt_bit_for_bit(tiny: BaseModel, colour
 
 def test_a_cancelled_run_keeps_its_best_prompt(tiny: BaseModel, colours: Task) -> None:
     asked = iter([False] * 6 + [True])
-    result = tune(
-        tiny, colours, init=None, config=CONFIG, seed=1, should_stop=lambda: next(asked)
-    )
+    result = tune(tiny, colours, init=None, config=CONFIG, seed=1, should_stop=lambda: next(asked))
     assert result.stopped_because == "cancelled"
     assert result.iterations == 6
     assert result.eval_loss == min(loss for _, loss, _ in result.curve)

@@ -1,0 +1,105 @@
+"""A run's state in one safetensors file, from which it goes on exactly as it would have gone."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from maitre.tuning.adam import AdamState
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import TuneConfig, TuningInputError
+from maitre.tuning.task_run import RunState
+from maitre.tuning.tasks import Task
+
+_FORMAT = "maitre-checkpoint-1"
+
+
+def run_identity(model: BaseModel, task: Task, config: TuneConfig, seed: int) -> str:
+    """What must be the same for a checkpoint to belong to a run (the start is in its state)."""
+    settings = {key: value for key, value in asdict(config).items() if key != "max_iterations"}
+    parts = {"model": model.hash, "dtype": str(model.dtype), "task": task.fingerprint()}
+    return json.dumps(parts | {"config": settings, "seed": seed}, sort_keys=True)
+
+
+def save_checkpoint(path: Path, state: RunState, identity: str, seconds: float) -> None:
+    """Write the state; a checkpoint that is there stays whole until the new one is.
+
+    `seconds` is the wall time of the run so far.
+    """
+    tensors = {
+        "prompt": state.prompt,
+        "adam_mean": state.adam.mean,
+        "adam_square": state.adam.square,
+        "best": state.best,
+    }
+    facts = {
+        "adam_steps": state.adam.steps,
+        "best_point": state.best_point,
+        "curve": state.curve,
+        "iteration": state.iteration,
+        "reached": state.reached,
+        # A cancelled run goes on when it is resumed.
+        "stopped_because": None
+        if state.stopped_because in ("cancelled", "max_iterations")
+        else state.stopped_because,
+        "seconds": seconds,
+    }
+    raw = safetensors.torch.save(
+        {name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()},
+        {"format": _FORMAT, "identity": identity, "facts": json.dumps(facts)},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as sink:
+            sink.write(raw)
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | None:
+    """The state stored at `path`, or `None` when there is no checkpoint.
+
+    Raises `TuningInputError` when it is damaged or of another run (another model, task, seed or
+    setting; only the iteration limit may differ).
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(model.device)) as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        if metadata.get("format") != _FORMAT:
+            raise TuningInputError(f"{path}: is no checkpoint of this version")
+        if metadata["identity"] != identity:
+            other = _difference(metadata["identity"], identity)
+            raise TuningInputError(
+                f"{path}: is a checkpoint of another run ({other} differs); remove it to begin anew"
+            )
+        facts = json.loads(metadata["facts"])
+        point = facts["best_point"]
+        return RunState(
+            prompt=tensors["prompt"],
+            adam=AdamState(tensors["adam_mean"], tensors["adam_square"], facts["adam_steps"]),
+            best=tensors["best"],
+            best_point=None if point is None else (point[0], point[1], point[2]),
+            curve=tuple((i, loss, accuracy) for i, loss, accuracy in facts["curve"]),
+            iteration=facts["iteration"],
+            reached=facts["reached"],
+            stopped_because=facts["stopped_because"],
+            seconds=facts["seconds"],
+        )
+    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise TuningInputError(f"{path}: the checkpoint is damaged or truncated") from error
+
+
+def _difference(one: str, other: str) -> str:
+    first, second = json.loads(one), json.loads(other)
+    return ", ".join(key for key in second if first.get(key) != second[key])
