@@ -22,7 +22,7 @@ def arrival_chunks(workload: Workload, seed: int) -> Iterator[Arrivals]:
     if workload.trace is not None:
         yield from _replay(workload)
         return
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_stream(workload, seed))
     windows = max(1, int(np.ceil(workload.offered_rps * workload.duration_s / CHUNK)))
     edges_s = np.linspace(0.0, workload.duration_s, windows + 1)
     times = _SOURCES[workload.burstiness.kind](workload, rng, edges_s)
@@ -39,6 +39,16 @@ def arrival_chunks(workload: Workload, seed: int) -> Iterator[Arrivals]:
             outputs.astype(np.int32),
             place == windows - 1,
         )
+
+
+def _stream(workload: Workload, seed: int) -> list[int]:
+    """The seed, and what sets one workload apart from another.
+
+    Otherwise all workloads under one seed would be busier or quieter than their mean together.
+    """
+    rates = _rates(workload)
+    spread = float((rates * np.arange(1, len(rates) + 1)).sum())
+    return [seed, len(rates), *np.array([rates.sum(), spread]).view(np.uint32).tolist()]
 
 
 def _adapter_scales(workload: Workload) -> tuple[_F8, _F8] | None:
@@ -103,13 +113,11 @@ def _gamma(
     """Renewal processes with gamma gaps, each started at a random point of a gap."""
     shape = 1.0 / workload.burstiness.cv**2
     rates = _rates(workload)
-    with np.errstate(divide="ignore"):
-        scales_s = np.where(rates > 0, 1.0 / (np.maximum(rates, 1e-300) * shape), np.inf)
+    live = rates > 0
+    scales_s = np.where(live, 1.0 / (np.where(live, rates, 1.0) * shape), 0.0)
     # The gap that covers time zero is length-biased: gamma with shape + 1; a uniform part is left.
-    next_s = np.where(
-        rates > 0, rng.gamma(shape + 1.0, size=len(rates)) * rng.random(len(rates)), np.inf
-    )
-    next_s = np.where(rates > 0, next_s * np.where(rates > 0, scales_s, 0.0), np.inf)
+    first_s = rng.gamma(shape + 1.0, size=len(rates)) * rng.random(len(rates)) * scales_s
+    next_s = np.where(live, first_s, np.inf)
     for end_s in edges_s[1:]:
         parts: list[tuple[int, _F8]] = []
         for which in np.flatnonzero(next_s < end_s):

@@ -45,23 +45,27 @@ class Step(_Section):
     per_token_over_graph_ms: float = Field(ge=0)
     per_sequence_ms: float = Field(ge=0)
     per_kv_token_ms: float = Field(ge=0)
-    prefill_ms: float = Field(ge=0)
     lora_ms: float = Field(ge=0)
     lora_per_slot_ms: float = Field(ge=0)
     per_adapter_ms: float = Field(ge=0)
     per_adapter_rank_ms: float = Field(ge=0)
     lora_per_token_slot_ms: float = Field(ge=0)
+    lora_per_prefill_token_ms: float = Field(ge=0)
     lora_over_graph_ms: float = Field(ge=0)
     lora_per_token_over_graph_ms: float = Field(ge=0)
 
 
 class Loading(_Section):
-    """Time to bring an adapter to a GPU slot, by source, linear in its rank (ms)."""
+    """Time to bring an adapter to a GPU slot, by source, linear in its rank (ms).
+
+    `switch_ms` is what a load costs the step beside the copy itself, seen in runs only.
+    """
 
     cpu_to_gpu_ms: float = Field(ge=0)
     cpu_to_gpu_per_rank_ms: float
     disk_to_cpu_ms: float = Field(ge=0)
     disk_to_cpu_per_rank_ms: float
+    switch_ms: float = Field(ge=0)
 
 
 class Api(_Section):
@@ -185,10 +189,10 @@ class ServerProfile(_Section):
             per_token_over_graph_ms=step.per_token_over_graph_ms,
             per_sequence_ms=step.per_sequence_ms,
             per_kv_token_ms=step.per_kv_token_ms,
-            prefill_ms=step.prefill_ms,
             lora_ms=step.lora_ms + step.lora_per_slot_ms * slots,
             per_adapter_ms=step.per_adapter_ms + step.per_adapter_rank_ms * rank,
             lora_per_token_ms=step.lora_per_token_slot_ms * slots,
+            lora_per_prefill_token_ms=step.lora_per_prefill_token_ms,
             lora_over_graph_ms=step.lora_over_graph_ms,
             lora_per_token_over_graph_ms=step.lora_per_token_over_graph_ms,
         )
@@ -197,7 +201,7 @@ class ServerProfile(_Section):
         """Milliseconds to load an adapter: CPU to GPU, and disk to CPU."""
         loading = self.loading
         return (
-            loading.cpu_to_gpu_ms + loading.cpu_to_gpu_per_rank_ms * rank,
+            loading.switch_ms + loading.cpu_to_gpu_ms + loading.cpu_to_gpu_per_rank_ms * rank,
             loading.disk_to_cpu_ms + loading.disk_to_cpu_per_rank_ms * rank,
         )
 

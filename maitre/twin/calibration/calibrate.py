@@ -57,7 +57,7 @@ def calibrate(
     memory, memory_fit = fit_memory(
         tables.memory, start.memory.max_model_len, start.memory.block_tokens
     )
-    loading, loading_fit = fit_loading(tables.loading)
+    loading, loading_fit = fit_loading(tables.loading, start.loading.switch_ms)
     steps = calibration_rows(tables.steps, prefill_ms_per_step)
     base = fit_base(steps)
     profile = start.model_copy(update={"memory": memory, "loading": loading})
@@ -68,13 +68,14 @@ def calibrate(
     for turn in range(rounds):
         rows = []
         for place, (_, run) in enumerate(fitted.iterrows()):
-            row = run_row(run, _traced(profile, run, traffic, seed))
+            row = run_row(run, _traced(profile, run, traffic, seed), profile.loading.switch_ms)
             if row is not None:
                 rows.append(row)
             if progress is not None:
                 progress(f"round {turn + 1}", place + 1, len(fitted))
         found = fit_lora(base, steps, pd.DataFrame(rows))
-        profile = profile.model_copy(update={"step": step_of(found)})
+        switched = profile.loading.model_copy(update={"switch_ms": round(found["load"], 3)})
+        profile = profile.model_copy(update={"step": step_of(found), "loading": switched})
     comparison = compare(profile, runs, traffic, seed, progress)
     comparison["validation"] = comparison["scenario"].isin(validation_scenarios)
     fit = {**memory_fit, **loading_fit, "runs_in_the_fit": len(fitted)}

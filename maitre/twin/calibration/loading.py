@@ -8,8 +8,11 @@ from maitre.twin.errors import require
 from maitre.twin.profile import Loading
 
 
-def fit_loading(table: Any) -> tuple[Loading, dict[str, Any]]:
-    """Straight lines over the adapter's rank, through the medians of each source."""
+def fit_loading(table: Any, switch_ms: float) -> tuple[Loading, dict[str, Any]]:
+    """Straight lines over the adapter's rank, through the medians of each source.
+
+    `switch_ms` is passed on: only runs show it (`step_time.fit_lora`).
+    """
     lines = {}
     fit: dict[str, Any] = {}
     for source in ("cpu_to_gpu_serving", "disk_to_cpu"):
@@ -28,4 +31,5 @@ def fit_loading(table: Any) -> tuple[Loading, dict[str, Any]]:
         cpu_to_gpu_per_rank_ms=round(gpu_rank, 4),
         disk_to_cpu_ms=round(disk, 3),
         disk_to_cpu_per_rank_ms=round(disk_rank, 4),
+        switch_ms=switch_ms,
     ), fit

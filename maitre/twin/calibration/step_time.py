@@ -20,17 +20,33 @@ SMALL_TOKENS = 128.0
 GRAPH_TOKENS = 512.0
 REFERENCE_RANK = 16.0
 BASE = ("base", "token", "over_small", "over_graph", "token_over_graph", "sequence", "kv_token")
-LORA = ("lora", "slot", "adapter", "adapter_rank", "token_slot", "lora_over", "lora_token_over")
+LORA = (
+    "lora",
+    "slot",
+    "adapter",
+    "adapter_rank",
+    "token_slot",
+    "prefill_token",
+    "lora_over",
+    "lora_token_over",
+    "load",
+)
 # Share of a run's weight that is left when simulated and measured concurrency differ by 12 %.
 TRUSTED_CONCURRENCY = 0.12
 CALIBRATION_WEIGHT = 0.3
 
 
 def terms(
-    tokens: Any, sequences: Any, kv_tokens: Any, adapters: Any, slots: float, rank: float
+    decoding: Any,
+    prefill: Any,
+    sequences: Any,
+    kv_tokens: Any,
+    adapters: Any,
+    slots: float,
+    rank: float,
 ) -> dict[str, Any]:
     """What each coefficient multiplies in `kernel.step_time` (arrays of one shape)."""
-    tokens = np.asarray(tokens, np.float64)
+    tokens = np.asarray(decoding, np.float64) + np.asarray(prefill, np.float64)
     over = np.maximum(tokens - GRAPH_TOKENS, 0.0)
     has = (np.asarray(adapters) > 0).astype(float)
     return {
@@ -46,8 +62,10 @@ def terms(
         "adapter": np.asarray(adapters, np.float64),
         "adapter_rank": np.asarray(adapters, np.float64) * (rank / REFERENCE_RANK - 1.0),
         "token_slot": has * slots * tokens,
+        "prefill_token": has * np.asarray(prefill, np.float64),
         "lora_over": has * (over > 0),
         "lora_token_over": has * over,
+        "load": np.zeros_like(tokens),
     }
 
 
@@ -60,7 +78,7 @@ def calibration_rows(steps: Any, prefill_ms_per_step: float | None = None) -> pd
     for step in steps.to_dict("records"):
         prompt = step["total_input_tokens"] / max(step["num_prompts"], 1)
         if step["kind"] == "default_prefill" and step["num_prompts"] > 1000:
-            row = terms(2048.0, 2048.0 / prompt, 2048.0, 0, 0, REFERENCE_RANK)
+            row = terms(0.0, 2048.0, 2048.0 / prompt, 2048.0, 0, 0, REFERENCE_RANK)
             rows.append({**row, "y": step["step_interval_p50_ms"]})
         elif step["kind"] in ("default_decode", "adapters_none_ref", "adapters_in_batch"):
             if not np.isfinite(step["median_itl_ms"]):
@@ -73,12 +91,12 @@ def calibration_rows(steps: Any, prefill_ms_per_step: float | None = None) -> pd
             rank = 8.0 if slots else REFERENCE_RANK
             rows.append(
                 {
-                    **terms(batch, batch, kv_tokens, adapters, slots, rank),
+                    **terms(batch, 0.0, batch, kv_tokens, adapters, slots, rank),
                     "y": step["median_itl_ms"],
                 }
             )
     if prefill_ms_per_step is not None:
-        row = terms(2048.0, 10.0, 2048.0, 0, 0, REFERENCE_RANK)
+        row = terms(0.0, 2048.0, 10.0, 2048.0, 0, 0, REFERENCE_RANK)
         rows += [{**row, "y": prefill_ms_per_step}] * 3
     return pd.DataFrame(rows).astype(float)
 
@@ -90,15 +108,19 @@ def _adapters_in_batch(step: dict[str, Any], batch: float) -> float:
     return float(served * (1 - (1 - 1 / served) ** batch))
 
 
-def run_row(run: Any, result: SimulationResult) -> dict[str, Any] | None:
-    """The equation of one measured run, given a traced simulation of it; None if it did nothing."""
+def run_row(run: Any, result: SimulationResult, switch_ms: float) -> dict[str, Any] | None:
+    """The equation of one measured run, given a traced simulation of it; None if it did nothing.
+
+    `switch_ms` is the coefficient of `load` that the simulation had.
+    """
     trace = result.trace[result.trace["steps"] > 0]
     weight = (trace["steps"] * trace["decoding"]).astype(float)
     if weight.sum() == 0:
         return None
     weight /= weight.sum()
     found = terms(
-        trace["decoding"] + trace["prefill"],
+        trace["decoding"],
+        trace["prefill"],
         trace["running"],
         trace["kv_tokens"],
         trace["active"],
@@ -106,8 +128,10 @@ def run_row(run: Any, result: SimulationResult) -> dict[str, Any] | None:
         float(run["max_lora_rank"]),
     )
     row = {name: float((weight * value).sum()) for name, value in found.items()}
-    load_ms = 1e3 * float((weight * trace["load_s"]).sum())
-    row["y"] = float(run["itl_mean_ms"]) * result.chunk_gap_share - load_ms
+    # The switches in a step; the copies themselves are known and taken off the measured side.
+    row["load"] = float((weight * trace["loads"]).sum())
+    copies_ms = 1e3 * float((weight * trace["load_s"]).sum()) - switch_ms * row["load"]
+    row["y"] = float(run["itl_mean_ms"]) * result.chunk_gap_share - copies_ms
     row["concurrency"] = result.running_mean / max(float(run["running_mean"]), 1e-9)
     return row
 
@@ -152,12 +176,12 @@ def step_of(found: dict[str, float]) -> Step:
         per_token_over_graph_ms=digits("token_over_graph"),
         per_sequence_ms=digits("sequence"),
         per_kv_token_ms=digits("kv_token"),
-        prefill_ms=0.0,
         lora_ms=digits("lora"),
         lora_per_slot_ms=digits("slot"),
         per_adapter_ms=float(f"{max(found['adapter'] - found['adapter_rank'], 0.0):.5g}"),
         per_adapter_rank_ms=float(f"{found['adapter_rank'] / REFERENCE_RANK:.5g}"),
         lora_per_token_slot_ms=digits("token_slot"),
+        lora_per_prefill_token_ms=digits("prefill_token"),
         lora_over_graph_ms=digits("lora_over"),
         lora_per_token_over_graph_ms=digits("lora_token_over"),
     )

@@ -181,7 +181,7 @@ def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):  # type: ignor
 
 
 @compiled
-def _trace(sim, limits, first_s, load_s, steps, prefill):  # type: ignore[no-untyped-def]
+def _trace(sim, limits, first_s, load_s, loads, steps, prefill):  # type: ignore[no-untyped-def]
     """Notes what is about to pass, every `trace_every` events, for calibration and tests."""
     server = sim.server[0]
     row = server.events // limits.trace_every
@@ -189,6 +189,7 @@ def _trace(sim, limits, first_s, load_s, steps, prefill):  # type: ignore[no-unt
         sim.trace[row].now_s = server.now_s
         sim.trace[row].first_s = first_s
         sim.trace[row].load_s = load_s
+        sim.trace[row].loads = loads
         sim.trace[row].steps = steps
         sim.trace[row].running = server.running
         sim.trace[row].decoding = server.decoding
@@ -223,6 +224,7 @@ def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
             record_span(sim, limits, at_s - server.now_s, 0, 0, False)
             server.now_s = at_s
             continue
+        loads = server.gpu_loads
         prefill, load_s, preempted = schedule(sim, limits)
         server.prefill_tokens += prefill
         first_s = load_s + step_s(
@@ -234,6 +236,6 @@ def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
             growth_s = cost.per_kv_token_ms * 1e-3 * server.decoding
             if server.partial < 0:
                 steps = _leap(sim, limits, arrivals, first_s, growth_s)
-        _trace(sim, limits, first_s, load_s, steps, prefill)
+        _trace(sim, limits, first_s, load_s, server.gpu_loads - loads, steps, prefill)
         _pass_steps(sim, limits, arrivals, steps, first_s, growth_s)
         server.max_running = max(server.max_running, server.running)

@@ -125,7 +125,7 @@ TRACE = np.dtype(
         ("kv_tokens", np.int64),
         ("free_blocks", np.int64),
         ("prefill", np.int64),
-        ("admitted", np.int64),
+        ("loads", np.int64),
     ]
 )
 
@@ -148,10 +148,10 @@ class StepCost(NamedTuple):
     per_token_over_graph_ms: float
     per_sequence_ms: float
     per_kv_token_ms: float
-    prefill_ms: float
     lora_ms: float
     per_adapter_ms: float
     lora_per_token_ms: float
+    lora_per_prefill_token_ms: float
     lora_over_graph_ms: float
     lora_per_token_over_graph_ms: float
 

@@ -5,8 +5,8 @@ adapters, with K tokens in the KV cache, takes
 
     t = base + per_token T + per_token_over_small (T - T_s)+
         + [T > T_g] (over_graph + per_token_over_graph (T - T_g))
-        + per_sequence R + per_kv_token K + prefill [P > 0]
-        + [L > 0] (lora + per_adapter L + lora_per_token T
+        + per_sequence R + per_kv_token K
+        + [L > 0] (lora + per_adapter L + lora_per_token T + lora_per_prefill_token P
                    + [T > T_g] (lora_over_graph + lora_per_token_over_graph (T - T_g)))     (ms)
 
 where x+ = max(x, 0), T_s is the size up to which a step costs the same, and T_g the largest size
@@ -28,10 +28,9 @@ def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters):  # t
     if over_graph > 0.0:
         t += cost.over_graph_ms + cost.per_token_over_graph_ms * over_graph
     t += cost.per_sequence_ms * sequences + cost.per_kv_token_ms * kv_tokens
-    if prefill_tokens > 0:
-        t += cost.prefill_ms
     if adapters > 0:
         t += cost.lora_ms + cost.per_adapter_ms * adapters + cost.lora_per_token_ms * tokens
+        t += cost.lora_per_prefill_token_ms * prefill_tokens
         if over_graph > 0.0:
             t += cost.lora_over_graph_ms + cost.lora_per_token_over_graph_ms * over_graph
     return t * 1e-3

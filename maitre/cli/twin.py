@@ -1,0 +1,185 @@
+"""`maitre twin`: what a server would do under a load, which profiles there are, fitting one."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maitre.cli.output import print_json, print_table
+
+app = typer.Typer(help="The digital twin of a multi-LoRA vLLM server.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def profiles(json: Json = False) -> None:
+    """List the shipped server profiles."""
+    from maitre.twin import ServerProfile
+
+    loaded = [ServerProfile.load(name) for name in ServerProfile.names()]
+    if json:
+        print_json([profile.model_dump(mode="json") for profile in loaded])
+        return
+    rows = [
+        {
+            "profile": profile.name,
+            "GPU": profile.gpu,
+            "engine": profile.engine,
+            "fingerprint": profile.fingerprint(),
+        }
+        for profile in loaded
+    ]
+    print_table(rows, "Server profiles")
+
+
+@app.command()
+def simulate(
+    profile: Annotated[str, typer.Option(help="A shipped server profile, or a file.")],
+    catalogue: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet: adapter, rank, rate_rps.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet: arrival_s, adapter, input_tokens, output_tokens."),
+    ] = None,
+    max_loras: Annotated[int, typer.Option(help="GPU slots for adapters.")] = 32,
+    max_lora_rank: Annotated[
+        int | None, typer.Option(help="Rank of a slot; default: the largest served.")
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(help="Sequences in a batch.")] = 2048,
+    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 2048,
+    lengths: Annotated[str, typer.Option(help="A named distribution.")] = "sharegpt",
+    mean_input_tokens: Annotated[float | None, typer.Option(help="Mean prompt.")] = None,
+    mean_output_tokens: Annotated[float | None, typer.Option(help="Mean answer.")] = None,
+    cv: Annotated[float, typer.Option(help="Variation of gaps between arrivals.")] = 1.0,
+    duration: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    json: Json = False,
+) -> None:
+    """Simulate one server under a catalogue of adapters, or a trace of requests."""
+    from maitre import twin
+
+    if (catalogue is None) == (trace is None):
+        raise ValueError("give either --catalogue or --trace")
+    rank = max_lora_rank or 16
+    if trace is not None:
+        workload = twin.Workload.from_trace(_read(trace), ranks=rank)
+    else:
+        assert catalogue is not None
+        loads = _adapters(_read(catalogue), str(catalogue))
+        rank = max_lora_rank or max(load.rank for load in loads)
+        burst = twin.Burstiness() if cv == 1.0 else twin.Burstiness("gamma", cv=cv)
+        workload = twin.Workload(
+            loads,
+            twin.Lengths.named(lengths, mean_input_tokens, mean_output_tokens),
+            duration,
+            burstiness=burst,
+        )
+    server = twin.ServerConfig(
+        max_loras=max_loras,
+        max_cpu_loras=max(max_loras, len(workload.adapters)),
+        max_lora_rank=rank,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
+    result = twin.simulate(twin.ServerProfile.load(profile), server, workload, seed)
+    if json:
+        rows = result.by_adapter().to_dict("records")
+        print_json(_finite({**result.summary(), "by_adapter": rows}))
+    else:
+        _print_summary(result.summary())
+
+
+@app.command()
+def calibrate(
+    tables: Annotated[Path, typer.Argument(help="Folder of measurement tables (Parquet).")],
+    start: Annotated[str, typer.Option(help="Profile to start from, by name or file.")],
+    out: Annotated[Path, typer.Option(help="Profile file to write.")],
+    report: Annotated[Path, typer.Option(help="Folder for the fit report.")],
+    validation: Annotated[
+        list[str] | None, typer.Option(help="A scenario to keep out of the fit; repeatable.")
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Lengths of the runs.")] = "sharegpt",
+    mean_input_tokens: Annotated[float, typer.Option(help="Mean prompt of the runs.")] = 222.4,
+    mean_output_tokens: Annotated[float, typer.Option(help="Mean answer of the runs.")] = 195.0,
+    rounds: Annotated[int, typer.Option(help="Rounds of simulating and refitting.")] = 3,
+    json: Json = False,
+) -> None:
+    """Fit a profile from measurement tables and runs, and report how well it fits."""
+    from maitre.twin import ServerProfile
+    from maitre.twin.calibration.calibrate import calibrate as fit_profile
+    from maitre.twin.calibration.measure import errors
+    from maitre.twin.calibration.report import write_report
+    from maitre.twin.calibration.runs import Traffic
+    from maitre.twin.calibration.tables import read_tables
+
+    first = ServerProfile.load(start)
+    found = fit_profile(
+        read_tables(tables, first.base_model),
+        first,
+        Traffic(lengths, mean_input_tokens, mean_output_tokens),
+        validation_scenarios=validation or [],
+        rounds=rounds,
+        progress=_print_progress,
+    )
+    written = write_report(found.profile, found.comparison, report)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    part.write_text(found.profile.to_yaml())
+    os.replace(part, out)
+    if json:
+        print_json(_finite(errors(found.comparison)))
+    else:
+        for path in (out, *written):
+            print(path)
+
+
+def _read(path: Path) -> Any:
+    import pandas as pd
+
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+
+
+def _adapters(frame: Any, name: str) -> list[Any]:
+    from maitre.twin import AdapterLoad
+
+    for column in ("adapter", "rank", "rate_rps"):
+        if column not in frame:
+            raise ValueError(f"{name} has no column {column!r}")
+    optional = [name for name in ("mean_input_tokens", "mean_output_tokens") if name in frame]
+    return [
+        AdapterLoad(
+            str(row["adapter"]),
+            row["rank"],
+            row["rate_rps"],
+            **{column: row[column] for column in optional if row[column] == row[column]},
+        )
+        for row in frame.to_dict("records")
+    ]
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    rows = [
+        {"figure": name, "value": f"{value:,.3f}" if isinstance(value, float) else value}
+        for name, value in summary.items()
+    ]
+    print_table(rows, "Simulated server")
+
+
+def _finite(document: Any) -> Any:
+    """The document with NaN as null, which JSON has no word for."""
+    if isinstance(document, dict):
+        return {key: _finite(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_finite(value) for value in document]
+    if hasattr(document, "item"):
+        document = document.item()
+    return None if isinstance(document, float) and document != document else document
+
+
+def _print_progress(stage: str, done: int, total: int) -> None:
+    if done % 20 == 0 or done == total:
+        print(f"{stage}: {done}/{total}", file=sys.stderr)
