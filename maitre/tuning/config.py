@@ -24,6 +24,9 @@ class TuneConfig:
 
     Every `eval_every` iterations the whole eval split is evaluated (`None`: only the last
     iteration is); the run stops at the first evaluation that meets every target that is set.
+    The learning rate rises linearly over the first `warm_up_iterations`: Adam's first steps are of
+    full length whatever the gradient, and throw a good start away.
+
     `eval_rows` limits evaluation to the first so many eval examples; `None` is all of them.
 
     `cache_limit_bytes` bounds the kept keys and values of train inputs, per task.
@@ -32,6 +35,7 @@ class TuneConfig:
     virtual_tokens: int = 8
     position: Position = "suffix"
     learning_rate: float = 0.05
+    warm_up_iterations: int = 0
     batch_size: int = 16
     max_iterations: int = 60
     eval_every: int | None = 2
@@ -45,6 +49,8 @@ class TuneConfig:
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(self.position in ("suffix", "prefix"), "position", self.position, "suffix or prefix")
         _check(0 < self.learning_rate < np.inf, "learning_rate", self.learning_rate, "positive")
+        at_least_0 = self.warm_up_iterations >= 0
+        _check(at_least_0, "warm_up_iterations", self.warm_up_iterations, "at least 0")
         for name in ("eval_every", "eval_rows"):
             value = getattr(self, name)
             _check(value is None or value >= 1, name, value, "at least 1, or None")
@@ -53,6 +59,10 @@ class TuneConfig:
             _check(in_range, "target_accuracy", self.target_accuracy, "between 0 and 1")
         if self.target_loss is not None:
             _check(self.target_loss >= 0, "target_loss", self.target_loss, "at least 0")
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """The learning rate of an iteration (from 0)."""
+        return self.learning_rate * min(1.0, (iteration + 1) / (self.warm_up_iterations + 1))
 
     def is_target_met(self, eval_loss: float, eval_accuracy: float) -> bool:
         """Whether an evaluation meets every target that is set; never, when none is."""

@@ -111,9 +111,8 @@ class TaskRun:
         if not np.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
             state.stopped_because = "diverged"
             return
-        state.prompt, state.adam = adam_step(
-            state.prompt, gradient, state.adam, self.config.learning_rate
-        )
+        learning_rate = self.config.learning_rate_at(state.iteration)
+        state.prompt, state.adam = adam_step(state.prompt, gradient, state.adam, learning_rate)
         state.iteration += 1
 
     def is_evaluation_due(self) -> bool:

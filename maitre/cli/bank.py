@@ -1,0 +1,248 @@
+"""`maitre bank`: what the prompt bank holds, what it would offer a task, in and out of it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maitre.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from maitre.bank.bank import PromptBank
+    from maitre.tuning.base_model import BaseModel
+
+app = typer.Typer(help="The prompt bank: starts for tuning.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Bank = Annotated[
+    str | None, typer.Option(help="Folder or URL (default: in the data home).")
+]
+Tenant = Annotated[str | None, typer.Option(help="See what this tenant sees (its own, too).")]
+Seed = Annotated[int, typer.Option(help="Draws the samples and the random candidate.")]
+
+
+@app.command("list")
+def list_entries(
+    bank: Bank = None,
+    tenant: Tenant = None,
+    group: Annotated[str | None, typer.Option(help="Only tasks of this group.")] = None,
+    json: Json = False,
+) -> None:
+    """List the entries that a tenant may start from (without one: the public ones)."""
+    entries = [e for e in _load(bank).visible_to(tenant) if group in (None, e.group)]
+    facts = [entry.facts() for entry in entries]
+    if json:
+        print_json(facts)
+        return
+    shown = ("entry_id", "group", "eval_accuracy", "ita", "benefit", "uses", "tenant")
+    print_table([{name: _short(f[name]) for name in shown} for f in facts], "Prompt bank")
+
+
+@app.command()
+def search(
+    task: Annotated[str, typer.Argument(help="A task folder, or a task of the tasks folder.")],
+    bank: Bank = None,
+    tenant: Tenant = None,
+    top: Annotated[int, typer.Option(min=1, help="How many candidates to print.")] = 10,
+    budget_s: Annotated[float, typer.Option(min=0.0, help="Time for the lookup.")] = 10.0,
+    seed: Seed = 0,
+    exhaustive: Annotated[bool, typer.Option(help="Score every entry, budget or not.")] = False,
+    json: Json = False,
+) -> None:
+    """Find the prompts that a task would best start from, and say why."""
+    from maitre.bank.index import build_index
+    from maitre.tuning.bank_entries import FEATURE, with_output_features
+    from maitre.tuning.config import TuneConfig
+    from maitre.tuning.start import find_start
+    from maitre.tuning.tasks import Task
+
+    wanted = Task.load(_task_folder(task))
+    prompts = _load(bank).visible_to(tenant)
+    first = next(iter(prompts), None)
+    config = TuneConfig()
+    if first is not None:
+        virtual_tokens = first.prompt.shape[0]
+        config = TuneConfig(
+            virtual_tokens=virtual_tokens,
+            position="prefix" if first.position == "prefix" else "suffix",
+        )
+    model = _base_model()
+    prompts.check_model(model.hash, model.tokenizer_hash)
+    prompts = with_output_features(prompts, model)
+    found = find_start(
+        model,
+        wanted,
+        prompts,
+        build_index(prompts, FEATURE) if len(prompts) else None,
+        config=config,
+        seed=seed,
+        tenant=tenant,
+        budget_s=budget_s,
+        exhaustive=exhaustive,
+    )
+    ranked = [vars(candidate) for candidate in found.candidates[:top]]
+    if json:
+        print_json(
+            {
+                "choice": found.choice.name,
+                "why": found.why,
+                "seconds": found.seconds,
+                "evaluated": found.evaluated,
+                "candidates": ranked,
+            }
+        )
+        return
+    print_table([{k: _short(v) for k, v in c.items()} for c in ranked], f"Starts for {task}")
+    print(f"{found.why}; {found.evaluated} passes in {found.seconds:.1f} s")
+
+
+@app.command()
+def add(
+    task: Annotated[str, typer.Option(help="The task that the prompt is for.")],
+    description: Annotated[str, typer.Option(help="What the prompt makes the model do.")],
+    prompt: Annotated[Path | None, typer.Option(help="Exported prompt: a folder or file.")] = None,
+    text: Annotated[str | None, typer.Option(help="The words of a text prompt, instead.")] = None,
+    bank: Bank = None,
+    tenant: Annotated[str | None, typer.Option(help="Keep it private to this tenant.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Under which terms it may be used.")] = None,
+    json: Json = False,
+) -> None:
+    """Add a prompt: an exported one or a text; near duplicates are turned away."""
+    from maitre.bank.bank import PromptBank
+    from maitre.bank.entry import BankEntry, BankError, entry_id
+    from maitre.tuning.config import TuneConfig
+    from maitre.tuning.export import import_prompt
+    from maitre.tuning.soft_prompt import text_init
+
+    if (prompt is None) == (text is None):
+        raise BankError("give either --prompt or --text")
+    url = _url(bank)
+    stored = PromptBank.load(url, missing_ok=True)
+    model = _base_model()
+    position = next((entry.position for entry in stored), "suffix")
+    if prompt is not None:
+        read = import_prompt(prompt)
+        if read.base_model_hash not in (None, model.hash):
+            raise BankError(f"{prompt}: was tuned for another base model ({read.base_model})")
+        values, position = read.prompt, read.position
+    else:
+        first = next(iter(stored), None)
+        tokens = TuneConfig().virtual_tokens if first is None else first.prompt.shape[0]
+        values = text_init(model, text or "", tokens)
+    if values.shape[1] != model.hidden_size:
+        raise BankError(f"the prompt is {values.shape[1]} wide, {model.name} {model.hidden_size}")
+    entry = BankEntry(
+        entry_id=entry_id(task, values),
+        prompt=values,
+        task=task,
+        description=description,
+        base_model=model.name,
+        base_model_hash=model.hash,
+        tokenizer_hash=model.tokenizer_hash,
+        created_at=datetime.now(UTC),
+        text=text,
+        tenant=tenant,
+        licence=licence,
+        position=position,
+    )
+    grown, rejected = stored.add([entry])
+    if rejected:
+        raise BankError(f"{entry.entry_id} was not added: {rejected[0].why}")
+    PromptBank((grown[entry.entry_id],)).save(url)
+    if json:
+        print_json(entry.facts())
+    else:
+        print(f"Added {entry.entry_id}; the bank at {url} holds {len(grown)} prompts")
+
+
+@app.command()
+def export(
+    entry: Annotated[str, typer.Argument(help="The entry's id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there.")],
+    bank: Bank = None,
+    tenant: Tenant = None,
+    json: Json = False,
+) -> None:
+    """Write an entry as a folder: peft's format for a prefix prompt, else safetensors."""
+    from maitre.tuning.export import export_prompt
+    from resources.settings import Settings
+
+    found = _load(bank).visible_to(tenant)[entry]
+    folder = export_prompt(
+        found.prompt,
+        out,
+        position="prefix" if found.position == "prefix" else "suffix",
+        base_model=Settings.read().base_model,
+        base_model_hash=found.base_model_hash,
+    )
+    files = sorted(file.name for file in folder.iterdir())
+    if json:
+        print_json({"entry": entry, "folder": str(folder), "files": files})
+    else:
+        print(f"Wrote {', '.join(files)} to {folder}")
+
+
+@app.command()
+def stats(bank: Bank = None, tenant: Tenant = None, json: Json = False) -> None:
+    """Sum up the bank: how many prompts, of what, and what they have been good for."""
+    entries = list(_load(bank).visible_to(tenant))
+    used = [entry for entry in entries if entry.uses]
+    first = entries[0] if entries else None
+    figures: dict[str, Any] = {
+        "entries": len(entries),
+        "private": sum(entry.tenant is not None for entry in entries),
+        "tasks": len({entry.task for entry in entries}),
+        "groups": len({entry.group for entry in entries if entry.group}),
+        "base_model": first.base_model if first else None,
+        "virtual_tokens": first.prompt.shape[0] if first else None,
+        "position": first.position if first else None,
+        "uses": sum(entry.uses for entry in entries),
+        "mean_iterations_saved": (
+            sum((e.benefit or 0.0) * e.uses for e in used) / sum(e.uses for e in used)
+            if used
+            else None
+        ),
+    }
+    if json:
+        print_json(figures)
+    else:
+        print_table([{"figure": k, "value": _short(v)} for k, v in figures.items()], "Prompt bank")
+
+
+def _url(bank: str | None) -> str:
+    """The bank that was asked for, or the data home's bank of the base model in the settings."""
+    from maitre.tuning.weights_hash import weights_hash
+    from resources.settings import Settings
+
+    if bank is not None:
+        return bank
+    settings = Settings.read()
+    if not Path(settings.base_model).is_dir():
+        raise ValueError(f"base model {settings.base_model} is no local folder: give --bank")
+    return f"{settings.home.rstrip('/')}/bank/{weights_hash(Path(settings.base_model))[:12]}"
+
+
+def _load(bank: str | None) -> "PromptBank":
+    from maitre.bank.bank import PromptBank
+
+    return PromptBank.load(_url(bank))
+
+
+def _base_model() -> "BaseModel":
+    from maitre.tuning.base_model import BaseModel
+    from resources.settings import Settings
+
+    return BaseModel.load(Settings.read().base_model)
+
+
+def _task_folder(task: str) -> Path:
+    from resources.settings import Settings
+
+    return Path(task) if Path(task).is_dir() else Path(Settings.read().tasks) / task
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
