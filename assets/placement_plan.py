@@ -41,8 +41,8 @@ def placement_plan(
 ) -> dg.MaterializeResult:
     """Place the catalogue with the champion; every server is checked in the twin and repaired."""
     from maitre.maxpack.model import MaxpackError
-    from maitre.placement import place
     from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.placement.place import place
     from maitre.twin import ServerProfile
 
     champion = load_champion(mlflow)
@@ -84,8 +84,9 @@ def placement_plan(
 @dg.asset_check(asset=placement_plan, blocking=True)
 def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     """Replay an hour of every server in the twin, with a seed that placement has not seen."""
-    from maitre.placement import PlacementPlan, check_plan
     from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.placement.check import check_plan
+    from maitre.placement.plan import PlacementPlan
     from maitre.twin import ServerProfile
 
     config = PlacementConfig()
@@ -100,6 +101,6 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
         passed=check.passed,
         metadata={
             "servers": len(check.servers),
-            "unhealthy": [server.name for server in check.servers if not server.healthy],
+            "unhealthy": [server.name for server in check.unhealthy],
         },
     )
