@@ -7,6 +7,7 @@ uniform numbers and two look-ups, and no sample of the original data is carried 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -67,17 +68,8 @@ class Lengths:
         Raises:
             TwinInputError: no such name, or a mean that is not positive.
         """
-        shipped = _shipped()
-        require(name in shipped, f"lengths: no distribution {name!r}; there are {cls.names()}")
-        table = shipped[name]
-        lengths = cls(
-            name=name,
-            input_quantiles=np.array(table["input_quantiles"], np.float64),
-            output_quantiles=np.array(table["output_quantiles"], np.float64),
-            max_input_tokens=int(table["max_input_tokens"]),
-            max_total_tokens=int(table["max_total_tokens"]),
-        )
-        return lengths.with_means(mean_input_tokens, mean_output_tokens)
+        require(name in _shipped(), f"lengths: no distribution {name!r}; there are {cls.names()}")
+        return _named(name, mean_input_tokens, mean_output_tokens)
 
     @classmethod
     def fixed(cls, input_tokens: int, output_tokens: int) -> "Lengths":
@@ -191,9 +183,23 @@ def _interpolate(table: _F8, row: NDArray[np.intp], probability: _F8) -> _F8:
     return flat[start] * (1 - part) + flat[np.minimum(start + 1, flat.size - 1)] * part
 
 
+@lru_cache(maxsize=64)
+def _named(name: str, mean_input: float | None, mean_output: float | None) -> Lengths:
+    table = _shipped()[name]
+    lengths = Lengths(
+        name=name,
+        input_quantiles=np.array(table["input_quantiles"], np.float64),
+        output_quantiles=np.array(table["output_quantiles"], np.float64),
+        max_input_tokens=int(table["max_input_tokens"]),
+        max_total_tokens=int(table["max_total_tokens"]),
+    )
+    return lengths.with_means(mean_input, mean_output)
+
+
+@lru_cache(maxsize=1)
 def _shipped() -> dict[str, Any]:
     text = resources.files("maitre.twin").joinpath("profiles/lengths.yaml").read_text()
-    tables = yaml.safe_load(text)
+    tables = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(tables, dict):
         raise TwinInputError("lengths: profiles/lengths.yaml is not a mapping")
     return tables
