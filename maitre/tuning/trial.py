@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import CurvePoint, TuneConfig, TuneResult
+from maitre.tuning.config import TuneConfig, TuneResult
+from maitre.tuning.target import target_loss
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import OnProgress, tune
-
-# The part of a cold run's whole improvement that counts as being there.
-TARGET_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,8 @@ def run_trial(
         )
 
     reference = run(None, seed + 1, replace(config, target_loss=None, target_accuracy=None))
-    target_loss = target_of(reference.curve)
-    to_target = replace(config, target_loss=target_loss, target_accuracy=None)
+    target = target_loss(task, reference.curve)
+    to_target = replace(config, target_loss=target, target_accuracy=None)
     cold = run(None, seed, to_target)
     warm = run(start(), seed, to_target)
-    return Trial(target_loss, reference, cold, warm)
-
-
-def target_of(curve: tuple[CurvePoint, ...]) -> float:
-    """The loss at which `TARGET_SHARE` of the curve's improvement over its beginning is made."""
-    losses = [loss for _, loss, _ in curve]
-    return min(losses) + (1 - TARGET_SHARE) * (losses[0] - min(losses))
+    return Trial(target, reference, cold, warm)
