@@ -101,10 +101,12 @@ def _poisson(
 def _merged(
     parts: list[tuple[int, _F8]],
 ) -> tuple[_F8, NDArray[np.intp]]:
-    arrival_s = np.concatenate([times for _, times in parts]) if parts else np.zeros(0)
-    adapter = np.concatenate([np.full(len(times), which) for which, times in parts] or [[]])
+    if not parts:
+        return np.zeros(0), np.zeros(0, np.intp)
+    arrival_s = np.concatenate([times for _, times in parts])
+    adapter = np.concatenate([np.full(len(times), which) for which, times in parts])
     order = np.argsort(arrival_s, kind="stable")
-    return arrival_s[order], adapter[order].astype(np.intp)
+    return arrival_s[order], adapter[order]
 
 
 def _gamma(
