@@ -20,7 +20,7 @@ def traces(
     out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
     profile: Profile,
     points: Annotated[int, typer.Option(help="Configurations to simulate.")] = 1000,
-    duration: Annotated[float, typer.Option(help="Simulated seconds of each.")] = 600.0,
+    duration: Annotated[float, typer.Option(help="simulated seconds of each.")] = 3600.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same traces.")] = 0,
 ) -> None:
     """Simulate designed configurations in the twin."""

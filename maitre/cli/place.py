@@ -24,7 +24,7 @@ def place(
     headroom: Annotated[float, typer.Option(help="Part by which rates may rise.")] = 0.05,
     check_duration: Annotated[
         float, typer.Option(help="Simulated seconds of each server's check; 0: no check.")
-    ] = 600.0,
+    ] = 3600.0,
     baselines: Annotated[bool, typer.Option(help="Also compute what simpler methods need.")] = True,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,

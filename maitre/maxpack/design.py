@@ -10,8 +10,9 @@ from scipy.stats import qmc
 
 from maitre.maxpack.features import SetSums, adapter_terms
 from maitre.maxpack.fluid import fluid_features
-from maitre.maxpack.health import HealthRule, judge
+from maitre.maxpack.health import HealthRule
 from maitre.maxpack.inputs import feature_frame
+from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import SLOTS, ServerOptions, default_lengths, rank_tiers
 from maitre.twin import (
     AdapterLoad,
@@ -19,7 +20,6 @@ from maitre.twin import (
     ServerConfig,
     ServerProfile,
     Workload,
-    simulate_many,
 )
 
 Point = tuple[ServerConfig, Workload]
@@ -40,7 +40,7 @@ def design(
     seed: int = 0,
     *,
     lengths: Lengths | None = None,
-    duration_s: float = 600.0,
+    duration_s: float = 3600.0,
 ) -> list[Point]:
     """`n` configurations that fill the space of adapter sets and server options.
 
@@ -63,7 +63,7 @@ def design(
 def make_traces(
     profile: ServerProfile,
     points: Sequence[Point],
-    duration_s: float = 600.0,
+    duration_s: float = 3600.0,
     seed: int = 0,
     on_progress: Progress | None = None,
     *,
@@ -72,7 +72,8 @@ def make_traces(
 ) -> pd.DataFrame:
     """Simulate the points: one row a configuration, its features and what came of it.
 
-    `duration_s` simulated seconds each; point i runs under seed + i. Columns: the features
+    `duration_s` simulated seconds each, from a warm start (`maitre.maxpack.measure`); point i runs
+    under seed + i. Columns: the features
     (`maitre.maxpack.inputs.FEATURES`) and `throughput_tps`, `starved` (papers' rule), `healthy`
     (`maitre.maxpack.health`), `ttft_p99_ms` (worst of server and adapters; NaN: no answer at
     all), `ttft_server_p99_ms`, `itl_mean_ms`, `itl_p99_ms`, `preemptions`, `out_of_memory`, and
@@ -80,31 +81,30 @@ def make_traces(
     """
     rule = rule or HealthRule()
     runs = [(config, _lasting(workload, duration_s)) for config, workload in points]
-    results = simulate_many(profile, runs, seed=seed, workers=workers, progress=on_progress)
+    seeds = [seed + i for i in range(len(runs))]
+    found = measure_many(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
     features = point_features(profile, points)
-    rows = []
-    for i, result in enumerate(results):
-        health = judge(result, rule)
-        rows.append(
-            {
-                "measured_offered_tps": result.offered_tps,
-                "throughput_tps": result.throughput_tps,
-                "starved": bool(health.starved),
-                "healthy": bool(health.healthy),
-                "ttft_p99_ms": _finite(health.worst_ttft_p99_ms),
-                "ttft_server_p99_ms": _finite(health.ttft_p99_ms),
-                "itl_mean_ms": _finite(result.itl_ms.mean),
-                "itl_p99_ms": _finite(result.itl_ms.p99),
-                "preemptions": int(result.preemptions),
-                "out_of_memory": bool(result.out_of_memory),
-                "max_cpu_loras": points[i][0].max_cpu_loras,
-                "seed": seed + i,
-                "duration_s": float(duration_s),
-                "ttft_slo_ms": rule.ttft_slo_ms,
-                "profile": profile.name,
-                "profile_fingerprint": profile.fingerprint(),
-            }
-        )
+    rows = [
+        {
+            "measured_offered_tps": measured.offered_tps,
+            "throughput_tps": measured.throughput_tps,
+            "starved": bool(measured.health.starved),
+            "healthy": bool(measured.health.healthy),
+            "ttft_p99_ms": _finite(measured.health.worst_ttft_p99_ms),
+            "ttft_server_p99_ms": _finite(measured.health.ttft_p99_ms),
+            "itl_mean_ms": _finite(measured.itl_mean_ms),
+            "itl_p99_ms": _finite(measured.itl_p99_ms),
+            "preemptions": measured.preemptions,
+            "out_of_memory": bool(measured.health.out_of_memory),
+            "max_cpu_loras": config.max_cpu_loras,
+            "seed": run_seed,
+            "duration_s": float(duration_s),
+            "ttft_slo_ms": rule.ttft_slo_ms,
+            "profile": profile.name,
+            "profile_fingerprint": profile.fingerprint(),
+        }
+        for measured, (config, _), run_seed in zip(found, points, seeds, strict=True)
+    ]
     return pd.concat([features, pd.DataFrame(rows)], axis=1)
 
 

@@ -25,7 +25,7 @@ class HealthRule:
     """
 
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
-    min_requests: int = 50
+    min_requests: int = 100
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class _Types:
         )
         active_short = -np.expm1(-np.outer(self.shortest_s, outputs))
         active_long = -np.expm1(-np.outer(self.longest_s, outputs))
-        prefill_s = np.array([1e-3 * cost.prefill_ms for cost in self.options.step_costs])[self.row]
+        prefill_s = _prefill_jumps(self.options)[self.row]
         times = []
         for plane in np.moveaxis(_planes(self.options)[self.row], 1, 0):
             _, sequence, prefill, kv_token, adapter = (column[:, None] for column in plane.T)
@@ -169,10 +169,11 @@ def _planes(options: ServerOptions) -> np.ndarray:
     """
     planes = np.empty((len(options), len(_TOUCHING), 5))
     for row, cost in enumerate(options.step_costs):
-        smooth = cost._replace(prefill_ms=0.0, lora_over_graph_ms=0.0)
+        smooth = cost._replace(lora_over_graph_ms=0.0)
+        jump = _jump(cost)
 
-        def seconds(point: np.ndarray, smooth: Any = smooth) -> float:
-            return float(step_s(smooth, point[0], point[0], point[1], point[2], point[3]))
+        def seconds(point: np.ndarray, smooth: Any = smooth, jump: float = jump) -> float:
+            return float(step_s(smooth, point[0], *point)) - jump
 
         for k, touching in enumerate(_TOUCHING):
             point = np.array(touching)
@@ -183,6 +184,15 @@ def _planes(options: ServerOptions) -> np.ndarray:
             ]
             planes[row, k] = [here - float(np.dot(slopes, point)), *slopes]
     return planes
+
+
+def _prefill_jumps(options: ServerOptions) -> np.ndarray:
+    """What a step with any prefill costs more than one with none, in seconds."""
+    return np.array([_jump(cost) for cost in options.step_costs])
+
+
+def _jump(cost: Any) -> float:
+    return float(step_s(cost, 1.0, 1.0, 1e-9, 0.0, 1.0) - step_s(cost, 1.0, 1.0, 0.0, 0.0, 1.0))
 
 
 def _worths(groups: _Groups, types: _Types) -> np.ndarray:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from maitre.maxpack.health import Health, HealthRule, judge
+from maitre.maxpack.health import Health, HealthRule
+from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.plan import PlacementPlan, PlannedServer
-from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workload, simulate_many
+from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workload
 
 Progress = Callable[[int, int], None]
 
@@ -91,7 +91,7 @@ def check_plan(
     profile: ServerProfile,
     catalogue: AdapterCatalogue,
     seed: int = 0,
-    duration_s: float = 600.0,
+    duration_s: float = 3600.0,
     *,
     rate_factor: float = 1.0,
     rule: HealthRule | None = None,
@@ -101,7 +101,8 @@ def check_plan(
 ) -> PlanCheck:
     """Simulate every server of the plan for `duration_s` under the catalogue's rates.
 
-    Rates are multiplied by `rate_factor`; server i runs under seed + i.
+    From a warm start (`maitre.maxpack.measure`). Rates are multiplied by `rate_factor`; server i
+    runs under seed + i.
 
     Raises:
         CatalogueError: the plan holds adapters that the catalogue does not know.
@@ -160,22 +161,17 @@ def check_servers(
         )
         for server in servers
     ]
-    # The twin seeds run i with seed + i; seeds here are consecutive within a call or one each.
-    results = []
-    for start, stop in _consecutive(seeds):
-        results += simulate_many(
-            profile, runs[start:stop], seed=seeds[start], workers=workers, progress=on_progress
-        )
+    found = measure_many(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
     return [
         ServerCheck(
             server.name,
-            judge(result, rule),
-            float(result.throughput_tps),
-            float(result.offered_tps),
-            float(result.kv_usage_max),
-            int(result.preemptions),
+            measured.health,
+            measured.throughput_tps,
+            measured.offered_tps,
+            measured.kv_usage_max,
+            measured.preemptions,
         )
-        for server, result in zip(servers, results, strict=True)
+        for server, measured in zip(servers, found, strict=True)
     ]
 
 
@@ -195,12 +191,6 @@ def _loads(
             )
         )
     return loads
-
-
-def _consecutive(seeds: list[int]) -> list[tuple[int, int]]:
-    breaks = [i for i in range(1, len(seeds)) if seeds[i] != seeds[i - 1] + 1]
-    edges = [0, *breaks, len(seeds)]
-    return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
 def _given(value: float) -> float | None:

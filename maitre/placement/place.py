@@ -30,7 +30,8 @@ Progress = Callable[[str, int, int], None]
 
 DEFAULT_HEADROOM = 0.05
 MAX_REPLICAS = 4096
-REPAIR_ROUNDS = 8
+REPAIR_ROUNDS = 10
+FIRST_RELIEF = 0.04
 
 
 class PlacementError(ValueError):
@@ -50,7 +51,7 @@ class PlacementSettings:
     risk: float = 0.01
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
     headroom: float = DEFAULT_HEADROOM
-    check_duration_s: float = 600.0
+    check_duration_s: float = 3600.0
     baselines: bool = True
     seed: int = 0
     workers: int | None = None
@@ -77,7 +78,7 @@ def place(
     seed: int = 0,
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
     headroom: float = DEFAULT_HEADROOM,
-    check_duration_s: float = 600.0,
+    check_duration_s: float = 3600.0,
     baselines: bool = True,
     lengths: Lengths | None = None,
     workers: int | None = None,
@@ -213,7 +214,7 @@ def _checked_servers(
         return found, servers
     rule = HealthRule(ttft_slo_ms=settings.ttft_slo_ms)
     passed: set[Any] = set()
-    for _ in range(REPAIR_ROUNDS):
+    for round_ in range(REPAIR_ROUNDS):
         todo = [i for i, server in enumerate(servers) if _content(server) not in passed]
         total = len(servers)
         report("check", total - len(todo), total)
@@ -234,7 +235,9 @@ def _checked_servers(
         if not failed:
             return found, servers
         reasons = {c.server: c.health.reason for c in checks if not c.health.healthy}
-        found = relieve(found, np.array(failed), demand, capacity)
+        # Each round takes more, so that the rounds come to an end.
+        relief = FIRST_RELIEF * 2 ** (round_ // 2)
+        found = relieve(found, np.array(failed), demand, capacity, part=min(relief, 0.5))
         servers = planned_servers(found, demand, catalogue, profile, capacity)
     raise PlacementError(
         f"after {REPAIR_ROUNDS} rounds of repair these servers still fail in the twin: "
