@@ -8,9 +8,11 @@ import pytest
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankEntry, BankError, entry_id
 from maitre.bank.index import build_index
+from maitre.bank.lookup import Lookup
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import encode
+from maitre.tuning.probe import probe_losses
 from maitre.tuning.prompt_scores import PromptScorer, output_distributions
 from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.start import find_start
@@ -92,3 +94,21 @@ def test_equal_prompts_have_equal_output_distributions(tiny: BaseModel) -> None:
     assert vectors.shape == (3, 64)
     np.testing.assert_allclose(vectors[0], vectors[2], rtol=1e-4)
     assert not np.allclose(vectors[0], vectors[1])
+
+
+def test_probing_chooses_by_what_a_few_steps_bring(
+    tiny: BaseModel, colours: Task, bank: PromptBank
+) -> None:
+    def find(**options: int | float) -> Lookup:
+        return find_start(tiny, colours, bank, config=CONFIG, seed=1, tenant="blue", **options)
+
+    found = find(probe_iterations=3)
+    names = {candidate.name for candidate in found.finalists}
+    assert {"text:instruction", "random", found.choice.name} <= names
+    assert "in 3 iterations" in found.why
+    losses = probe_losses(
+        tiny, colours, [c.prompt for c in found.finalists], config=CONFIG, iterations=3, seed=1
+    )
+    assert losses == sorted(losses)
+    assert found.choice.name == found.finalists[0].name
+    assert "iterations" not in find(probe_iterations=3, budget_s=0.0).why
