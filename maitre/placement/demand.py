@@ -51,6 +51,14 @@ class Demand:
             adapter_terms(rates, input_tokens[adapter], output_tokens[adapter]),
         )
 
+    @classmethod
+    def of_shares(cls, whole: Demand, adapter: np.ndarray, share: np.ndarray) -> Demand:
+        """Given parts of whole adapters: `whole` has one part an adapter, at its position."""
+        rates = whole.rate_rps[adapter] * share
+        inputs, outputs = whole.input_tokens[adapter], whole.output_tokens[adapter]
+        terms = adapter_terms(rates, inputs, outputs)
+        return cls(adapter, share, rates, whole.rank[adapter], inputs, outputs, terms)
+
     def __len__(self) -> int:
         return len(self.adapter)
 

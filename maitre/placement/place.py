@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from maitre.placement.check import check_servers
 from maitre.placement.demand import Demand
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.placement.repair import relieve
+from maitre.placement.replan import carried_over, settle
 from maitre.placement.search import fewest_servers
 from maitre.twin import Lengths, ServerProfile
 
@@ -128,6 +129,56 @@ def place(
         else {}
     )
     return PlacementPlan(profile.name, servers, min(bound, len(servers)), others)
+
+
+def replan(
+    plan: PlacementPlan,
+    catalogue: AdapterCatalogue,
+    profile: ServerProfile,
+    *,
+    model: MaxpackModel | SteadyStateModel | None = None,
+    risk: float = 0.01,
+    seed: int = 0,
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
+    headroom: float = DEFAULT_HEADROOM,
+    max_closing_moves: int = 0,
+    lengths: Lengths | None = None,
+) -> PlacementPlan:
+    """The running plan carried over to the catalogue's new rates with few moves.
+
+    Servers within their risk stay as they are; others are reconfigured or give up the fewest
+    adapters; new adapters go where they cost least; `max_closing_moves` adapters may be moved only
+    to close servers. Servers keep their names. Not simulated: use `check_plan`.
+
+    Raises:
+        CatalogueError, PlacementError: as `place`.
+    """
+    settings = PlacementSettings(risk, ttft_slo_ms, headroom, 0.0, False, seed)
+    catalogue.check(base_models={profile.base_model}, max_rank=profile.valid.max_lora_rank[1])
+    lengths = lengths or default_lengths()
+    options = ServerOptions.of(profile, lengths)
+    capacity = Capacity(
+        _checked(model, profile, settings), options, settings.risk, profile.valid.adapters[1]
+    )
+    whole = as_is(catalogue, lengths, 1 + headroom)
+    carried = carried_over(plan, catalogue.names, whole, capacity)
+    moved = settle(carried, capacity, closing_moves=max_closing_moves)
+    kept, server = np.unique(moved.server, return_inverse=True)
+    choice = capacity.best(carried.demand.sums(server, len(kept)), moved.rows[kept])
+    found = Assignment(server, choice.rows, choice.risk, choice.fill)
+    names = [
+        carried.names[i] if i < len(carried.names) else _fresh_name(profile, carried.names, i)
+        for i in kept
+    ]
+    servers = planned_servers(found, carried.demand, catalogue, profile, capacity, names)
+    bound = lower_bound_servers(as_is(catalogue, lengths), options)
+    return PlacementPlan(profile.name, servers, min(bound, len(servers)), {})
+
+
+def _fresh_name(profile: ServerProfile, taken: tuple[str, ...], i: int) -> str:
+    while (name := f"{profile.base_model}-{i:04d}") in taken:
+        i += len(taken)
+    return name
 
 
 def as_is(catalogue: AdapterCatalogue, lengths: Lengths, factor: float = 1.0) -> Demand:
@@ -251,6 +302,7 @@ def planned_servers(
     catalogue: AdapterCatalogue,
     profile: ServerProfile,
     capacity: Capacity,
+    names: Sequence[str] | None = None,
 ) -> tuple[PlannedServer, ...]:
     """The assignment written out; replicas of one adapter on one server become one share."""
     sets = demand.sums(found.server, found.servers)
@@ -266,7 +318,7 @@ def planned_servers(
         config = capacity.options.config(int(found.rows[i]), len(shares))
         servers.append(
             PlannedServer(
-                name=f"{profile.base_model}-{i:04d}",
+                name=names[i] if names is not None else f"{profile.base_model}-{i:04d}",
                 base_model=profile.base_model,
                 config={
                     "max_loras": config.max_loras,
@@ -304,8 +356,3 @@ def _content(server: PlannedServer) -> Any:
 
 def _silent(step: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
-
-
-def without_check(settings: PlacementSettings) -> PlacementSettings:
-    """The same settings without the twin's check."""
-    return replace(settings, check_duration_s=0.0)
