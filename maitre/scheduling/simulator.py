@@ -110,7 +110,7 @@ def to_ms(seconds: float) -> int:
 
 
 def simulate(
-    jobs: Sequence[Job], cluster: Cluster, policy: Policy, *, seed: int = 0, pace_s: float = 2e-4
+    jobs: Sequence[Job], cluster: Cluster, policy: Policy, *, seed: int = 0, pace_s: float = 1e-3
 ) -> Simulation:
     """Run `policy` on `jobs` until every job is finished or rejected, then stop the workers.
 

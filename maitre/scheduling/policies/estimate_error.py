@@ -35,12 +35,15 @@ class EstimateError:
 
     def left(self, job: JobView, done: float, quantile: float) -> float:
         """The `quantile` of the iterations left to a job that has done `done` of them."""
-        estimate = job.iterations_estimate
+        estimate = (
+            job.iterations_bank_estimate if job.lookup_ended else job.iterations_cold_estimate
+        )
         if estimate <= 0:
             return 0.0
         ratios = self._ratios[job.lookup_ended]
+        count = len(ratios)
         first = bisect_right(ratios, done / estimate) if done > 0 else 0
-        if first >= len(ratios):
+        if first >= count:
             return 0.1 * done  # further than any before: a tenth more
-        at = first + int(quantile * (len(ratios) - first))
-        return max(0.0, ratios[min(len(ratios) - 1, at)] * estimate - done)
+        left = ratios[first + int(quantile * (count - first))] * estimate - done
+        return left if left > 0 else 0.0

@@ -52,9 +52,8 @@ class Maitre:
         spare = {name: plan.spare for name, plan in plans.items()}
         room = cold + sum(len(workers) for workers in spare.values())
         if wanted > room:
-            for name, share in _shares(
-                snapshot, {n: p.grow for n, p in plans.items()}, room
-            ).items():
+            grow = {name: plan.grow for name, plan in plans.items()}
+            for name, share in _shares(snapshot, grow, room).items():
                 pool = snapshot.pools[name]
                 if plans[name].grow > share:
                     plans[name] = plan_crowded_pool(pool, snapshot.time_s, share, parameters)

@@ -84,6 +84,7 @@ class _Planner:
         self.free: list[tuple[float, int, str]] = [
             (time_s, order, name) for order, name in enumerate(self.idle)
         ]
+        self.rest_s: dict[str, float] = {}
         self.ratios: dict[tuple[bool, float], float] = {}
         self.patience: dict[int, list[tuple[float, str, RunningJob]]] | None = None
         self.speeds = [(k, pool.model.iteration_s[k]) for k in pool.model.counts_by_cost]
@@ -106,6 +107,9 @@ class _Planner:
     def run(self) -> PoolPlan:
         """Plan the pool."""
         pool = self.pool
+        if not (pool.queued or pool.lookups or pool.running):
+            self.plan.spare = self.idle
+            return self.plan
         for worker in pool.workers.values():
             if worker.state == "loading":
                 insort(self.free, (worker.ready_s, 1 << 20, worker.worker))
@@ -157,23 +161,37 @@ class _Planner:
 
     def place_running(self) -> None:
         """Note when running jobs free their workers; rescue those that will be late."""
-        running = sorted(self.pool.running.values(), key=lambda r: (r.job.deadline_s, r.job.job_id))
-        for job in running:
-            done = job.iterations_done(self.now)
-            left = self.error.left(job.job, done, self.p.rescue_quantile)
-            starts_s = max(self.now, job.progress_from_s)
-            ends_s = starts_s + left * job.iteration_s
-            if ends_s > job.job.deadline_s + _ROUNDING_S:
-                moved = self.rescue(job, left)
-                if moved:
-                    continue
-            left = self.error.left(job.job, done, self.p.finish_quantile)
-            ends_s = starts_s + left * job.iteration_s
-            for name in job.workers:
+        now, left_of, quantile = self.now, self.error.left, self.p.finish_quantile
+        late: list[tuple[float, str, RunningJob]] = []
+        for running in self.pool.running.values():
+            job, from_s = running.job, running.progress_from_s
+            starts_s = from_s if from_s > now else now
+            done = job.iterations_done + (starts_s - from_s) / running.iteration_s
+            rest_s = left_of(job, done, quantile) * running.iteration_s
+            self.rest_s[job.job_id] = rest_s
+            if starts_s + rest_s > job.deadline_s + _ROUNDING_S:
+                late.append((job.deadline_s, job.job_id, running))
+            else:
+                self.free += [(starts_s + rest_s, 1 << 20, name) for name in running.workers]
+        self.free.sort()
+        late.sort(key=lambda entry: entry[:2])
+        for _, job_id, running in late:
+            if self.will_be_late(running) and self.rescue(running):
+                continue
+            ends_s = max(now, running.progress_from_s) + self.rest_s[job_id]
+            for name in running.workers:
                 insort(self.free, (ends_s, 1 << 20, name))
 
-    def rescue(self, running: RunningJob, left: float) -> bool:
+    def will_be_late(self, running: RunningJob) -> bool:
+        done = running.iterations_done(self.now)
+        left = self.error.left(running.job, done, self.p.rescue_quantile)
+        ends_s = max(self.now, running.progress_from_s) + left * running.iteration_s
+        return ends_s > running.job.deadline_s + _ROUNDING_S
+
+    def rescue(self, running: RunningJob) -> bool:
         """Move a job that will be late to more workers, the cheapest set that saves it."""
+        done = running.iterations_done(self.now)
+        left = self.error.left(running.job, done, self.p.rescue_quantile)
         job, now_count = running.job, len(running.workers)
         for workers in self.model.counts_by_cost:
             if workers <= now_count:
@@ -317,7 +335,7 @@ class _Planner:
                 best_cost, best = cost, ("grow", way, max(ready_s, from_s))
             if self.p.preempt and from_s <= self.now <= latest_s:
                 cost = way.gpu_s + k * model.resize_s
-                if cost < best_cost and self.victim(job, way) is not None:
+                if cost < best_cost and self.victim(way) is not None:
                     best_cost, best = cost, ("preempt", way, self.now)
         if best is None:
             return False
@@ -356,7 +374,7 @@ class _Planner:
 
     # -- preemption ---------------------------------------------------------------------------
 
-    def victim(self, job: JobView, way: _Way) -> RunningJob | None:
+    def victim(self, way: _Way) -> RunningJob | None:
         """A running job on as many workers that can wait for this one and still be in time."""
         if self.patience is None:
             self.patience = self.rank_running()
@@ -376,10 +394,7 @@ class _Planner:
             if self.lost(running):
                 until_s = float("inf")
             else:
-                left = self.error.left(
-                    running.job, running.iterations_done(self.now), self.p.finish_quantile
-                )
-                rest_s = self.model.resize_s + left * running.iteration_s
+                rest_s = self.model.resize_s + self.rest_s[running.job.job_id]
                 until_s = running.job.deadline_s - rest_s
             entry = (until_s, running.job.job_id, running)
             ranked.setdefault(len(running.workers), []).append(entry)
@@ -388,14 +403,14 @@ class _Planner:
         return ranked
 
     def preempt_for(self, job: JobView, way: _Way) -> None:
-        victim = self.victim(job, way)
+        victim = self.victim(way)
         assert victim is not None
         self.plan.actions.append(PreemptJob(victim.job.job_id))
         names = set(victim.workers)
         self.free = [entry for entry in self.free if entry[2] not in names]
         self.begin(job, way, victim.workers)
-        left = self.error.left(victim.job, victim.iterations_done(self.now), self.p.finish_quantile)
-        ends_s = self.now + way.run_s + self.model.resize_s + left * victim.iteration_s
+        rest_s = self.model.resize_s + self.rest_s[victim.job.job_id]
+        ends_s = self.now + way.run_s + rest_s
         for name in victim.workers:
             insort(self.free, (ends_s, 1 << 20, name))
 
