@@ -39,11 +39,11 @@ from maitre.twin.kernel.step_time import step_s
 
 _SHORTEST_STEP_S, _LONGEST_STEP_S = 0.012, 3.0
 _COARSE_RATIO, _FINE_RATIO = 1.3, 1.02
-_MASTER_SLOTS = 9
-_MASTER_RATE_BINS = 16
+_MASTER_SLOTS = 7
+_MASTER_RATE_BINS = 12
 _RATE_ROUNDING = 1.01
 _NO_RATE_RPS = 1e-9
-_SHARES = 12
+_SHARES = 8
 _TYPES_AT_ONCE = 512
 # Where the planes touch the step cost: sequences, prefill tokens, KV tokens, adapters.
 _TOUCHING = ((16.0, 8.0, 4_000.0, 4.0), (600.0, 900.0, 200_000.0, 64.0))
@@ -107,19 +107,35 @@ class _Types:
     shortest_s: np.ndarray
     longest_s: np.ndarray
     options: ServerOptions
+    planes: np.ndarray
+    jumps_s: np.ndarray
 
     @classmethod
     def of(cls, options: ServerOptions, ratio: float, rows: np.ndarray) -> _Types:
         steps = math.ceil(math.log(_LONGEST_STEP_S / _SHORTEST_STEP_S) / math.log(ratio))
         edges = _SHORTEST_STEP_S * ratio ** np.arange(steps + 1)
         row = np.repeat(rows, steps)
-        return cls(row, np.tile(edges[:-1], len(rows)), np.tile(edges[1:], len(rows)), options)
+        return cls(
+            row,
+            np.tile(edges[:-1], len(rows)),
+            np.tile(edges[1:], len(rows)),
+            options,
+            _planes(options)[row],
+            _prefill_jumps(options)[row],
+        )
 
     def __len__(self) -> int:
         return len(self.row)
 
     def take(self, which: np.ndarray) -> _Types:
-        return _Types(self.row[which], self.shortest_s[which], self.longest_s[which], self.options)
+        return _Types(
+            self.row[which],
+            self.shortest_s[which],
+            self.longest_s[which],
+            self.options,
+            self.planes[which],
+            self.jumps_s[which],
+        )
 
     @property
     def rank(self) -> np.ndarray:
@@ -127,7 +143,7 @@ class _Types:
 
     def limits(self) -> np.ndarray:
         """Time by each plane, KV cache, slots: (types, 4); time may be negative (no server)."""
-        fixed = _planes(self.options)[self.row, :, 0]
+        fixed = self.planes[:, :, 0]
         room = self.options.limits[self.row]
         return np.column_stack([1.0 - fixed / self.longest_s[:, None], room[:, :2]])
 
@@ -142,9 +158,8 @@ class _Types:
         )
         active_short = -np.expm1(-np.outer(self.shortest_s, outputs))
         active_long = -np.expm1(-np.outer(self.longest_s, outputs))
-        prefill_s = _prefill_jumps(self.options)[self.row]
         times = []
-        for plane in np.moveaxis(_planes(self.options)[self.row], 1, 0):
+        for plane in np.moveaxis(self.planes, 1, 0):
             _, sequence, prefill, kv_token, adapter = (column[:, None] for column in plane.T)
             per_s = sequence * outputs + prefill * rate * groups.inputs + kv_token * kv
             # A server of rate l has a prefill in 1 - exp(-t l) of its steps. That is concave in
@@ -156,7 +171,7 @@ class _Types:
             times.append(
                 per_s
                 + adapter * active_long / self.longest_s[:, None]
-                + (prefill_s * chord)[:, None] * rate
+                + (self.jumps_s * chord)[:, None] * rate
             )
         return np.stack([*times, self.shortest_s[:, None] * kv, active_short], axis=2)
 
