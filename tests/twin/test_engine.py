@@ -168,7 +168,8 @@ def test_one_adapter_can_starve_while_the_total_looks_well(profile, sharegpt):
     )
     table = result.by_adapter().set_index("adapter")
     assert not result.starved
-    assert table.loc["quiet", "ttft_mean_ms"] > 10 * table.loc["busy", "ttft_p50_ms"]
+    assert table.loc["busy", "throughput_ratio"] > 0.95
+    assert table.loc["quiet", "throughput_ratio"] < 0.5
 
 
 def test_preempted_requests_keep_their_tokens_and_finish(profile):
