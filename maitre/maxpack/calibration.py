@@ -33,12 +33,18 @@ class Calibration:
             z = parameters[0] * scores + parameters[1]
             return float(np.mean(np.logaddexp(0, z) - target * z))
 
-        found = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead")
+        found = minimize(
+            loss, np.array([1.0, 0.0]), method="Nelder-Mead", options={"maxiter": 2000}
+        )
         return cls(float(max(found.x[0], 1e-3)), float(found.x[1]))
+
+    def log_odds(self, scores: np.ndarray) -> np.ndarray:
+        """Logarithm of the odds, one each."""
+        return self.slope * scores + self.offset
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities for scores, one each."""
-        return np.asarray(expit(self.slope * scores + self.offset))
+        return np.asarray(expit(self.log_odds(scores)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -32,6 +32,9 @@ _FILL_RANGE = (0.15, 1.8)
 _BOUNDARY = (0.85, 1.12)
 _BOUNDARY_SHARE = 0.6
 _LOWEST_RATE_RPS = 5e-4
+# Half of the designs have the slots that the steady state likes best for them: those are the
+# servers that placements are made of.
+_BEST_SLOTS_SHARE = 0.5
 
 
 def design(
@@ -152,14 +155,17 @@ def _point(
     tiers = rank_tiers(profile)
     tier = tiers[min(int(u[4] * len(tiers)), len(tiers) - 1)]
     slots = _slots(u[5], count, np.unique(options.max_loras).tolist())
-    row = int(np.flatnonzero((options.max_loras == slots) & (options.max_lora_rank == tier))[0])
     means = np.array(lengths.means())
     # Half of the designs keep the lengths as they are: most catalogues do.
     scales = np.where(u[6:8] < 0.5, 1.0, 4.0 ** (2 * u[6:8] - 1.5))
     inputs, outputs = (np.full(count, mean) for mean in means * scales)
     shape = _rate_shape(u[1], u[2], count, rng)
     ranks = _ranks(u[8], tier, tiers, count, rng)
-    limit_rps = _sustained_rps(options, row, shape, inputs, outputs)
+    rows = np.flatnonzero(options.max_lora_rank == tier)
+    if u[5] >= _BEST_SLOTS_SHARE:
+        rows = rows[options.max_loras[rows] == slots]
+    limits = [_sustained_rps(options, int(row), shape, inputs, outputs) for row in rows]
+    slots, limit_rps = int(options.max_loras[rows[np.argmax(limits)]]), max(limits)
     rates = np.maximum(shape * limit_rps * _fill(u[3]), _LOWEST_RATE_RPS)
     return (
         ServerConfig(max_loras=slots, max_cpu_loras=max(slots, count), max_lora_rank=tier),
@@ -201,12 +207,13 @@ def _fill(u: float) -> float:
 
 
 def _slots(u: float, count: int, offered: list[int]) -> int:
-    """A slot for every adapter in four designs of ten; fewer in the others."""
+    """A slot for every adapter in a quarter of the designs, fewer in the others."""
     enough = next((slots for slots in offered if slots >= count), offered[-1])
     fewer = [slots for slots in offered if slots < enough]
-    if u < 0.4 or not fewer:
+    part = (u - _BEST_SLOTS_SHARE) / (1 - _BEST_SLOTS_SHARE)
+    if part < 0.25 or not fewer:
         return enough
-    return fewer[min(int((u - 0.4) / 0.6 * len(fewer)), len(fewer) - 1)]
+    return fewer[min(int((part - 0.25) / 0.75 * len(fewer)), len(fewer) - 1)]
 
 
 def _ranks(
@@ -226,7 +233,7 @@ def _sustained_rps(
     output_tokens: np.ndarray,
 ) -> float:
     """The total rate at which this shape of load fills the server in steady state (fill 1)."""
-    totals = np.geomspace(0.02, 600.0, 80)
+    totals = np.geomspace(0.02, 600.0, 60)
     sums = np.array(
         [adapter_terms(shape * total, input_tokens, output_tokens).sum(axis=0) for total in totals]
     )

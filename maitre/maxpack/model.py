@@ -27,7 +27,7 @@ from maitre.maxpack.scores import MaxpackScores, macro_f1, signed_error, symmetr
 
 MINIMUM_ROWS = 40
 FOLDS = 3
-FORMAT = 1
+FORMAT = 2
 _REGRESSORS = ("throughput", "ttft", "itl")
 _CLASSIFIERS = ("starved", "unhealthy")
 _TARGET_COLUMNS = (
@@ -70,6 +70,7 @@ class MaxpackModel:
     classifiers: dict[str, catboost.CatBoostClassifier]
     calibrations: dict[str, Calibration]
     bands: dict[str, ResidualBand]
+    priors: dict[str, Calibration]
 
     @classmethod
     def fit(
@@ -111,7 +112,7 @@ class MaxpackModel:
             )
             bands[name] = ResidualBand.fit(target[known] - held_out, fill[known])
             regressors[name] = catboost.CatBoostRegressor(**settings).fit(x[known], target[known])
-        classifiers, calibrations = {}, {}
+        classifiers, calibrations, priors = {}, {}, {}
         for name in _CLASSIFIERS:
             label = _label(name, ran)
             if label.all() or not label.any():
@@ -119,13 +120,21 @@ class MaxpackModel:
                     f"all {len(ran)} traces are alike ({name} = {bool(label[0])}); "
                     "design configurations on both sides of the limit"
                 )
-            settings = {**common, "depth": 5, "learning_rate": 0.06, "l2_leaf_reg": 6.0,
+            settings = {**common, "model_shrink_rate": 0.0, "depth": 5, "learning_rate": 0.06, "l2_leaf_reg": 6.0,
                         "leaf_estimation_iterations": 2,
                         "monotone_constraints": _monotone()}  # fmt: skip
-            held_out = _cross_fitted(catboost.CatBoostClassifier, x, label, settings, random_state)
+            # The trees correct what the fill alone says. Far from the limit they have next to
+            # nothing to learn from, and an empty server must not look risky for want of data.
+            priors[name] = Calibration.fit(_log_fill(x), label)
+            baseline = priors[name].log_odds(_log_fill(x))
+            held_out = _cross_fitted(
+                catboost.CatBoostClassifier, x, label, settings, random_state, baseline
+            )
             calibrations[name] = Calibration.fit(held_out, label)
-            classifiers[name] = catboost.CatBoostClassifier(**settings).fit(x, label)
-        return cls(card, regressors, classifiers, calibrations, bands)
+            classifiers[name] = catboost.CatBoostClassifier(**settings).fit(
+                catboost.Pool(x, label, baseline=baseline)
+            )
+        return cls(card, regressors, classifiers, calibrations, bands, priors)
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Predictions for rows with the columns `maitre.maxpack.inputs.FEATURES`.
@@ -183,6 +192,7 @@ class MaxpackModel:
             document = {
                 "card": asdict(self.card),
                 "calibrations": {k: v.to_dict() for k, v in self.calibrations.items()},
+                "priors": {k: v.to_dict() for k, v in self.priors.items()},
                 "bands": {k: v.to_dict() for k, v in self.bands.items()},
             }
             (made / "card.json").write_text(json.dumps(document, indent=2))
@@ -211,6 +221,7 @@ class MaxpackModel:
             {name: _loaded(catboost.CatBoostClassifier(), folder, name) for name in _CLASSIFIERS},
             {k: Calibration.from_dict(v) for k, v in document["calibrations"].items()},
             {k: ResidualBand.from_dict(v) for k, v in document["bands"].items()},
+            {k: Calibration.from_dict(v) for k, v in document["priors"].items()},
         )
 
     def _band(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -219,8 +230,8 @@ class MaxpackModel:
         return np.exp(self.bands[name].around(middle, x[:, FEATURES.index("fill")]))
 
     def _probability(self, name: str, x: np.ndarray) -> np.ndarray:
-        raw = self.classifiers[name].predict(x, prediction_type="RawFormulaVal")
-        return self.calibrations[name].probability(np.asarray(raw))
+        raw = np.asarray(self.classifiers[name].predict(x, prediction_type="RawFormulaVal"))
+        return self.calibrations[name].probability(raw + self.priors[name].log_odds(_log_fill(x)))
 
 
 def split_traces(
@@ -274,6 +285,11 @@ def with_card(model: MaxpackModel, **changes: Any) -> MaxpackModel:
     return replace(model, card=replace(model.card, **changes))
 
 
+def _log_fill(x: np.ndarray) -> np.ndarray:
+    """Logarithm of the fluid fill, within reason."""
+    return np.log(np.clip(x[:, FEATURES.index("fill")], 0.2, 3.0))
+
+
 def _reference_tps(x: np.ndarray) -> np.ndarray:
     """What a server without fluctuations would deliver: the offered load, or its fill's part."""
     fill = x[:, FEATURES.index("fill")]
@@ -303,18 +319,24 @@ def _monotone() -> list[int]:
 
 
 def _cross_fitted(
-    kind: type, x: np.ndarray, target: np.ndarray, settings: dict[str, Any], seed: int
+    kind: type,
+    x: np.ndarray,
+    target: np.ndarray,
+    settings: dict[str, Any],
+    seed: int,
+    baseline: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Raw predictions for each row by a model that has not seen it."""
+    """Raw predictions for each row, baseline included, by a model that has not seen it."""
     fold = np.random.default_rng(seed).permutation(len(target)) % FOLDS
-    scores = np.zeros(len(target))
+    scores = np.zeros(len(target)) if baseline is None else baseline.copy()
     for k in range(FOLDS):
         seen = fold != k
         if len(np.unique(target[seen])) == 1:
-            scores[~seen] = 10.0 if target[seen][0] else -10.0
             continue
-        model = kind(**settings).fit(x[seen], target[seen])
-        scores[~seen] = model.predict(x[~seen], prediction_type="RawFormulaVal")
+        known = None if baseline is None else baseline[seen]
+        pool = catboost.Pool(x[seen], target[seen], baseline=known)
+        model = kind(**settings).fit(pool)
+        scores[~seen] += model.predict(x[~seen], prediction_type="RawFormulaVal")
     return scores
 
 
