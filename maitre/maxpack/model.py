@@ -120,9 +120,15 @@ class MaxpackModel:
                     f"all {len(ran)} traces are alike ({name} = {bool(label[0])}); "
                     "design configurations on both sides of the limit"
                 )
-            settings = {**common, "model_shrink_rate": 0.0, "depth": 5, "learning_rate": 0.06, "l2_leaf_reg": 6.0,
-                        "leaf_estimation_iterations": 2,
-                        "monotone_constraints": _monotone()}  # fmt: skip
+            settings = {
+                **common,
+                "model_shrink_rate": 0.0,
+                "depth": 5,
+                "learning_rate": 0.06,
+                "l2_leaf_reg": 6.0,
+                "leaf_estimation_iterations": 2,
+                "monotone_constraints": _monotone(),
+            }
             # The trees correct what the fill alone says. Far from the limit they have next to
             # nothing to learn from, and an empty server must not look risky for want of data.
             priors[name] = Calibration.fit(_log_fill(x), label)
