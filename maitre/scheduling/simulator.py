@@ -32,7 +32,7 @@ from maitre.scheduling.snapshot import (
 
 # Order within one millisecond.
 _FINISH, _LOOKUP_END, _READY, _FAIL = range(4)
-_STALLED_MS = 30 * 24 * 3600 * 1000
+_STALLED_MS = 2 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,10 @@ class _Round:
             name: sum(worker.state == "loading" for worker in pool.workers.values())
             for name, pool in pools.items()
         }
+        wanting = {entry.model.name for entry in starting}
+        for name, workers in usable.items():
+            if name not in wanting:
+                available += workers
         for entry in starting:
             name = entry.model.name
             if len(usable[name]) >= entry.workers:

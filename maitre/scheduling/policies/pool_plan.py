@@ -5,7 +5,7 @@ GPU-seconds that they add: waiting for workers that come free, more workers, pre
 can spare the time, new workers. Jobs that cannot meet their deadline go behind those that can.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,6 +24,8 @@ from maitre.scheduling.snapshot import JobView, Pool, RunningJob
 
 _ROUNDING_S = 0.05
 _LOOK_AHEAD_S = 60.0
+_LATER = 1 << 20  # after idle workers that are free at the same time
+_NEW = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class _Planner:
             return self.plan
         for worker in pool.workers.values():
             if worker.state == "loading":
-                insort(self.free, (worker.ready_s, 1 << 20, worker.worker))
+                insort(self.free, (worker.ready_s, _LATER, worker.worker))
         self.place_running()
         behind: list[JobView] = []
         waiting = [(job.deadline_s, job.job_id, job, self.now) for job in pool.queued.values()]
@@ -121,7 +123,7 @@ class _Planner:
             for view in pool.lookups.values()
         ]
         for view in pool.lookups.values():
-            insort(self.free, (view.ends_s, 1 << 20, view.worker))
+            insort(self.free, (view.ends_s, _LATER, view.worker))
         waiting.sort()
         dropped = self.drop(waiting) if self.crowded else frozenset()
         for _, job_id, job, from_s in waiting:
@@ -172,7 +174,7 @@ class _Planner:
             if starts_s + rest_s > job.deadline_s + _ROUNDING_S:
                 late.append((job.deadline_s, job.job_id, running))
             else:
-                self.free += [(starts_s + rest_s, 1 << 20, name) for name in running.workers]
+                self.free += [(starts_s + rest_s, _LATER, name) for name in running.workers]
         self.free.sort()
         late.sort(key=lambda entry: entry[:2])
         for _, job_id, running in late:
@@ -180,7 +182,7 @@ class _Planner:
                 continue
             ends_s = max(now, running.progress_from_s) + self.rest_s[job_id]
             for name in running.workers:
-                insort(self.free, (ends_s, 1 << 20, name))
+                insort(self.free, (ends_s, _LATER, name))
 
     def will_be_late(self, running: RunningJob) -> bool:
         done = running.iterations_done(self.now)
@@ -206,7 +208,7 @@ class _Planner:
             self.take_now(idle[: workers - now_count])
             self.plan.actions.append(ResizeJob(job.job_id, names))
             for name in names:
-                insort(self.free, (ends_s, 1 << 20, name))
+                insort(self.free, (ends_s, _LATER, name))
             return True
         return False
 
@@ -214,27 +216,39 @@ class _Planner:
 
     def place(self, job: JobView, from_s: float) -> bool:
         """Find the cheapest way that meets the deadline, surest first; False: it is hopeless."""
-        if self.hopeless(job, from_s):
+        run_s = self.luckiest_s(job, from_s)
+        latest_s = job.deadline_s - run_s
+        if from_s > latest_s or self.no_worker_in_time(latest_s, run_s):
             return False
         if self.soon(job, from_s):
             return True
-        for quantile in (self.p.finish_quantile, *self.p.fallback_quantiles):
+        fallback = (0.5,) if self.crowded else self.p.fallback_quantiles
+        for quantile in (self.p.finish_quantile, *fallback):
             if self.place_at(job, from_s, quantile):
                 return True
         return False
 
-    def hopeless(self, job: JobView, from_s: float) -> bool:
-        """Whether even warm workers at once and a lucky count would be too late."""
-        model, quantile = self.model, self.p.hopeless_quantile
-        left_s = job.deadline_s - from_s
+    def luckiest_s(self, job: JobView, from_s: float) -> float:
+        """The run time on the fastest number of workers, warm, with a lucky count."""
+        model = self.model
         if job.started:
-            left = self.error.left(job, job.iterations_done, quantile)
-            return model.resize_s + left * self.fastest_s > left_s
+            left = self.error.left(job, job.iterations_done, self.p.hopeless_quantile)
+            return model.resize_s + left * self.fastest_s
         bank_s = job.iterations_bank_estimate * self.lucky[True] * self.fastest_s
         if job.lookup_ended or from_s > self.now:
-            return bank_s > left_s
+            return bank_s
         cold_s = job.iterations_cold_estimate * self.lucky[False] * self.fastest_s
-        return cold_s > left_s and (not self.p.lookup or model.lookup_s + bank_s > left_s)
+        return min(cold_s, model.lookup_s + bank_s) if self.p.lookup else cold_s
+
+    def no_worker_in_time(self, latest_s: float, run_s: float) -> bool:
+        """In a pool that cannot grow: whether neither waiting nor preempting can be in time."""
+        if not self.crowded or self.room > 0 or not self.free or self.free[0][0] <= latest_s:
+            return False
+        if self.patience is None:
+            self.patience = self.rank_running()
+        return all(
+            not ranked or ranked[-1][0] <= self.now + run_s for ranked in self.patience.values()
+        )
 
     def ways(self, job: JobView, from_s: float, quantile: float) -> list[_Way]:
         """The ways to run the job, about cheapest first, none dearer than is allowed."""
@@ -351,7 +365,7 @@ class _Planner:
     def add_workers(self, needed: int, ready_s: float) -> None:
         early = sum(1 for at_s, _, _ in self.free[:needed] if at_s <= ready_s)
         for _ in range(needed - early):
-            insort(self.free, (ready_s, 1 << 21, ""))
+            insort(self.free, (ready_s, _NEW, ""))
             self.plan.grow += 1
             self.room -= 1
 
@@ -363,7 +377,7 @@ class _Planner:
             names = tuple(name for _, _, name in used)
             self.begin(job, way, names)
         for _, _, name in used:
-            insort(self.free, (start_s + way.run_s, 1 << 20, name))
+            insort(self.free, (start_s + way.run_s, _LATER, name))
 
     def begin(self, job: JobView, way: _Way, names: tuple[str, ...]) -> None:
         if way.lookup:
@@ -406,13 +420,18 @@ class _Planner:
         victim = self.victim(way)
         assert victim is not None
         self.plan.actions.append(PreemptJob(victim.job.job_id))
-        names = set(victim.workers)
-        self.free = [entry for entry in self.free if entry[2] not in names]
+        freed_s = self.now + self.rest_s[victim.job.job_id]
+        for name in victim.workers:
+            at = bisect_left(self.free, (freed_s, _LATER, name))
+            if at < len(self.free) and self.free[at][2] == name:
+                del self.free[at]
+            else:
+                self.free = [entry for entry in self.free if entry[2] != name]
         self.begin(job, way, victim.workers)
         rest_s = self.model.resize_s + self.rest_s[victim.job.job_id]
         ends_s = self.now + way.run_s + rest_s
         for name in victim.workers:
-            insort(self.free, (ends_s, 1 << 20, name))
+            insort(self.free, (ends_s, _LATER, name))
 
     # -- what is left -------------------------------------------------------------------------
 
@@ -432,22 +451,24 @@ class _Planner:
         self.plan.behind = len(behind)
         if not behind:
             return
-        cheapest = {
-            job.job_id: min(self.all_ways(job, self.now, 0.5), key=lambda way: way.gpu_s)
-            for job in behind
-        }
-        behind.sort(key=lambda job: (cheapest[job.job_id].gpu_s, job.job_id))
-        for job in behind:
-            way = cheapest[job.job_id]
+        if self.idle_now():
+            self.start_behind(behind)
+        fewest = self.model.counts_by_cost[0]
+        short = fewest - len(self.pool.workers) - self.plan.grow
+        if 0 < short <= self.room:
+            self.plan.grow += short
+        coming = len(self.pool.workers) + self.plan.grow
+        if len(self.idle_now()) < fewest <= coming:
+            self.take_now(self.idle_now())  # they wait for the others
+
+    def start_behind(self, behind: Sequence[JobView]) -> None:
+        ways = [(self.cheapest(job, self.now, 0.5), job) for job in behind]
+        for way, job in sorted(ways, key=lambda pair: (pair[0].gpu_s, pair[1].job_id)):
             idle = self.idle_now()
             if len(idle) < way.workers:
                 break
             self.take_now(idle[: way.workers])
             self.begin(job, way, tuple(idle[: way.workers]))
-        fewest = self.model.counts_by_cost[0]
-        short = fewest - len(self.pool.workers) - self.plan.grow
-        if 0 < short <= self.room:
-            self.plan.grow += short
 
 
 def plan_pool(pool: Pool, time_s: float, room: int, parameters: PlanParameters) -> PoolPlan:

@@ -1,0 +1,252 @@
+"""Prints every figure on scheduling that the documentation quotes.
+
+    python -m benchmarks.scheduling [--part main|sweep|ablation|decision|scale|all] [--seeds 5]
+
+`main`: all policies, baselines with the best parameters of the sweep, on windows of the shared
+arrival traces that no parameter was chosen on, three loads, several seeds; violations, cost, and
+cost against the clairvoyant bound. `sweep`: the parameters of every policy on the development
+windows. `ablation`: maitre without single ideas, on those too. `decision`, `scale`: seconds.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maitre.scheduling.bound import clairvoyant_bound
+from maitre.scheduling.cluster import Cluster, read_cluster
+from maitre.scheduling.jobs import Job
+from maitre.scheduling.outcome import Outcome
+from maitre.scheduling.policies import named_policy
+from maitre.scheduling.replay import replay
+from maitre.scheduling.simulator import simulate
+from maitre.scheduling.snapshot import JobView, Pool, RunningJob, Snapshot, Worker
+from maitre.scheduling.workload import LOADS, WorkloadOptions, generate, read_arrivals, window
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MAITRE_SHARED_DATA", ROOT.parent / "shared" / "data"))
+TRACES = SHARED / "tuning-job-traces"
+
+# (trace, first day): parameters were chosen on the first list only; one day each.
+DEVELOPMENT = (("02", 0), ("02", 14), ("02", 37), ("08", 2), ("08", 9), ("08", 30))
+HELD_OUT = (("02", 7), ("02", 27), ("02", 43), ("08", 5), ("08", 12), ("08", 36))
+
+# The best of the sweep: fewest violations; among those within a tenth of that, the cheapest.
+BEST: Mapping[str, Mapping[str, Any]] = {
+    "infless": {"keep_alive_cap_s": 5.0},
+    "elasticflow": {"cluster_share": 1.0},
+    "prompttuner": {"idle_window_s": 40.0, "lookup_budget": 0.4},
+    "maitre": {},
+}
+
+SWEEP: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "infless": tuple({"keep_alive_cap_s": float(s)} for s in (5, 15, 30, 60, 120)),
+    "elasticflow": (
+        *({"cluster_share": share} for share in (0.25, 0.5, 0.75, 1.0)),
+        *({"rescale_gain": gain} for gain in (1.0, 4.0)),
+        *({"slots": slots} for slots in (30, 120)),
+        {"reinitialise": False},
+    ),
+    "prompttuner": (
+        *({"idle_window_s": float(s)} for s in (5, 10, 20, 40, 60)),
+        *({"idle_window_s": 40.0, "lookup_budget": b} for b in (0.1, 0.4)),
+        *({"idle_window_s": 40.0, "overdue_fraction": f} for f in (0.0, 0.3)),
+    ),
+    "maitre": (
+        {},
+        *({"finish_quantile": q} for q in (0.75, 0.93)),
+        *({"rescue_quantile": q} for q in (0.5, 0.85)),
+        *({"warmth": w} for w in (0.5, 2.0)),
+        *({"usable_share": u} for u in (0.7, 1.0)),
+        *({"crowded_dearest": d} for d in (1.0, 1.5, 100.0)),
+    ),
+}
+
+ABLATION = ({}, {"preempt": False}, {"lookup": False}, {"rescue_quantile": 0.0})
+
+
+class Workloads:
+    """The job lists of windows x loads x seeds, made on demand from the shared traces."""
+
+    def __init__(self) -> None:
+        self.cluster = read_cluster(ROOT / "examples" / "cluster.yaml")
+        self.traces = {
+            name: read_arrivals(TRACES / f"itp-cluster{name}.csv") for name in ("02", "08")
+        }
+
+    def jobs(self, name: str, day: int, load: str, seed: int) -> tuple[Job, ...]:
+        """One day of a trace from `day`, at the named load."""
+        arrivals = window(self.traces[name], day, 1.0)
+        return generate(arrivals, self.cluster, WorkloadOptions(load=LOADS[load]), seed)
+
+
+def run(jobs: tuple[Job, ...], cluster: Cluster, policy: str, given: Mapping[str, Any]) -> Outcome:
+    """One run, its log replayed: figures of a log that breaks the contract are never printed."""
+    result = simulate(jobs, cluster, named_policy(policy, **given))
+    seen = replay(result.events, jobs, cluster)
+    if seen.problems or seen.violations != result.outcome.violations:
+        raise RuntimeError(f"{policy}: {seen.problems[:3]}")
+    return result.outcome
+
+
+def show(rows: Iterable[Iterable[object]]) -> None:
+    table = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print(flush=True)
+
+
+def main_part(workloads: Workloads, seeds: int) -> None:
+    print(f"held-out windows {HELD_OUT}, {seeds} seeds; medians over runs (worst)")
+    for load in LOADS:
+        one_load(workloads, load, seeds)
+
+
+def one_load(workloads: Workloads, load: str, seeds: int) -> None:
+    results: dict[str, list[Outcome]] = {policy: [] for policy in BEST}
+    bounds: list[float] = []
+    for name, day in HELD_OUT:
+        for seed in range(seeds):
+            jobs = workloads.jobs(name, day, load, seed)
+            for policy, given in BEST.items():
+                results[policy].append(run(jobs, workloads.cluster, policy, given))
+            ours = results["maitre"][-1]
+            least = clairvoyant_bound(jobs, workloads.cluster, ours.violations)
+            bounds.append(ours.gpu_hours / least)
+    rows: list[list[object]] = [["load", "policy", "jobs", "violations", "rate %", "GPU-hours"]]
+    for policy, outcomes in results.items():
+        rates = [100 * outcome.violation_rate for outcome in outcomes]
+        hours = [outcome.gpu_hours for outcome in outcomes]
+        jobs_all = sum(outcome.jobs for outcome in outcomes)
+        missed = sum(outcome.violations for outcome in outcomes)
+        rate = f"{statistics.median(rates):.1f} ({max(rates):.1f})"
+        spent = f"{statistics.median(hours):.2f} ({max(hours):.2f})"
+        rows.append([load, policy, jobs_all, missed, rate, spent])
+    show(rows)
+    ours_all = results["maitre"]
+    total = sum(outcome.violations for outcome in ours_all)
+    rows = [["load", "ratio", "violations, all runs", "cost: median (worst)"]]
+    for policy in ("infless", "elasticflow", "prompttuner"):
+        ratios = [t.cost / o.cost for t, o in zip(results[policy], ours_all, strict=True)]
+        times = sum(outcome.violations for outcome in results[policy]) / max(1, total)
+        cost = f"{statistics.median(ratios):.2f} ({min(ratios):.2f})"
+        rows.append([load, f"{policy} / maitre", f"{times:.2f}", cost])
+    cost = f"{statistics.median(bounds):.2f} ({max(bounds):.2f})"
+    rows.append([load, "maitre / bound", "equal", cost])
+    show(rows)
+
+
+def settings_part(workloads: Workloads, sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    print(f"development windows {DEVELOPMENT}, seed 0; violations / GPU-hours by load")
+    print(f"{'policy':>12}  {'parameters':44}", *(f"{load:>14}" for load in LOADS), "  all")
+    for policy, choices in sweep.items():
+        for given in choices:
+            cells, violations, hours = [], 0, 0.0
+            for load in LOADS:
+                outcomes = [
+                    run(workloads.jobs(name, day, load, 0), workloads.cluster, policy, given)
+                    for name, day in DEVELOPMENT
+                ]
+                count = sum(outcome.violations for outcome in outcomes)
+                spent = sum(outcome.gpu_hours for outcome in outcomes)
+                cells.append(f"{f'{count} / {spent:.1f}':>14}")
+                violations, hours = violations + count, hours + spent
+            text = ", ".join(f"{key}={value}" for key, value in given.items()) or "as shipped"
+            print(f"{policy:>12}  {text:44}", *cells, f"  {violations} / {hours:.1f}", flush=True)
+    print()
+
+
+def large_snapshot(queued: int = 10_000, running: int = 1_000) -> Snapshot:
+    """A cluster with every GPU busy and a long queue, deadlines some minutes away."""
+    cluster = replace(read_cluster(ROOT / "examples" / "cluster.yaml"), gpus=running)
+    generator = np.random.default_rng(0)
+    names = list(cluster.models)
+    pools = {name: Pool(cluster.models[name], {}, {}, {}, {}, {}, [], []) for name in names}
+    queues: dict[str, dict[str, JobView]] = {name: {} for name in names}
+    runs: dict[str, dict[str, RunningJob]] = {name: {} for name in names}
+    workers: dict[str, dict[str, Worker]] = {name: {} for name in names}
+    for index in range(queued + running):
+        model = cluster.models[names[index % len(names)]]
+        cold = float(generator.integers(100, 1500))
+        deadline_s = 1000.0 + float(generator.uniform(10, 900))
+        job = JobView(f"j{index}", model.name, 900.0, deadline_s, cold, 0.4 * cold)
+        count = model.worker_counts[0]
+        held = sum(len(pool) for pool in workers.values())
+        if held + count <= running:
+            ids = tuple(f"w{held + offset}" for offset in range(count))
+            for worker in ids:
+                workers[model.name][worker] = Worker(worker, model.name, "running", 950.0, 900.0)
+            started = replace(job, started=True)
+            runs[model.name][job.job_id] = RunningJob(started, ids, 950.0, model.iteration_s[count])
+        else:
+            queues[model.name][job.job_id] = job
+    for name in names:
+        pools[name] = replace(
+            pools[name], queued=queues[name], running=runs[name], workers=workers[name]
+        )
+    held = sum(len(pool) for pool in workers.values())
+    return Snapshot(1000.0, cluster, pools, {}, held, frozenset(names))
+
+
+def decision_part() -> None:
+    snapshot = large_snapshot()
+    rows: list[list[object]] = [["policy", "decision, ms (median of 7, process time)"]]
+    for policy in ("infless", "prompttuner", "maitre"):
+        chosen = named_policy(policy)
+        spent = []
+        for _ in range(7):
+            start = time.process_time()
+            chosen.decide(snapshot)
+            spent.append(1000 * (time.process_time() - start))
+        rows.append([policy, f"{statistics.median(spent):.1f}"])
+    print("10,000 queued, 1,000 GPUs busy")
+    show(rows)
+
+
+def scale_part(workloads: Workloads, count: int = 100_000) -> None:
+    base = workloads.traces["08"] - workloads.traces["08"][0]
+    generator = np.random.default_rng(0)
+    copies = [
+        (base + generator.uniform(0, base[-1])) % base[-1] for _ in range(count // len(base) + 1)
+    ]
+    arrivals = np.sort(np.concatenate(copies))[:count]
+    cluster = replace(workloads.cluster, gpus=1000)
+    jobs = generate(arrivals, cluster, WorkloadOptions(load=LOADS["high"]), 0)
+    rows: list[list[object]] = [["policy", "jobs", "process time, s", "violations", "GPU-hours"]]
+    for policy in ("infless", "prompttuner", "maitre"):
+        start = time.process_time()
+        outcome = simulate(jobs, cluster, named_policy(policy, **BEST[policy])).outcome
+        spent = time.process_time() - start
+        rows.append([policy, count, f"{spent:.1f}", outcome.violations, f"{outcome.gpu_hours:.0f}"])
+    print("1,000 GPUs, load high, eight shifted copies of itp-cluster08")
+    show(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("main", "sweep", "ablation", "decision", "scale", "all")
+    parser.add_argument("--part", choices=parts, default="all")
+    parser.add_argument("--seeds", type=int, default=5)
+    chosen = parser.parse_args()
+    workloads = Workloads()
+    if chosen.part in ("sweep", "all"):
+        settings_part(workloads, SWEEP)
+    if chosen.part in ("ablation", "all"):
+        settings_part(workloads, {"maitre": ABLATION})
+    if chosen.part in ("main", "all"):
+        main_part(workloads, chosen.seeds)
+    if chosen.part in ("decision", "all"):
+        decision_part()
+    if chosen.part in ("scale", "all"):
+        scale_part(workloads)
+
+
+if __name__ == "__main__":
+    main()
