@@ -28,6 +28,9 @@ def place(
     baselines: Annotated[bool, typer.Option(help="Also compute what simpler methods need.")] = True,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write an HTML page about the plan.")
+    ] = None,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Place adapters on the fewest servers such that none starves."""
@@ -56,6 +59,10 @@ def place(
     )
     if out is not None:
         _write(out, plan.to_json())
+    if report is not None:
+        from maitre.placement.report import plan_page
+
+        _write(report, plan_page(plan))
     if json:
         print_json(plan.to_dict())
         return

@@ -1,0 +1,146 @@
+"""One self-contained HTML page about a plan: servers, risk, bound and baselines, changes."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+
+from maitre.placement.check import PlanCheck
+from maitre.placement.diff import PlanDiff
+from maitre.placement.plan import PlacementPlan
+
+_STYLE = (
+    "body{font-family:sans-serif;margin:2em auto;max-width:75em}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}"
+)
+
+
+def plan_page(
+    plan: PlacementPlan, *, check: PlanCheck | None = None, diff: PlanDiff | None = None
+) -> str:
+    """The page as text. It needs no network: plotly's script is inside."""
+    parts = [
+        "<!doctype html><html><head><meta charset='utf-8'>",
+        f"<title>Placement for {html.escape(plan.profile)}</title><style>{_STYLE}</style></head>",
+        f"<body><h1>{plan.gpus} GPUs for {len(plan.servers_of())} adapters</h1>",
+        f"<p>{html.escape(_headline(plan, check))}</p>",
+        _figure(plan).to_html(full_html=False, include_plotlyjs=True),
+        _table(_server_rows(plan, check)),
+    ]
+    if diff is not None:
+        parts += ["<h2>Changes</h2>", _table(_change_rows(diff))]
+    return "\n".join([*parts, "</body></html>"])
+
+
+def _headline(plan: PlacementPlan, check: PlanCheck | None) -> str:
+    text = (
+        f"Profile {plan.profile}. No plan needs fewer than {plan.lower_bound_gpus} GPUs in steady "
+        "state (lower bound)."
+    )
+    if plan.baselines:
+        name, gpus = min(plan.baselines.items(), key=lambda item: item[1])
+        text += f" The best simpler method, {name}, needs {gpus}."
+    if check is not None:
+        text += (
+            f" Replayed for {check.duration_s:.0f} s at {check.rate_factor:g} times the rates: "
+            f"{len(check.unhealthy)} of {len(check.servers)} servers unhealthy."
+        )
+    return text
+
+
+def _figure(plan: PlacementPlan) -> go.Figure:
+    names = [server.name for server in plan.servers]
+    ranks = [str(server.config["max_lora_rank"]) for server in plan.servers]
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        subplot_titles=(
+            "Servers, filled to their limit (1)",
+            "Risk of an unhealthy server",
+            "KV cache in use against slots",
+            "GPUs: lower bound, this plan, simpler methods",
+        ),
+    )
+    for rank in sorted(set(ranks), key=int):
+        mine = [i for i, of in enumerate(ranks) if of == rank]
+        figure.add_bar(
+            x=[names[i] for i in mine],
+            y=[plan.servers[i].predicted.get("fill") for i in mine],
+            name=f"rank {rank}",
+            row=1,
+            col=1,
+        )
+        figure.add_scatter(
+            x=[plan.servers[i].config["max_loras"] for i in mine],
+            y=[plan.servers[i].predicted.get("kv_fraction") for i in mine],
+            text=[names[i] for i in mine],
+            mode="markers",
+            name=f"rank {rank}",
+            showlegend=False,
+            row=2,
+            col=1,
+        )
+    figure.add_hline(y=1.0, line_dash="dash", row=1, col=1)
+    figure.add_bar(
+        x=names,
+        y=[server.predicted.get("starvation_risk") for server in plan.servers],
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    gpus = {"lower bound": plan.lower_bound_gpus, "this plan": plan.gpus, **plan.baselines}
+    figure.add_bar(x=list(gpus), y=list(gpus.values()), showlegend=False, row=2, col=2)
+    figure.update_layout(height=800, barmode="overlay")
+    return figure
+
+
+def _server_rows(plan: PlacementPlan, check: PlanCheck | None) -> list[dict[str, Any]]:
+    found = {server.server: server for server in check.servers} if check else {}
+    rows = []
+    for server in plan.servers:
+        row = {
+            "server": server.name,
+            "adapters": len(server.adapters),
+            "slots": server.config["max_loras"],
+            "rank": server.config["max_lora_rank"],
+            **server.predicted,
+        }
+        if server.name in found:
+            health = found[server.name].health
+            row["replay"] = "healthy" if health.healthy else health.reason
+        rows.append(row)
+    return rows
+
+
+def _change_rows(diff: PlanDiff) -> list[dict[str, Any]]:
+    servers = {"server added": diff.servers_added, "server removed": diff.servers_removed}
+    rows: list[dict[str, Any]] = [
+        {"change": change, "what": name, "from": "", "to": ""}
+        for change, names in servers.items()
+        for name in names
+    ]
+    rows += [
+        {
+            "change": "adapter moved",
+            "what": move.adapter,
+            "from": ", ".join(move.before),
+            "to": ", ".join(move.after),
+        }
+        for move in diff.moves
+    ]
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "<p>none</p>"
+    head = "".join(f"<th>{html.escape(str(column))}</th>" for column in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
