@@ -32,9 +32,9 @@ class TuneConfig:
     `cache_limit_bytes` bounds the kept keys and values of train inputs, per task.
     """
 
-    virtual_tokens: int = 8
+    virtual_tokens: int = 4
     position: Position = "suffix"
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     warm_up_iterations: int = 0
     batch_size: int = 16
     max_iterations: int = 60
