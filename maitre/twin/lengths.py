@@ -7,7 +7,7 @@ uniform numbers and two look-ups, and no sample of the original data is carried 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -142,6 +142,10 @@ class Lengths:
 
     def means(self) -> tuple[float, float]:
         """Mean prompt and output tokens, by a fixed fine grid of the two uniforms."""
+        return self._means
+
+    @cached_property
+    def _means(self) -> tuple[float, float]:
         steps = (np.arange(256) + 0.5) / 256
         first, second = np.meshgrid(steps, steps, indexing="ij")
         inputs, outputs = self._at(first.ravel(), second.ravel())

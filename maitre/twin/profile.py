@@ -205,7 +205,9 @@ class ServerProfile(_Section):
             loading.disk_to_cpu_ms + loading.disk_to_cpu_per_rank_ms * rank,
         )
 
-    def range_warnings(self, server: ServerConfig, adapters: int, offered_rps: float) -> list[str]:
+    def range_warnings(
+        self, server: ServerConfig, adapters: int, offered_rps: float, mean_total_tokens: float
+    ) -> list[str]:
         """What of a configuration lies outside the range that the profile was fitted on."""
         found = []
         for field, value, (low, high) in (
@@ -213,6 +215,7 @@ class ServerProfile(_Section):
             ("max_lora_rank", server.max_lora_rank, self.valid.max_lora_rank),
             ("adapters", adapters, self.valid.adapters),
             ("offered_rps", offered_rps, self.valid.offered_rps),
+            ("mean_total_tokens", mean_total_tokens, self.valid.mean_total_tokens),
         ):
             if not low <= value <= high:
                 found.append(f"{field} {value:g} is outside the profile's {low:g}..{high:g}")

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
 
@@ -49,9 +50,13 @@ def simulate(
             is for another base model than the profile.
     """
     _check(profile, server, workload)
-    warnings = tuple(profile.range_warnings(server, len(workload.adapters), workload.offered_rps))
+    warnings = tuple(
+        profile.range_warnings(
+            server, len(workload.adapters), workload.offered_rps, sum(workload.lengths.means())
+        )
+    )
     for warning in warnings:
-        _log.warning("%s: %s", profile.name, warning)
+        _warn_once(profile.name, warning)
     reason = profile.out_of_memory_reason(server)
     block_tokens = profile.memory.block_tokens
     kv_tokens = server.kv_cache_tokens
@@ -134,6 +139,12 @@ def _check(profile: ServerProfile, server: ServerConfig, workload: Workload) -> 
             f"adapters[{load.adapter!r}].rank: {load.rank} is above the server's "
             f"max_lora_rank {server.max_lora_rank}",
         )
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(profile: str, warning: str) -> None:
+    """Logs a warning, but not again for each of thousands of runs; results always carry it."""
+    _log.warning("%s: %s", profile, warning)
 
 
 def _scrape_interval_s(profile: ServerProfile, server: ServerConfig) -> float:

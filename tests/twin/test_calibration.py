@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from maitre.twin import ServerProfile
+from maitre.twin.calibration.front import delay_correction_ms, fit_scrape
 from maitre.twin.calibration.loading import fit_loading
 from maitre.twin.calibration.measure import bias_percent, errors, symmetric_error_percent
 from maitre.twin.calibration.memory import fit_memory
@@ -38,6 +39,20 @@ def test_loading_is_recovered():
     assert loading.cpu_to_gpu_ms == pytest.approx(6.0)
     assert loading.disk_to_cpu_per_rank_ms == pytest.approx(2.5)
     assert loading.switch_ms == 3.0
+
+
+def test_what_a_scrape_costs_is_recovered():
+    rng = np.random.default_rng(0)
+    stalls = pd.DataFrame({"series": rng.uniform(200, 40_000, 50)})
+    stalls["names"] = stalls["series"] * rng.uniform(5, 300, 50)
+    stalls["stall_ms"] = 0.012 * stalls["series"] + 1e-4 * stalls["names"]
+    assert fit_scrape(stalls) == pytest.approx((0.012, 1e-4), rel=0.02)
+    with pytest.raises(ValueError, match="fewer than five runs"):
+        fit_scrape(stalls.head(3))
+
+
+def test_the_fixed_delay_is_a_median_difference():
+    assert delay_correction_ms([32.0, 41.0, 90.0], [30.0, 40.0, 50.0]) == 2.0
 
 
 TRUE = {
