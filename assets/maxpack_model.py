@@ -44,7 +44,7 @@ def maxpack_model(
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
     """Train on most of the traces, score on the rest beside the champion, promote if better."""
-    from maitre.maxpack.model import MaxpackModel, evaluate, split_traces
+    from maitre.maxpack.model import MaxpackError, MaxpackModel, evaluate, split_traces
     from maitre.maxpack.promotion import is_better
 
     traces = home.read_frame(TRACES)
@@ -52,7 +52,11 @@ def maxpack_model(
     context.log.info(f"training on {len(seen)} configurations, {len(unseen)} held out")
     challenger = MaxpackModel.fit(seen, config.random_state, iterations=config.iterations)
     scores = evaluate(challenger, unseen)
-    champion = load_champion(mlflow)
+    try:
+        champion = load_champion(mlflow)
+    except MaxpackError as error:
+        context.log.warning(f"the champion cannot be read and is replaced: {error}")
+        champion = None
     champion_scores = evaluate(champion[0], unseen) if champion else None
     with mlflow.run(context) as run, tempfile.TemporaryDirectory() as folder:
         challenger.save(Path(folder) / "model")

@@ -16,8 +16,8 @@ TRACES = "twin_traces.parquet"
 class TraceConfig(dg.Config):
     """How much is simulated."""
 
-    configurations: int = 600
-    duration_s: float = 600.0
+    configurations: int = 1000
+    duration_s: float = 3600.0
     seed: int = 0
 
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maitre.cli import requests, up
+from maitre.cli import bank, cluster, maxpack, place, requests, twin, up
 
 app = typer.Typer(
     name="maitre",
@@ -15,6 +15,11 @@ app = typer.Typer(
 )
 app.command("tune")(requests.tune)
 app.add_typer(requests.app, name="requests")
+app.add_typer(bank.app, name="bank")
+app.add_typer(twin.app, name="twin")
+app.add_typer(maxpack.app, name="maxpack")
+app.command("place")(place.place)
+app.add_typer(cluster.app, name="cluster")
 app.command("up")(up.up)
 
 
