@@ -190,7 +190,7 @@ def placement_figures(
         _figure(f"{name}: GPUs", plan.gpus),
         _figure(f"{name}: lower bound (before rounding up)", round(options_bound[0], 2)),
         _figure(f"{name}: GPUs / bound", round(plan.gpus / np.ceil(options_bound[0]), 3)),
-        _figure(f"{name}: GPUs / bound at rates with headroom",
+        _figure(f"{name}: GPUs / bound at rates 5 % higher",
                 round(plan.gpus / np.ceil(options_bound[1]), 3)),
     ]  # fmt: skip
     if small:

@@ -21,7 +21,9 @@ def place(
     ] = None,
     risk: Annotated[float, typer.Option(help="Largest risk of an unhealthy server.")] = 0.01,
     ttft_slo: Annotated[float, typer.Option(help="Time to first token p99, in ms.")] = 10_000.0,
-    headroom: Annotated[float, typer.Option(help="Part by which rates may rise.")] = 0.05,
+    headroom: Annotated[
+        float, typer.Option(help="Part by which the check's rates are higher.")
+    ] = 0.05,
     check_duration: Annotated[
         float, typer.Option(help="Simulated seconds of each server's check; 0: no check.")
     ] = 3600.0,

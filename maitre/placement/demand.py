@@ -14,9 +14,8 @@ class Demand:
     """Parts to place, in columns of one length.
 
     A part is an adapter, or one of several replicas of it. `adapter` is the position in the
-    catalogue, `share` the part of its requests, `rate_rps` what the part has to sustain
-    (headroom included), `rank` its LoRA rank, `terms` its additive features
-    (`maitre.maxpack.features`).
+    catalogue, `share` the part of its requests, `rate_rps` what the part has to sustain, `rank`
+    its LoRA rank, `terms` its additive features (`maitre.maxpack.features`).
     """
 
     adapter: np.ndarray

@@ -43,10 +43,10 @@ class PlacementError(ValueError):
 class PlacementSettings:
     """What the plan promises and how hard it is checked.
 
-    `risk`: the largest probability, by the capacity model, that a server is unhealthy;
-    `ttft_slo_ms`: see `maitre.maxpack.health`; `headroom`: the plan holds for rates this part
-    above the catalogue's; `check_duration_s`: simulated seconds of the twin's check of every
-    server (0: no check); `baselines`: whether to compute them.
+    `risk`: the largest probability, by the capacity model, that a server is unhealthy at the
+    catalogue's rates; `ttft_slo_ms`: see `maitre.maxpack.health`; `headroom`: the twin's check is
+    made at rates this part above the catalogue's; `check_duration_s`: simulated seconds of that
+    check of every server (0: no check); `baselines`: whether to compute them.
     """
 
     risk: float = 0.01
@@ -88,11 +88,9 @@ def place(
     """A plan with few GPUs on which no server and no adapter starves.
 
     Packs every server to what the capacity `model` allows at `risk` (without a model: to its
-    steady state), for rates `headroom` above the catalogue's; then simulates every server at
-    those rates for `check_duration_s` (0: not at all) and moves adapters until all are healthy.
-    The same for the same seed. `on_progress(step, done, total)`.
-
-    `lower_bound_gpus` bounds plans for the catalogue's own rates, without headroom.
+    steady state); then simulates every server for `check_duration_s` (0: not at all) at rates
+    `headroom` above the catalogue's and moves adapters until all are healthy. The same for the
+    same seed. `on_progress(step, done, total)`.
 
     Raises:
         CatalogueError: base models or ranks that the profile does not cover, or adapters that no
@@ -111,7 +109,7 @@ def place(
         _checked(model, profile, settings), options, settings.risk, profile.valid.adapters[1]
     )
     report("pack", 0, 1)
-    demand = replicated(catalogue, lengths, capacity, 1 + settings.headroom)
+    demand = replicated(catalogue, lengths, capacity)
     found = fewest_servers(demand, capacity)
     if found is None:
         raise PlacementError("some adapter fits no server even alone; lower the risk's demand")
@@ -140,7 +138,6 @@ def replan(
     risk: float = 0.01,
     seed: int = 0,
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
-    headroom: float = DEFAULT_HEADROOM,
     max_closing_moves: int = 0,
     lengths: Lengths | None = None,
 ) -> PlacementPlan:
@@ -153,14 +150,14 @@ def replan(
     Raises:
         CatalogueError, PlacementError: as `place`.
     """
-    settings = PlacementSettings(risk, ttft_slo_ms, headroom, 0.0, False, seed)
+    settings = PlacementSettings(risk, ttft_slo_ms, 0.0, 0.0, False, seed)
     catalogue.check(base_models={profile.base_model}, max_rank=profile.valid.max_lora_rank[1])
     lengths = lengths or default_lengths()
     options = ServerOptions.of(profile, lengths)
     capacity = Capacity(
         _checked(model, profile, settings), options, settings.risk, profile.valid.adapters[1]
     )
-    whole = as_is(catalogue, lengths, 1 + headroom)
+    whole = as_is(catalogue, lengths)
     carried = carried_over(plan, catalogue.names, whole, capacity)
     moved = settle(carried, capacity, closing_moves=max_closing_moves)
     kept, server = np.unique(moved.server, return_inverse=True)
@@ -193,7 +190,7 @@ def as_is(catalogue: AdapterCatalogue, lengths: Lengths, factor: float = 1.0) ->
 
 
 def replicated(
-    catalogue: AdapterCatalogue, lengths: Lengths, capacity: Capacity, factor: float
+    catalogue: AdapterCatalogue, lengths: Lengths, capacity: Capacity, factor: float = 1.0
 ) -> Demand:
     """The catalogue as demand, adapters hotter than one server divided into equal replicas.
 
@@ -337,7 +334,7 @@ def planned_servers(
 
 
 def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> dict[str, Any]:
-    """What is expected of one server, at the rates planned for (headroom included)."""
+    """What is expected of one server at the catalogue's rates."""
     values = dict(zip(FLUID_FEATURES, fluid.tolist(), strict=True))
     return {
         "rate_rps": round(float(sets.column("rate_rps")[i]), 4),
