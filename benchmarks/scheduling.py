@@ -62,7 +62,7 @@ SWEEP: Mapping[str, tuple[Mapping[str, Any], ...]] = {
         {},
         *({"finish_quantile": q} for q in (0.75, 0.93)),
         *({"rescue_quantile": q} for q in (0.5, 0.85)),
-        *({"warmth": w} for w in (0.5, 2.0)),
+        *({"warmth": w} for w in (0.0, 0.2, 1.0, 2.0)),
         *({"usable_share": u} for u in (0.7, 1.0)),
         *({"crowded_dearest": d} for d in (1.0, 1.5, 100.0)),
     ),

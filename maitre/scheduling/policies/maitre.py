@@ -21,7 +21,7 @@ class Maitre:
     fallback_quantiles: tuple[float, ...] = (0.7, 0.5, 0.25)
     hopeless_quantile: float = 0.05
     rescue_quantile: float = 0.75
-    warmth: float = 1.0
+    warmth: float = 0.4
     usable_share: float = 0.9
     crowded_dearest: float = 1.1
     preempt: bool = True

@@ -134,7 +134,7 @@ class _Planner:
                 behind.append(job)
         self.place_behind(behind)
         self.plan.spare = [
-            name for at_s, _, name in self.free if at_s <= self.now and name in pool.idle
+            name for at_s, _, name in self.free if at_s <= self.now and self.is_idle(name)
         ]
         self.plan.spare.sort(key=self.idle.index)
         return self.plan
@@ -373,11 +373,11 @@ class _Planner:
         """Take the workers that come free first; start now what can start now."""
         used = self.free[: way.workers]
         del self.free[: way.workers]
-        if start_s <= self.now and all(name in self.pool.idle for _, _, name in used):
+        if start_s <= self.now and all(self.is_idle(name) for _, _, name in used):
             names = tuple(name for _, _, name in used)
             self.begin(job, way, names)
         for _, _, name in used:
-            insort(self.free, (start_s + way.run_s, _LATER, name))
+            insort(self.free, (start_s + max(way.run_s, 0.001), _LATER, name))
 
     def begin(self, job: JobView, way: _Way, names: tuple[str, ...]) -> None:
         if way.lookup:
@@ -435,12 +435,11 @@ class _Planner:
 
     # -- what is left -------------------------------------------------------------------------
 
+    def is_idle(self, name: str) -> bool:
+        return name in self.pool.idle and name not in self.taken
+
     def idle_now(self) -> list[str]:
-        return [
-            name
-            for at_s, _, name in self.free
-            if at_s <= self.now and name in self.pool.idle and name not in self.taken
-        ]
+        return [name for at_s, _, name in self.free if at_s <= self.now and self.is_idle(name)]
 
     def take_now(self, names: list[str]) -> None:
         self.free = [entry for entry in self.free if entry[2] not in names]
