@@ -101,6 +101,6 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
         passed=check.passed,
         metadata={
             "servers": len(check.servers),
-            "unhealthy": [server.name for server in check.unhealthy],
+            "unhealthy": [server.server for server in check.unhealthy],
         },
     )

@@ -36,8 +36,8 @@ class BankTuneConfig(dg.Config):
 
     iterations: int = 40
     batch_size: int = 16
-    learning_rate: float = 0.05
-    virtual_tokens: int = 8
+    learning_rate: float = 0.03
+    virtual_tokens: int = 4
     seed: int = 0
 
     def tune_config(self) -> "TuneConfig":
@@ -77,8 +77,8 @@ def bank_prompts(
     table = home.read_frame(TASK_TABLE).query("role == 'bank'")
     recipe = f"{language_model.fingerprint()} {json.dumps(config.model_dump(), sort_keys=True)}"
     wanted = {
-        row.task: hashlib.sha256(f"{row.fingerprint} {recipe}".encode()).hexdigest()
-        for row in table.itertuples()
+        row["task"]: hashlib.sha256(f"{row['fingerprint']} {recipe}".encode()).hexdigest()
+        for row in table.to_dict(orient="records")
     }
     prompts, results = _kept(home, wanted)
     fresh = [name for name in wanted if name not in prompts]
@@ -119,7 +119,8 @@ def bank_prompts(
         _write_prompts(home, prompts)
         home.write_frame(RESULTS, outcome)
         run.params(config.model_dump() | {"base_model": language_model.path_or_id})
-        run.metrics({f"eval_accuracy.{r.task}": r.eval_accuracy for r in outcome.itertuples()})
+        accuracies = zip(outcome["task"], outcome["eval_accuracy"], strict=True)
+        run.metrics({f"eval_accuracy.{task}": accuracy for task, accuracy in accuracies})
         margin = outcome["eval_accuracy"] - outcome["majority_share"]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(
@@ -188,14 +189,14 @@ def prompt_bank(
         entries = [
             bank_entry(
                 model,
-                Task.load(Path(inputs.tasks) / row.task),
-                prompts[row.task],
+                Task.load(Path(inputs.tasks) / row["task"]),
+                prompts[row["task"]],
                 created_at=datetime.now(UTC),
-                eval_loss=row.eval_loss,
-                eval_accuracy=row.eval_accuracy,
+                eval_loss=row["eval_loss"],
+                eval_accuracy=row["eval_accuracy"],
                 run_id=run.run_id,
             )
-            for row in home.read_frame(RESULTS).itertuples()
+            for row in home.read_frame(RESULTS).to_dict(orient="records")
         ]
         stored = load_bank(home, model)
         superseded = _superseded(stored, entries)

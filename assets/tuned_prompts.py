@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from maitre.tuning.config import TuneConfig, TuneResult
     from maitre.tuning.tasks import Task
 
-TASKS = dg.DynamicPartitionsDefinition(name="tasks")
+TASKS_NAME = "tasks"
+TASKS = dg.DynamicPartitionsDefinition(name=TASKS_NAME)
 MODEL_SOURCE = Path(mlflow_models.__file__).with_name("tuned_prompt.py")
 
 
@@ -39,10 +40,10 @@ class TuneRequestConfig(dg.Config):
 
     target_loss: float | None = None
     target_accuracy: float | None = None
-    max_iterations: int = 60
+    max_iterations: int = 40
     batch_size: int = 16
-    learning_rate: float = 0.05
-    virtual_tokens: int = 8
+    learning_rate: float = 0.03
+    virtual_tokens: int = 4
     seed: int = 0
     compare_with_cold: bool = False
 
@@ -245,8 +246,8 @@ def tuned_prompt_beats_majority(context: dg.AssetCheckExecutionContext) -> dg.As
     made = found.records[0].asset_materialization if found.records else None
     if made is None:
         return dg.AssetCheckResult(passed=False, description="nothing has been tuned yet")
-    accuracy = float(made.metadata["eval_accuracy"].value)  # type: ignore[arg-type]
-    majority = float(made.metadata["majority_share"].value)  # type: ignore[arg-type]
+    accuracy = float(made.metadata["eval_accuracy"].value)
+    majority = float(made.metadata["majority_share"].value)
     return dg.AssetCheckResult(
         passed=accuracy > majority,
         metadata={

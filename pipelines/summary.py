@@ -26,35 +26,32 @@ def print_summary(
 
 def _tuned(instance: dg.DagsterInstance) -> Table:
     table = Table(title="Tuned prompts", title_justify="left")
-    for column in ("task", "start from", "eval accuracy", "majority", "iterations", "cold"):
-        table.add_column(column, justify="left" if column in ("task", "start from") else "right")
-    table.add_column("saved", justify="right")
-    table.add_column("seconds with lookup", justify="right")
-    table.add_column("cold", justify="right")
+    table.add_column("task")
+    table.add_column("start from")
+    for column in ("accuracy (majority)", "iterations (cold)", "saved", "seconds (cold)"):
+        table.add_column(column, justify="right")
     for task in sorted(instance.get_dynamic_partitions("tasks")):
         found = _metadata(instance, "tuned_prompts", task)
         if not found:
             continue
         table.add_row(
             task,
-            found["start"],
-            f"{found['eval_accuracy']:.3f}",
-            f"{found['majority_share']:.3f}",
-            f"{found['iterations']}",
+            found["start"].rsplit("-", 1)[0],
+            f"{found['eval_accuracy']:.3f} ({found['majority_share']:.3f})",
             *_saving(found),
         )
     return table
 
 
-def _saving(found: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Cold iterations, the saving, seconds with the lookup, cold seconds."""
-    seconds = f"{found['seconds']:.1f}"
+def _saving(found: dict[str, Any]) -> tuple[str, str, str]:
+    """Iterations, how many times fewer than cold, seconds with the lookup; cold in brackets."""
+    warm, seconds = found["iterations"], found["seconds"]
     if "iterations_cold" not in found:
-        return "-", "-", seconds, "-"
+        return f"{warm}", "", f"{seconds:.1f}"
     cold = found["iterations_cold"]
     more = "" if found["cold_reached"] else "> "
-    saved = cold / max(found["iterations"], 1)
-    return f"{more}{cold}", f"{more}{saved:.1f}x", seconds, f"{found['seconds_cold']:.1f}"
+    saved = "" if warm == 0 else f"{more}{cold / warm:.1f}x"
+    return f"{warm} ({more}{cold})", saved, f"{seconds:.1f} ({found['seconds_cold']:.1f})"
 
 
 def _serving(instance: dg.DagsterInstance) -> Table:

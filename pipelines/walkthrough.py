@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from rich.console import Console
 
-from assets.tuned_prompts import TASKS, tuned_prompts
+from assets.tuned_prompts import TASKS_NAME, tuned_prompts
 from pipelines import serving, tuning
 from pipelines.jobs import TERMINAL_RUN_CONFIG
 from pipelines.live_request import tune_through_the_queue
@@ -44,7 +44,7 @@ def bring_up_to_date(instance: dg.DagsterInstance, settings: Settings, console: 
         make_if_stale(instance, tuning.defs, "everything", asset, None, console)
     # The last of the held-back tasks goes through the request queue instead.
     direct = list(settings.held_back[:-1])
-    instance.add_dynamic_partitions(TASKS.name, direct)
+    instance.add_dynamic_partitions(TASKS_NAME, direct)
     for task in direct:
         make_if_stale(instance, tuning.defs, "tune", tuned_prompts, task, console, COMPARE)
     for asset in [*serving.MODEL, *serving.PLACEMENT]:

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The prompt bank: starts for tuning.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Bank = Annotated[
-    str | None, typer.Option(help="Folder or URL (default: in the data home).")
-]
+Bank = Annotated[str | None, typer.Option(help="Folder or URL (default: in the data home).")]
 Tenant = Annotated[str | None, typer.Option(help="See what this tenant sees (its own, too).")]
 Seed = Annotated[int, typer.Option(help="Draws the samples and the random candidate.")]
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from assets.tuned_prompts import TASKS, tuned_prompts
+from assets.tuned_prompts import TASKS_NAME, tuned_prompts
 from maitre.bank.bank import PromptBank
 from maitre.placement.plan import PlacementPlan
 from maitre.twin import ServerProfile
@@ -58,7 +58,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
-        made.add_dynamic_partitions(TASKS.name, ["fourth"])
+        made.add_dynamic_partitions(TASKS_NAME, ["fourth"])
         yield made
 
 
@@ -208,7 +208,7 @@ def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
     assert asked.run_key == request.request_id
     # Until a run exists the request stays queued: a daemon that dies here loses nothing.
     assert queue.get(request.request_id).state is RequestState.QUEUED
-    instance.add_dynamic_partitions(TASKS.name, ["third"])
+    instance.add_dynamic_partitions(TASKS_NAME, ["third"])
     result = dg.materialize(
         [*tuning.INPUTS, *tuning.BANK, tuned_prompts],
         selection=[tuned_prompts],
