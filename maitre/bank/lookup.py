@@ -206,7 +206,8 @@ def _opened(
     ranked = sorted(clusters, key=lambda cluster: race.losses[cluster[0]][2])
     most = max(_FEWEST_CLUSTERS, len(clusters) // _KEPT_SHARE)
     affordable = race.affordable(samples, _MEMBERS_SHARE)
-    opened, members = [], 0
+    opened: list[tuple[str, ...]] = []
+    members = 0
     for cluster in ranked[:most]:
         members += len(cluster) - 1
         if opened and members > affordable:
