@@ -60,7 +60,7 @@ SWEEP: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     ),
     "maitre": (
         {},
-        *({"finish_quantile": q} for q in (0.75, 0.93)),
+        *({"finish_quantile": q} for q in (0.75, 0.85)),
         *({"rescue_quantile": q} for q in (0.5, 0.85)),
         *({"warmth": w} for w in (0.0, 0.2, 1.0, 2.0)),
         *({"usable_share": u} for u in (0.7, 1.0)),

@@ -17,7 +17,7 @@ class Maitre:
     worker is worth when needed, in warm-ups; the switches turn single ideas off, for ablation.
     """
 
-    finish_quantile: float = 0.85
+    finish_quantile: float = 0.93
     fallback_quantiles: tuple[float, ...] = (0.7, 0.5, 0.25)
     hopeless_quantile: float = 0.05
     rescue_quantile: float = 0.75
