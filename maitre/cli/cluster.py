@@ -176,18 +176,25 @@ def _report(rows: Sequence[dict[str, Any]], json: bool, title: str) -> None:
         "policy",
         "jobs",
         "violations",
-        "late",
-        "rejected",
         "gpu_hours",
         "cost",
         "idle_gpu_hours",
-        "warming_gpu_hours",
         "bound_gpu_hours",
-        "peak_gpus",
         "last_submitted_s",
         "out",
     )
-    print_table([{key: row[key] for key in shown if key in row} for row in rows], title)
+    print_table([_brief(row, shown) for row in rows], title)
+
+
+def _brief(row: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
+    """The columns that fit a terminal; `--json` has all of them."""
+    return {
+        key.replace("gpu_hours", "GPU-h"): f"{row[key]:.2f}"
+        if isinstance(row[key], float)
+        else row[key]
+        for key in shown
+        if key in row
+    }
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
