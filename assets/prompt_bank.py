@@ -34,9 +34,9 @@ BANK = "bank"
 class BankTuneConfig(dg.Config):
     """How the bank's prompts are tuned: all tasks in one shared batch."""
 
-    iterations: int = 40
+    iterations: int = 30
     batch_size: int = 16
-    learning_rate: float = 0.03
+    learning_rate: float = 0.05
     virtual_tokens: int = 4
     seed: int = 0
 

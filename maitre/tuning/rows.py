@@ -91,10 +91,19 @@ def fixed_batches(
 ) -> list[RowBatch]:
     """All examples in batches of like length, for passes that are repeated as they are."""
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-    cache = InputCache(model, examples, position, limit_bytes=0)
-    return [
-        cache.batch(order[start : start + batch_rows]) for start in range(0, len(order), batch_rows)
-    ]
+    groups = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
+    # One at a time: a batch copies its rows, so the cache need not outlive it.
+    return [_fixed_batch(model, examples, group, position) for group in groups]
+
+
+def _fixed_batch(
+    model: BaseModel, examples: Sequence[EncodedExample], group: Sequence[int], position: Position
+) -> RowBatch:
+    """One batch whose inputs pass through the model together."""
+    members = [examples[index] for index in group]
+    limit_bytes = bytes_per_token(model) * sum(len(member.input_ids) for member in members)
+    cache = InputCache(model, members, position, limit_bytes, groups=[range(len(members))])
+    return cache.batch(range(len(members)))
 
 
 def joined(model: BaseModel, batches: Sequence[RowBatch]) -> RowBatch:
