@@ -4,13 +4,16 @@ A stored bank is a folder of segments. A segment is written once and never chang
 (`*.safetensors`) first, then the table (`*.parquet`), whose presence makes it count. Writers only
 ever add segments, so two at once lose nothing, and a writer that dies leaves nothing that counts.
 Reading applies the segments in order of their number: later facts of an entry replace earlier
-ones, and a segment may drop entries. A merge replaces many segments by one.
+ones, and a segment may drop entries. A merge replaces many segments by one; only one writer merges
+at a time (a lock file), so that no merge reads what another removes. Readers who meet a removal
+read again.
 """
 
 import hashlib
 import io
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +35,11 @@ MERGE_SEGMENTS = 16
 
 _META = b"maitre.bank"
 _FORMAT = 1
-_READ_ATTEMPTS = 3
+_READ_ATTEMPTS = 20
+_READ_AGAIN_S = 0.05
+_MERGE_LOCK = "merging.lock"
+# Older than this, a lock was left by a writer that died in a merge.
+_STALE_LOCK_S = 120.0
 _COLUMNS: dict[str, pa.DataType] = {
     "entry_id": pa.string(),
     "task": pa.string(),
@@ -76,6 +83,7 @@ def load_entries(url: str) -> list[BankEntry] | None:
         except FileNotFoundError:  # merged away by another writer between listing and reading
             if attempt == _READ_ATTEMPTS:
                 raise BankError(f"{url}: segments vanish while they are read") from None
+            time.sleep(_READ_AGAIN_S)
             continue
         break
     return _applied(_counting(segments)) if segments else None
@@ -109,6 +117,20 @@ def _is_same(one: BankEntry, other: BankEntry) -> bool:
 
 
 def _merge_when_many(url: str) -> None:
+    """Merge when there are many segments, unless another writer is at it."""
+    if len(_names(url)) < MERGE_SEGMENTS:
+        return
+    fs, root = fsspec.core.url_to_fs(url)
+    lock = f"{root}/{_MERGE_LOCK}"
+    if not _take(fs, lock):
+        return
+    try:
+        _merge(url)
+    finally:
+        fs.rm(lock)
+
+
+def _merge(url: str) -> None:
     segments = _read(url)
     if len(_counting(segments)) < MERGE_SEGMENTS:
         return
@@ -125,18 +147,39 @@ def _merge_when_many(url: str) -> None:
                 fs.rm(f"{root}/{name}{ending}")
 
 
-def _read(url: str) -> list[_Segment]:
-    """Every segment that is there, also those that others replace."""
+def _take(fs: Any, lock: str) -> bool:
+    """Create the lock file, which only one writer can; whether that was us."""
+    try:
+        with fs.open(lock, "xb") as file:
+            file.write(str(time.time()).encode())
+    except FileExistsError:
+        try:
+            taken_at = float(fs.cat_file(lock))
+        except (FileNotFoundError, ValueError):
+            return False
+        if time.time() - taken_at > _STALE_LOCK_S:
+            fs.rm(lock)
+        return False
+    return True
+
+
+def _names(url: str) -> list[str]:
+    """The names of the segments that are there, also of those that others replace."""
     fs, root = fsspec.core.url_to_fs(url)
     if not fs.exists(root):
         return []
     fs.invalidate_cache(root)
-    names = [
+    return [
         path.rsplit("/", 1)[-1].removesuffix(".parquet")
         for path in fs.ls(root, detail=False)
         if path.endswith(".parquet")
     ]
-    return [_read_segment(fs, root, name) for name in names]
+
+
+def _read(url: str) -> list[_Segment]:
+    """Every segment that is there, also those that others replace."""
+    fs, root = fsspec.core.url_to_fs(url)
+    return [_read_segment(fs, root, name) for name in _names(url)]
 
 
 def _counting(segments: Sequence[_Segment]) -> list[_Segment]:
@@ -247,4 +290,4 @@ def _put(fs: Any, path: str, content: bytes) -> None:
 
 
 def _next_number(url: str) -> int:
-    return max((segment.number for segment in _read(url)), default=0) + 1
+    return max((int(name.split("-")[0]) for name in _names(url)), default=0) + 1
