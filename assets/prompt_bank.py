@@ -85,13 +85,13 @@ def bank_prompts(
     with mlflow.run(context) as run:
         context.log.info(f"{len(fresh)} prompts to tune, {len(prompts)} as they were")
         if fresh:
-            progress = Progress(context.log, "task-iterations")
-            done = 0
+            context.log.info("reading the examples and the model's keys and values of them")
+            progress = Progress(context.log, f"iterations of {len(fresh)} tasks in one batch")
 
             def tell(iteration: Iteration) -> None:
-                nonlocal done
-                done += iteration.iteration > 0
-                progress(done, len(fresh) * config.iterations, f"loss {iteration.train_loss:.2f}")
+                if iteration.task == fresh[-1] and iteration.train_loss is not None:
+                    note = f"train loss of {iteration.task} {iteration.train_loss:.2f}"
+                    progress(iteration.iteration, config.iterations, note)
 
             tuned = tune_many(
                 language_model.load(),

@@ -4,6 +4,7 @@ Only what is out of date is made: see `staleness`. Everything runs against the s
 and MLflow store that `make ui` shows.
 """
 
+import logging
 import sys
 import time
 from typing import Any
@@ -27,7 +28,11 @@ COMPARE = {
 
 def main() -> None:
     """Run the walkthrough; exit 1 with one line when a step fails."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     console = Console()
+    if not console.is_terminal:
+        # A log file has no width; the tables need this much.
+        console = Console(width=110)
     settings = Settings.read()
     started_s = time.monotonic()
     with dg.DagsterInstance.get() as instance:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.tuned_prompts import TASKS, tuned_prompts
+from assets.tuned_prompts import TASKS
 from resources.request_queue import RequestQueue, RequestState, TuningRequest
 
 REQUEST_TAG = "maitre/request"
@@ -17,7 +17,7 @@ _FATE = {
 
 
 @dg.sensor(
-    target=tuned_prompts,
+    job_name="tune",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
