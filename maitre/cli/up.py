@@ -1,5 +1,6 @@
 """`maitre up`: Dagster's webserver and daemon and the MLflow server, started and stopped as one."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ def up(
     from resources.local_services import LocalServices
     from resources.settings import Settings
 
+    # So that whoever terminates this process does not leave the servers behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     services = LocalServices.start(Settings.read(), dagster_port, mlflow_port)
     try:
         services.wait_until_ready(timeout_s=120)
