@@ -102,27 +102,56 @@ def calibrate(
     validation: Annotated[
         list[str] | None, typer.Option(help="A scenario to keep out of the fit; repeatable.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name; default: the start's.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Base model in the tables; default: the start's.")
+    ] = None,
+    prefill_from: Annotated[
+        str | None,
+        typer.Option(help="Model whose prefill steps stand in for missing ones."),
+    ] = None,
+    prefill_scale: Annotated[
+        float, typer.Option(help="Factor on it, such as the ratio of parameters.")
+    ] = 1.0,
+    fit_front: Annotated[
+        bool, typer.Option("--fit-front", help="Refit the API server too, from time series.")
+    ] = False,
     lengths: Annotated[str, typer.Option(help="Lengths of the runs.")] = "sharegpt",
     mean_input_tokens: Annotated[float, typer.Option(help="Mean prompt of the runs.")] = 222.4,
     mean_output_tokens: Annotated[float, typer.Option(help="Mean answer of the runs.")] = 195.0,
     rounds: Annotated[int, typer.Option(help="Rounds of simulating and refitting.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the simulated runs.")] = 3,
     json: Json = False,
 ) -> None:
-    """Fit a profile from measurement tables and runs, and report how well it fits."""
+    """Fit a profile from measurement tables and runs, and report how well it fits.
+
+    Nothing is written unless the fit succeeds.
+    """
     from maitre.twin import ServerProfile
     from maitre.twin.calibration.calibrate import calibrate as fit_profile
-    from maitre.twin.calibration.measure import errors
     from maitre.twin.calibration.report import write_report
     from maitre.twin.calibration.runs import Traffic
-    from maitre.twin.calibration.tables import read_tables
+    from maitre.twin.calibration.tables import prefill_ms_of, read_tables
 
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder, give a file")
+    if report.exists() and not report.is_dir():
+        raise ValueError(f"--report {report} is a file, give a folder")
+    if prefill_from is None and prefill_scale != 1.0:
+        raise ValueError("--prefill-scale scales --prefill-from, which is not given")
     first = ServerProfile.load(start)
+    renamed = {"name": name or first.name, "base_model": base_model or first.base_model}
+    first = first.model_copy(update=renamed)
     found = fit_profile(
-        read_tables(tables, first.base_model),
+        read_tables(tables, first.base_model, front=fit_front),
         first,
         Traffic(lengths, mean_input_tokens, mean_output_tokens),
         validation_scenarios=validation or [],
+        prefill_ms_per_step=prefill_ms_of(tables, prefill_from, prefill_scale)
+        if prefill_from
+        else None,
         rounds=rounds,
+        seed=seed,
         progress=_print_progress,
     )
     written = write_report(found.profile, found.comparison, report)
@@ -131,10 +160,26 @@ def calibrate(
     part.write_text(found.profile.to_yaml())
     os.replace(part, out)
     if json:
-        print_json(_finite(errors(found.comparison)))
+        print_json(_finite(_fit_document(found, out, written)))
     else:
         for path in (out, *written):
             print(path)
+
+
+def _fit_document(found: Any, out: Path, written: list[Path]) -> dict[str, Any]:
+    from maitre.twin.calibration.measure import errors
+
+    validation = found.comparison["validation"]
+    return {
+        "profile": str(out),
+        "fingerprint": found.profile.fingerprint(),
+        "report": [str(path) for path in written],
+        "fit": found.profile.fit,
+        "errors": {
+            "fit": errors(found.comparison[~validation]),
+            "validation": errors(found.comparison[validation]),
+        },
+    }
 
 
 def _read(path: Path) -> Any:

@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maitre.twin import ServerProfile
-from maitre.twin.calibration.front import delay_correction_ms, fit_scrape
+from maitre.twin import ServerProfile, simulate
+from maitre.twin.calibration.front import delay_correction_ms, fit_front, fit_scrape
 from maitre.twin.calibration.loading import fit_loading
 from maitre.twin.calibration.measure import bias_percent, errors, symmetric_error_percent
 from maitre.twin.calibration.memory import fit_memory
 from maitre.twin.calibration.report import write_report
 from maitre.twin.calibration.runs import Traffic, adapters_of, simulation_of
 from maitre.twin.calibration.step_time import BASE, LORA, fit_base, fit_lora, step_of, terms
-from maitre.twin.calibration.tables import read_tables
+from maitre.twin.calibration.tables import STEP_COLUMNS, prefill_ms_of, read_tables
 
 
 def test_memory_is_recovered():
@@ -53,6 +53,48 @@ def test_what_a_scrape_costs_is_recovered():
 
 def test_the_fixed_delay_is_a_median_difference():
     assert delay_correction_ms([32.0, 41.0, 90.0], [30.0, 40.0, 50.0]) == 2.0
+
+
+def test_the_front_is_fitted_to_late_scrapes(profile):
+    """Scrapes as late as the profile's own constants make them give these constants back."""
+    traffic, duration_s, api = Traffic("sharegpt", 222.4, 195.0), 600.0, profile.api
+    runs, samples = [], []
+    for place, adapters in enumerate((32, 64, 96, 128, 160, 192)):
+        run = {
+            "run_id": f"run{place}",
+            "rank_classes": "8",
+            "rate_classes_rps": "0.05",
+            "adapters_per_rate_class": str(adapters),
+            "max_loras": 16 + 8 * place,
+            "max_cpu_loras": adapters,
+            "max_lora_rank": 8,
+            "offered_rps_nominal": 0.05 * adapters,
+            "duration_s": duration_s,
+            "client_collapsed": False,
+            "ttft_p50_ms": 50.0,
+        }
+        late_s = simulate(profile, *simulation_of(run, traffic), 3).scrape_s
+        times = np.arange(0.0, duration_s, api.scrape_interval_s + late_s)
+        runs.append(run)
+        samples.append(pd.DataFrame({"run_id": run["run_id"], "t_s": times}))
+    found, fit = fit_front(pd.concat(samples), pd.DataFrame(runs), profile, traffic)
+    assert found.scrape_per_series_ms == pytest.approx(api.scrape_per_series_ms, rel=0.02)
+    assert found.scrape_per_name_ms == pytest.approx(api.scrape_per_name_ms, rel=0.02)
+    assert found.transit_ms == api.transit_ms
+    assert fit == {"front_runs": 6, "front_light_runs": 0}
+
+
+def test_a_missing_prefill_calibration_is_scaled_from_another_model(tmp_path):
+    rows = pd.DataFrame({"model": ["big", "big", "small"], "kind": "default_prefill"})
+    rows["num_prompts"], rows["step_interval_p50_ms"] = [4096, 4096, 64], [50.0, 60.0, 9.0]
+    rows.reindex(columns=["model", *STEP_COLUMNS]).to_parquet(
+        tmp_path / "calib_step_latency.parquet"
+    )
+    assert prefill_ms_of(tmp_path, "big", 0.5) == pytest.approx(27.5)
+    with pytest.raises(ValueError, match="no full prefill steps of model 'small'"):
+        prefill_ms_of(tmp_path, "small", 0.5)
+    with pytest.raises(ValueError, match="scale must be positive"):
+        prefill_ms_of(tmp_path, "big", -1.0)
 
 
 TRUE = {

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from maitre.twin.calibration.front import fit_front
 from maitre.twin.calibration.loading import fit_loading
 from maitre.twin.calibration.memory import fit_memory
+from maitre.twin.calibration.provenance import fit_errors, provenance
 from maitre.twin.calibration.runs import Traffic, simulation_of, usable
 from maitre.twin.calibration.step_time import (
     calibration_rows,
@@ -17,6 +19,7 @@ from maitre.twin.calibration.step_time import (
     step_of,
 )
 from maitre.twin.calibration.tables import Tables
+from maitre.twin.errors import require
 from maitre.twin.profile import ServerProfile
 from maitre.twin.result import SimulationResult
 from maitre.twin.simulate import simulate
@@ -47,13 +50,18 @@ def calibrate(
     seed: int = 3,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Fits a profile, beginning with the constants of `start` (whose front is kept).
+    """Fits a profile, beginning with the constants of `start`.
 
-    Runs of `validation_scenarios` take no part in the fit; the comparison marks them.
+    Runs of `validation_scenarios` take no part in the fit; the comparison marks them. The front is
+    that of `start`, unless `tables` has time series; the valid range is always that of `start`.
 
     Raises:
-        TwinInputError: a table lacks rows that a part needs.
+        TwinInputError: a table lacks rows that a part needs, a validation scenario that no run is
+            of, or no run left for the fit.
     """
+    require(rounds >= 1, f"calibration: rounds must be at least 1, not {rounds}")
+    runs = usable(tables.runs)
+    fitted = _fitted(runs, validation_scenarios)
     memory, memory_fit = fit_memory(
         tables.memory, start.memory.max_model_len, start.memory.block_tokens
     )
@@ -61,25 +69,61 @@ def calibrate(
     steps = calibration_rows(tables.steps, prefill_ms_per_step)
     base = fit_base(steps)
     profile = start.model_copy(update={"memory": memory, "loading": loading})
-    runs = usable(tables.runs)
+    front_fit: dict[str, Any] = {}
+    if tables.timeseries is not None:
+        api, front_fit = fit_front(tables.timeseries, fitted, profile, traffic, seed, progress)
+        profile = profile.model_copy(update={"api": api})
+    for turn in range(rounds):
+        profile = _round(profile, base, steps, fitted, traffic, seed, f"round {turn + 1}", progress)
+    comparison = compare(profile, runs, traffic, seed, progress)
+    comparison["validation"] = comparison["scenario"].isin(validation_scenarios)
+    fit = {**memory_fit, **loading_fit, **front_fit, "runs_in_the_fit": len(fitted)}
+    written = provenance(start, validation_scenarios, prefill_ms_per_step, rounds, bool(front_fit))
+    profile = profile.model_copy(
+        update={"provenance": written, "fit": {**fit, **fit_errors(comparison)}}
+    )
+    return Calibration(profile, comparison)
+
+
+def _fitted(runs: Any, validation_scenarios: Collection[str]) -> Any:
+    """The runs that the fit may see."""
+    for scenario in validation_scenarios:
+        require(
+            (runs["scenario"] == scenario).any(),
+            f"calibration: no usable run is of the validation scenario {scenario!r}",
+        )
     fitted = runs[
         ~runs["scenario"].isin(validation_scenarios) & (runs["offered_rps_nominal"] < MOST_RPS)
     ]
-    for turn in range(rounds):
-        rows = []
-        for place, (_, run) in enumerate(fitted.iterrows()):
-            row = run_row(run, _traced(profile, run, traffic, seed), profile.loading.switch_ms)
-            if row is not None:
-                rows.append(row)
-            if progress is not None:
-                progress(f"round {turn + 1}", place + 1, len(fitted))
-        found = fit_lora(base, steps, pd.DataFrame(rows))
-        switched = profile.loading.model_copy(update={"switch_ms": round(found["load"], 3)})
-        profile = profile.model_copy(update={"step": step_of(found), "loading": switched})
-    comparison = compare(profile, runs, traffic, seed, progress)
-    comparison["validation"] = comparison["scenario"].isin(validation_scenarios)
-    fit = {**memory_fit, **loading_fit, "runs_in_the_fit": len(fitted)}
-    return Calibration(profile.model_copy(update={"fit": {**start.fit, **fit}}), comparison)
+    require(
+        len(fitted) > 0,
+        f"calibration: no run is left to fit (usable, under {MOST_RPS:g} requests/s, not kept out)",
+    )
+    return fitted
+
+
+def _round(
+    profile: ServerProfile,
+    base: dict[str, float],
+    steps: Any,
+    fitted: Any,
+    traffic: Traffic,
+    seed: int,
+    stage: str,
+    progress: Progress | None,
+) -> ServerProfile:
+    """Simulates the runs with `profile`, and fits the adapters' terms to them."""
+    rows = []
+    for place, (_, run) in enumerate(fitted.iterrows()):
+        row = run_row(run, _traced(profile, run, traffic, seed), profile.loading.switch_ms)
+        if row is not None:
+            rows.append(row)
+        if progress is not None:
+            progress(stage, place + 1, len(fitted))
+    require(len(rows) > 0, "calibration: no run of the fit decodes anything when simulated")
+    found = fit_lora(base, steps, pd.DataFrame(rows))
+    switched = profile.loading.model_copy(update={"switch_ms": round(found["load"], 3)})
+    return profile.model_copy(update={"step": step_of(found), "loading": switched})
 
 
 def _traced(profile: ServerProfile, run: Any, traffic: Traffic, seed: int) -> SimulationResult:

@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from maitre.twin.calibration.tables import is_full_prefill
+from maitre.twin.errors import require
 from maitre.twin.profile import Step
 from maitre.twin.result import SimulationResult
 
@@ -77,7 +79,7 @@ def calibration_rows(steps: Any, prefill_ms_per_step: float | None = None) -> pd
     rows: list[dict[str, Any]] = []
     for step in steps.to_dict("records"):
         prompt = step["total_input_tokens"] / max(step["num_prompts"], 1)
-        if step["kind"] == "default_prefill" and step["num_prompts"] > 1000:
+        if is_full_prefill(step):
             row = terms(0.0, 2048.0, 2048.0 / prompt, 2048.0, 0, 0, REFERENCE_RANK)
             rows.append({**row, "y": step["step_interval_p50_ms"]})
         elif step["kind"] in ("default_decode", "adapters_none_ref", "adapters_in_batch"):
@@ -139,6 +141,7 @@ def run_row(run: Any, result: SimulationResult, switch_ms: float) -> dict[str, A
 def fit_base(calibration: pd.DataFrame) -> dict[str, float]:
     """The coefficients of steps without adapters (ms), from `calibration_rows`."""
     rows = calibration[calibration["adapter"] == 0]
+    require(len(rows) > 0, "calibration: calib_step_latency has no steps without adapters")
     scale = 1.0 / rows["y"].to_numpy()
     found = _robust_nnls(rows[list(BASE)].to_numpy() * scale[:, None], np.ones(len(rows)))
     return dict(zip(BASE, map(float, found), strict=True))

@@ -47,37 +47,71 @@ RUN_COLUMNS = (
     "running_mean",
     "inflight_max",
 )
+TIMESERIES_COLUMNS = ("run_id", "t_s")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The measurements of one base model: memory, loading and step tables, and whole runs."""
+    """The measurements of one base model: memory, loading and step tables, and whole runs.
+
+    `timeseries`: when the runs were scraped, where the API server's constants are to be fitted.
+    """
 
     memory: Any
     loading: Any
     steps: Any
     runs: Any
+    timeseries: Any | None = None
 
 
-def read_tables(folder: Path, model: str) -> Tables:
+def read_tables(folder: Path, model: str, *, front: bool = False) -> Tables:
     """Reads `calib_memory`, `calib_loading`, `calib_step_latency`, `real_runs_share` (Parquet).
+
+    With `front` also `timeseries_share`, and the runs need their median time to first token.
 
     Raises:
         TwinInputError: a file or a column is missing, or there are no rows for `model`.
     """
+    run_columns = (*RUN_COLUMNS, "ttft_p50_ms") if front else RUN_COLUMNS
     return Tables(
         memory=_read(folder / "calib_memory.parquet", model, MEMORY_COLUMNS),
         loading=_read(folder / "calib_loading.parquet", model, LOADING_COLUMNS),
         steps=_read(folder / "calib_step_latency.parquet", model, STEP_COLUMNS),
-        runs=_read(folder / "real_runs_share.parquet", model, RUN_COLUMNS),
+        runs=_read(folder / "real_runs_share.parquet", model, run_columns),
+        timeseries=_columns(folder / "timeseries_share.parquet", TIMESERIES_COLUMNS)
+        if front
+        else None,
     )
 
 
+def prefill_ms_of(folder: Path, model: str, scale: float) -> float:
+    """A 2,048-token prefill step of another model, scaled: for a model that has none measured.
+
+    Raises:
+        TwinInputError: that model has no prefill calibration either, or `scale` is not positive.
+    """
+    require(scale > 0, f"calibration: the prefill scale must be positive, not {scale:g}")
+    steps = _read(folder / "calib_step_latency.parquet", model, STEP_COLUMNS)
+    full = steps[is_full_prefill(steps)]
+    require(len(full) > 0, f"calibration: no full prefill steps of model {model!r} are measured")
+    return scale * float(full["step_interval_p50_ms"].median())
+
+
+def is_full_prefill(steps: Any) -> Any:
+    """Rows in which every step is a prefill of 2,048 tokens: enough prompts to fill them."""
+    return (steps["kind"] == "default_prefill") & (steps["num_prompts"] > 1000)
+
+
 def _read(path: Path, model: str, columns: Sequence[str]) -> Any:
-    require(path.is_file(), f"calibration: there is no {path.name} in {path.parent}")
-    frame = pd.read_parquet(path)
-    for column in ("model", *columns):
-        require(column in frame, f"calibration: {path.name} has no column {column!r}")
+    frame = _columns(path, ("model", *columns))
     frame = frame[frame["model"] == model].reset_index(drop=True)
     require(len(frame) > 0, f"calibration: {path.name} has no rows for model {model!r}")
+    return frame
+
+
+def _columns(path: Path, columns: Sequence[str]) -> Any:
+    require(path.is_file(), f"calibration: there is no {path.name} in {path.parent}")
+    frame = pd.read_parquet(path)
+    for column in columns:
+        require(column in frame, f"calibration: {path.name} has no column {column!r}")
     return frame
