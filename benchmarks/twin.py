@@ -1,9 +1,11 @@
 """The twin against the measured runs: errors, start-up refusals, speed, memory.
 
-    python -m benchmarks.twin --data ../shared/data --json twin.json [--plots docs/twin]
+    python -m benchmarks.twin [--data FOLDER] [--json twin-benchmark.json] [--plots FOLDER]
 
-Prints one table against the reach and writes every figure as JSON. Takes some minutes. A simulation
-is one thread; its speed is told by its CPU time, so other work on the machine does not count.
+Prints one table against the reach and writes every figure as JSON, and a row a run as CSV beside
+it. The measured runs are looked for in ../shared/data/vllm-lora-h100, beside the repository. A
+simulation is one thread; its speed is told by its CPU time, so other work on the machine does not
+count.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from maitre.twin.calibration.measure import errors
 from maitre.twin.calibration.report import plot
 from maitre.twin.calibration.runs import Traffic, simulation_of, usable
 
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "vllm-lora-h100"
 PROFILES = {
     "llama-3.1-8b-instruct": "h100-64gb/llama-3.1-8b-instruct",
     "qwen-2.5-7b-instruct": "h100-64gb/qwen-2.5-7b-instruct",
@@ -37,6 +40,7 @@ VALIDATION = (
     "rate_0.4-0.05-0.025_size_8-8-32",
     "rate_0.8-0.0125-0.003125_size_8-16-16",
 )
+COLUMNS = ("figure", "published twin", "reach", "measured")
 MEMORY_PROBE = """
 from pathlib import Path
 from maitre.twin import *
@@ -142,6 +146,13 @@ def reach_table(figures: dict) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def print_rows(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"| {' | '.join(cells)} |")
+
+
 def _each(valid: dict, figure: str) -> str:
     """Llama / Qwen errors, with bias in brackets."""
     return " / ".join(
@@ -160,13 +171,16 @@ def split_errors(frame: pd.DataFrame) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the measured runs")
     parser.add_argument("--json", type=Path, default=Path("twin-benchmark.json"))
     parser.add_argument("--plots", type=Path, default=None, help="folder for plots")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="use every n-th run only")
     options = parser.parse_args()
-    runs = pd.read_parquet(options.data / "vllm-lora-h100" / "real_runs_share.parquet")
+    table = options.data / "real_runs_share.parquet"
+    if not table.is_file():
+        parser.error(f"there is no {table}; give the folder of the measured runs with --data")
+    runs = pd.read_parquet(table)
     frame = compare(usable(runs).iloc[:: options.every], options.seed)
     figures = {
         "validation_scenarios": list(VALIDATION),
@@ -182,8 +196,8 @@ def main() -> None:
         "peak_memory_mib": peak_memory_mib(),
         "profiles": {name: ServerProfile.load(name).fingerprint() for name in PROFILES.values()},
     }
-    for row in [("figure", "published twin", "reach", "measured"), *reach_table(figures)]:
-        print(f"| {row[0]:40s} | {row[1]:14s} | {row[2]:25s} | {row[3]} |")
+    figures["reach"] = [dict(zip(COLUMNS, row, strict=True)) for row in reach_table(figures)]
+    print_rows([COLUMNS, *reach_table(figures)])
     for model in ("both", *PROFILES):
         print(f"\nvalidation, {model}: error (bias), % by regime")
         for name, row in figures["validation"][model].items():
@@ -195,6 +209,7 @@ def main() -> None:
                     for figure in ("throughput", "itl", "ttft")
                 )
             )
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(figures, indent=1) + "\n")
     frame.to_csv(options.json.with_suffix(".csv"), index=False)
     if options.plots is not None:
