@@ -6,7 +6,6 @@ HOME_DIR := .maitre
 MODEL := $(HOME_DIR)/models/smollm2-135m-instruct
 
 export DAGSTER_HOME := $(CURDIR)/$(HOME_DIR)/dagster
-export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -25,7 +25,11 @@ def adapter_catalogue(
     from maitre.twin import ServerProfile
 
     profile = ServerProfile.load(inputs.profile)
-    catalogue = AdapterCatalogue.read(inputs.adapters, base_models=[profile.base_model])
+    catalogue = AdapterCatalogue.read(
+        inputs.adapters,
+        base_models=[profile.base_model],
+        max_rank=profile.valid.max_lora_rank[1],
+    )
     home.write_frame(CATALOGUE, catalogue.frame())
     context.log.info(f"{len(catalogue)} adapters, {catalogue.rates_rps.sum():.1f} requests/s")
     return dg.MaterializeResult(

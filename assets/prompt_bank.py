@@ -3,7 +3,6 @@
 import hashlib
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -71,7 +70,7 @@ def bank_prompts(
 ) -> dg.MaterializeResult:
     """A tuned prompt for each task of the bank; tasks that have not changed keep theirs."""
     from maitre.tuning.config import Progress as Iteration
-    from maitre.tuning.tasks import Task
+    from maitre.tuning.tasks import find_task
     from maitre.tuning.tune import tune_many
 
     table = home.read_frame(TASK_TABLE).query("role == 'bank'")
@@ -95,7 +94,7 @@ def bank_prompts(
 
             tuned = tune_many(
                 language_model.load(),
-                [Task.load(Path(inputs.tasks) / name) for name in fresh],
+                [find_task(inputs.tasks, name) for name in fresh],
                 inits=[None] * len(fresh),
                 config=config.tune_config(),
                 seeds=[config.seed] * len(fresh),
@@ -180,7 +179,7 @@ def prompt_bank(
     from maitre.bank.index import build_index
     from maitre.bank.store import drop_entries
     from maitre.tuning.bank_entries import FEATURE, bank_entry, with_output_features
-    from maitre.tuning.tasks import Task
+    from maitre.tuning.tasks import find_task
 
     model = language_model.load()
     url = bank_url(home, model)
@@ -189,7 +188,7 @@ def prompt_bank(
         entries = [
             bank_entry(
                 model,
-                Task.load(Path(inputs.tasks) / row["task"]),
+                find_task(inputs.tasks, row["task"]),
                 prompts[row["task"]],
                 created_at=datetime.now(UTC),
                 eval_loss=row["eval_loss"],

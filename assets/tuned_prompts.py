@@ -84,11 +84,11 @@ def tuned_prompts(
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
     from maitre.tuning.start import find_start
-    from maitre.tuning.tasks import Task
+    from maitre.tuning.tasks import find_task
     from maitre.tuning.trial import run_trial
     from maitre.tuning.tune import tune
 
-    task = Task.load(Path(inputs.tasks) / context.partition_key)
+    task = find_task(inputs.tasks, context.partition_key)
     model = language_model.load()
     bank = load_bank(home, model)
     if config.compare_with_cold:

@@ -4,6 +4,8 @@ Dagster tags each materialisation with its code version, its data version and th
 its inputs; this compares those tags with what is there now. `make run` makes only what it names.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 CODE_VERSION_TAG = "dagster/code_version"
@@ -34,6 +36,23 @@ def why_stale(
         used = tags.get(INPUT_VERSION_TAG + name)
         if used != current_version(instance, dependency.asset_key):
             return f"{name} changed"
+    return None
+
+
+def failed_check(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]) -> str | None:
+    """One line that names a blocking check whose newest evaluation failed; None without one.
+
+    What failed its check is recorded as made all the same; it must not count as up to date.
+    """
+    for key in checks:
+        record = instance.get_latest_asset_check_evaluation_record(key)
+        evaluation = record.event.asset_check_evaluation if record and record.event else None
+        if (
+            evaluation
+            and not evaluation.passed
+            and evaluation.severity is dg.AssetCheckSeverity.ERROR
+        ):
+            return f"its check {key.name} failed"
     return None
 
 

@@ -16,7 +16,7 @@ from assets.tuned_prompts import TASKS_NAME, tuned_prompts
 from pipelines import serving, tuning
 from pipelines.jobs import TERMINAL_RUN_CONFIG
 from pipelines.live_request import tune_through_the_queue
-from pipelines.staleness import why_stale
+from pipelines.staleness import failed_check, why_stale
 from pipelines.summary import print_summary
 from resources.settings import Settings
 
@@ -44,7 +44,7 @@ def main() -> None:
 def bring_up_to_date(instance: dg.DagsterInstance, settings: Settings, console: Console) -> None:
     """Record the inputs, then make each stale asset, upstream first."""
     for module, job_name in ((tuning, "everything"), (serving, "serving")):
-        record_inputs(instance, module.defs, job_name, [asset.key for asset in module.INPUTS])
+        record_inputs(instance, module.defs, job_name, [a.key for a in module.INPUTS], console)
     for asset in tuning.BANK:
         make_if_stale(instance, tuning.defs, "everything", asset, None, console)
     # The last of the held-back tasks goes through the request queue instead.
@@ -57,12 +57,22 @@ def bring_up_to_date(instance: dg.DagsterInstance, settings: Settings, console: 
 
 
 def record_inputs(
-    instance: dg.DagsterInstance, defs: dg.Definitions, job_name: str, keys: list[dg.AssetKey]
+    instance: dg.DagsterInstance,
+    defs: dg.Definitions,
+    job_name: str,
+    keys: list[dg.AssetKey],
+    console: Console,
 ) -> None:
     """Record what the user's inputs are now."""
-    defs.resolve_job_def(job_name).execute_in_process(
-        instance=instance, asset_selection=keys, run_config=TERMINAL_RUN_CONFIG
+    result = defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance,
+        asset_selection=keys,
+        run_config=TERMINAL_RUN_CONFIG,
+        raise_on_error=False,
     )
+    if not result.success:
+        console.print(f"[red]●[/red] inputs: {why_failed(result)}")
+        sys.exit(1)
 
 
 def make_if_stale(
@@ -77,7 +87,8 @@ def make_if_stale(
     """Materialise one asset, with its checks, when it is out of date; exit 1 when that fails."""
     name = asset.key.to_user_string()
     shown = f"{name} {partition_key}" if partition_key else name
-    reason = why_stale(instance, asset, partition_key)
+    checks = list(defs.resolve_asset_graph().get_check_keys_for_assets({asset.key}))
+    reason = why_stale(instance, asset, partition_key) or failed_check(instance, checks)
     if reason is None:
         console.print(f"[green]●[/green] {shown}: up to date")
         return
@@ -89,19 +100,23 @@ def make_if_stale(
         run_config=run_config,
         raise_on_error=False,
     )
-    failed = [e.check_name for e in result.get_asset_check_evaluations() if not e.passed]
-    if failed or not result.success:
-        console.print(
-            f"[red]●[/red] {shown}: {_why_failed(result) or 'check failed: ' + ', '.join(failed)}"
-        )
+    wrong = [e for e in result.get_asset_check_evaluations() if not e.passed]
+    for evaluation in wrong:
+        console.print(f"[yellow]●[/yellow] {shown}: check {evaluation.check_name} failed")
+    blocking = any(e.severity is dg.AssetCheckSeverity.ERROR for e in wrong)
+    if blocking or not result.success:
+        console.print(f"[red]●[/red] {shown}: {why_failed(result) or 'see its checks'}")
         sys.exit(1)
 
 
-def _why_failed(result: dg.ExecuteInProcessResult) -> str | None:
+def why_failed(result: dg.ExecuteInProcessResult) -> str | None:
+    """The message of the first step that failed, without the name of the error's class."""
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error
-            return (error.cause or error).message.strip()
+            message = (error.cause or error).message.strip()
+            kind, _, text = message.partition(": ")
+            return text if text and " " not in kind else message
     return None
 
 

@@ -16,6 +16,8 @@ class Inputs(dg.ConfigurableResource):
 
     def tasks_fingerprint(self) -> str:
         """A hash over the names and contents of all task files."""
+        if not Path(self.tasks).is_dir():
+            raise FileNotFoundError(f"{self.tasks}: no such folder of tasks; see maitre.yaml")
         return _hash_files(sorted(p for p in Path(self.tasks).rglob("*") if p.is_file()))
 
     def adapters_fingerprint(self) -> str:
@@ -27,5 +29,7 @@ def _hash_files(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.parent.name}/{path.name}\0".encode())
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; see maitre.yaml")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

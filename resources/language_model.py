@@ -26,7 +26,13 @@ class LanguageModel(dg.ConfigurableResource):
         from maitre.tuning.weights_hash import weights_hash
 
         folder = Path(self.path_or_id)
-        return weights_hash(folder)[:16] if folder.is_dir() else self.path_or_id
+        if folder.is_dir():
+            return weights_hash(folder)[:16]
+        if folder.is_absolute() or self.path_or_id.startswith(".") or len(folder.parts) > 2:
+            raise FileNotFoundError(
+                f"base model {self.path_or_id}: no such folder; see maitre.yaml"
+            )
+        return self.path_or_id
 
 
 @lru_cache(maxsize=1)

@@ -25,8 +25,13 @@ app.command("up")(up.up)
 
 def main() -> None:
     """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2."""
+    from resources.local_services import ServiceError
+
     try:
         app()
     except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(2)
+    except ServiceError as error:
+        print(f"maitre: {error}", file=sys.stderr)
+        sys.exit(1)

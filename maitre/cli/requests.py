@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,15 +21,12 @@ def tune(
     json: Json = False,
 ) -> None:
     """Ask for a task to be tuned by a deadline: adds a row to the request queue."""
-    from maitre.tuning.tasks import Task, TaskError
+    from maitre.tuning.tasks import find_task
     from resources.request_queue import RequestQueue
     from resources.settings import Settings
 
     settings = Settings.read()
-    folder = Path(settings.tasks) / task
-    if not (folder / "task.yaml").is_file():
-        raise TaskError(f"no task {task!r} in {settings.tasks}")
-    Task.load(folder)
+    find_task(settings.tasks, task)
     now = datetime.now(UTC)
     request = RequestQueue(url=settings.request_queue_url).submit(
         task, deadline_at=parse_deadline(deadline, now), now=now, tenant=tenant

@@ -214,6 +214,20 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def find_task(folder: str | os.PathLike[str], name: str) -> Task:
+    """Load the task of that name; its folder may be called otherwise.
+
+    Raises:
+        TaskError: no such folder, no task of that name, or a bad task.
+    """
+    folder = Path(folder)
+    places = sorted(folder.glob("*/task.yaml"), key=lambda path: path.parent.name != name)
+    for header in places:
+        if _read_header(header).name == name:
+            return Task.load(header.parent)
+    raise TaskError(f"no task {name!r} in {folder}")
+
+
 def _read_header(path: Path) -> _TaskYaml:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

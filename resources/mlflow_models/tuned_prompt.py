@@ -1,11 +1,10 @@
 """A tuned prompt as an MLflow model: texts in, answers out.
 
 The version holds the soft prompt (`prompt.safetensors`) and how it is used (`prompt.json`). The
-base model is named there and loaded from this machine, or from where MAITRE_BASE_MODEL points.
+base model is the one of the settings (`maitre.yaml`, or MAITRE_BASE_MODEL); another is refused.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ class TunedPrompt(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         """Read the prompt and load the base model it was tuned for."""
         from maitre.tuning.base_model import BaseModel
+        from resources.settings import Settings
 
         folder = Path(context.artifacts["prompt"])
         self.card = json.loads((folder / "prompt.json").read_text())
         self.prompt = load_file(folder / "prompt.safetensors")["prompt"]
-        self.model = BaseModel.load(os.environ.get("MAITRE_BASE_MODEL", self.card["base_model"]))
+        self.model = BaseModel.load(Settings.read().base_model)
         if self.model.hash != self.card["base_model_hash"]:
             raise ValueError(
                 f"this prompt was tuned for {self.card['base_model']} "
