@@ -133,6 +133,7 @@ def _register(
         python_model=MODEL_SOURCE,
         artifacts={"model": folder},
         signature=infer_signature(rows, model.predict(rows)),
+        requirements=("catboost", "numpy", "pandas"),
         tags={
             "profile": model.card.profile,
             "profile_fingerprint": model.card.profile_fingerprint,

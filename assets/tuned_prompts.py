@@ -211,6 +211,7 @@ def _register(
                 outputs=Schema([ColSpec("string", "completion")]),
             ),
             tags={"task": task.name, "base_model_hash": model.hash},
+            requirements=("torch", "transformers", "safetensors"),
         )
 
 

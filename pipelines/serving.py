@@ -34,14 +34,20 @@ place = dg.define_asset_job(
     description="Place the catalogue with the champion and render the deployments.",
 )
 
+
+@dg.schedule(job=refresh_maxpack, cron_schedule="0 3 * * 0")
+def weekly_maxpack_refresh(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """New configurations each week: the day is the seed of their design."""
+    seed = int(context.scheduled_execution_time.strftime("%Y%m%d"))
+    return dg.RunRequest(run_config={"ops": {"twin_traces": {"config": {"seed": seed}}}})
+
+
 defs = dg.Definitions(
     assets=[*INPUTS, *MODEL, *PLACEMENT],
     asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid],
     jobs=[serving, refresh_maxpack, place],
     schedules=[
-        dg.ScheduleDefinition(
-            name="weekly_maxpack_refresh", job=refresh_maxpack, cron_schedule="0 3 * * 0"
-        ),
+        weekly_maxpack_refresh,
         dg.ScheduleDefinition(name="daily_placement", job=place, cron_schedule="0 5 * * *"),
     ],
     sensors=[serving_follows_tuning(serving)],

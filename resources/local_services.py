@@ -1,6 +1,7 @@
 """The servers of one machine: `dagster dev` (webserver and daemon) and `mlflow server`."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,9 @@ class LocalServices:
         log_folder.mkdir(parents=True, exist_ok=True)
         dagster_home = Path(os.environ.get("DAGSTER_HOME", f"{settings.home}/dagster")).resolve()
         dagster_home.mkdir(parents=True, exist_ok=True)
+        instance = Path("dagster.yaml")
+        if instance.is_file() and not (dagster_home / instance.name).exists():
+            shutil.copy(instance, dagster_home)
         mlflow_url = f"http://127.0.0.1:{mlflow_port}"
         environment = {
             **os.environ,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +128,12 @@ class MlflowTracking(dg.ConfigurableResource):
         artifacts: Mapping[str, Path],
         signature: Any,
         tags: Mapping[str, str],
-        metadata: Mapping[str, Any] | None = None,
+        requirements: Sequence[str],
     ) -> RegisteredVersion:
         """Log a model with its artefacts and register it as a new version of `name`.
 
-        The model is code: `python_model` is a source file, and nothing is pickled.
+        The model is code: `python_model` is a source file, and nothing is pickled. It runs where
+        this project is installed; `requirements` names the packages whose versions matter.
         """
         import mlflow
 
@@ -147,8 +149,8 @@ class MlflowTracking(dg.ConfigurableResource):
                 artifacts={key: str(path) for key, path in artifacts.items()},
                 signature=signature,
                 registered_model_name=name,
-                metadata=dict(metadata or {}),
-                pip_requirements=["maitre"],
+                # Besides this project, which is no published package.
+                pip_requirements=[f"{name}=={installed(name)}" for name in requirements],
             )
         version = int(logged.registered_model_version)
         for key, value in tags.items():

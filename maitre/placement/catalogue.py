@@ -191,9 +191,10 @@ class _Problems:
 
     def add(self, bad: np.ndarray, values: pd.Series, field: str, complaint: str) -> None:
         for row in np.flatnonzero(bad):
-            self._found.append(
-                (int(row), f"row {row + 1}: {field} {values.iloc[row]!r} {complaint}")
-            )
+            value = values.iloc[row]
+            # As the user wrote it, not as numpy shows it.
+            shown = repr(value.item() if isinstance(value, np.generic) else value)
+            self._found.append((int(row), f"row {row + 1}: {field} {shown} {complaint}"))
 
     def raise_if_any(self) -> None:
         if self._found:
