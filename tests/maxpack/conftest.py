@@ -15,7 +15,7 @@ def profile() -> ServerProfile:
 
 @pytest.fixture(scope="session")
 def traces(profile: ServerProfile) -> pd.DataFrame:
-    return make_traces(profile, design(profile, 64, seed=3), 60.0, seed=3, workers=1)
+    return make_traces(profile, design(profile, 96, seed=3), 300.0, seed=3, workers=1)
 
 
 @pytest.fixture(scope="session")
