@@ -54,10 +54,6 @@ class TrackedRun:
         for start in range(0, len(points), 1000):
             self.client.log_batch(self.run_id, metrics=points[start : start + 1000])
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file with the run."""
-        self.client.log_artifact(self.run_id, str(path), folder)
-
     def picture(self, figure: Any, name: str) -> None:
         """Keep a matplotlib figure with the run."""
         self.client.log_figure(self.run_id, figure, name)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +284,6 @@ def fingerprint_of(traces: pd.DataFrame) -> str:
     digest = hashlib.sha256(",".join(traces.columns).encode())
     digest.update(pd.util.hash_pandas_object(traces, index=False).to_numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def with_card(model: MaxpackModel, **changes: Any) -> MaxpackModel:
-    """The same model with another card, for tests of staleness."""
-    return replace(model, card=replace(model.card, **changes))
 
 
 def _log_fill(x: np.ndarray) -> np.ndarray:

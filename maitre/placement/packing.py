@@ -9,17 +9,6 @@ import numpy as np
 GOLDEN = 0.6180339887498949
 
 
-def spread_order(rates_rps: np.ndarray) -> np.ndarray:
-    """An order in which every stretch has about the rate distribution of the whole.
-
-    Parts sorted by rate get the points of the golden-ratio sequence, which fills the unit
-    interval evenly from any start; sorting by those points interleaves them.
-    """
-    by_rate = np.argsort(-rates_rps, kind="stable")
-    points = (np.arange(len(rates_rps)) * GOLDEN) % 1.0
-    return by_rate[np.argsort(points, kind="stable")]
-
-
 def deal(sizes: np.ndarray, adapters: np.ndarray, servers: int) -> np.ndarray:
     """Deal parts over servers, largest first, each to the least filled: the server of each part.
 

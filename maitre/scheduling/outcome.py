@@ -1,6 +1,5 @@
 """What became of every job, and what it cost."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -33,10 +32,3 @@ class Outcome:
     def row(self) -> dict[str, object]:
         """As a flat dictionary, for tables and JSON."""
         return asdict(self)
-
-
-def median_of(outcomes: Sequence[Outcome], field: str) -> float:
-    """The median of one field over runs."""
-    values = sorted(float(getattr(outcome, field)) for outcome in outcomes)
-    middle = len(values) // 2
-    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2

@@ -1,6 +1,6 @@
 """What clients send to one server: adapters with rates, lengths, and how bursty it is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,14 +159,6 @@ class Workload:
             max_in_flight=max_in_flight,
             trace=trace,
         )
-
-
-def uniform_adapters(ranks: Iterable[int], rates_rps: Iterable[float]) -> list[AdapterLoad]:
-    """Adapters `a0`, `a1`, ... with these ranks and rates."""
-    return [
-        AdapterLoad(f"a{place}", int(rank), float(rate))
-        for place, (rank, rate) in enumerate(zip(ranks, rates_rps, strict=True))
-    ]
 
 
 def _rank_of(ranks: dict[str, int] | int, name: str) -> int:
