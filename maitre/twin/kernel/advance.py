@@ -98,6 +98,28 @@ def _blocks_over(sim, limits, steps):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s):  # type: ignore[no-untyped-def]
+    """How long the blocks that a leap of `steps` steps adds are held until its end, in all."""
+    server = sim.server[0]
+    every = limits.block_tokens
+    held_s = 0.0
+    for ahead in range(1, min(steps - 1, every) + 1):
+        blocks = sim.new_block_at[(server.step + ahead) % every]
+        if blocks == 0:
+            continue
+        # Taken at the starts of the steps j = ahead, ahead + every, ...; step j starts at
+        # j first_s + growth_s j (j - 1) / 2.
+        count = (steps - 1 - ahead) // every + 1
+        pairs = 0.5 * count * (count - 1)
+        sum_j = count * ahead + every * pairs
+        squares = (count - 1) * count * (2 * count - 1) / 6.0
+        sum_j2 = count * ahead * ahead + 2.0 * ahead * every * pairs + every * every * squares
+        starts_s = first_s * sum_j + 0.5 * growth_s * (sum_j2 - sum_j)
+        held_s += blocks * (count * span_s - starts_s)
+    return held_s
+
+
+@compiled
 def _joins(sim, limits, adapter, open_to):  # type: ignore[no-untyped-def]
     """Whether a request that reaches the engine during a leap would change what it runs."""
     if open_to and (sim.adapters[adapter].running > 0 or sim.server[0].active < limits.max_loras):
@@ -159,7 +181,12 @@ def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):  # type: ignor
     used = blocks_in_use(sim, limits)
     if steps > 1:
         server.free_blocks -= _blocks_over(sim, limits, steps - 1)
-    record_span(sim, limits, span_s, used, blocks_in_use(sim, limits) - used, True)
+    grown = blocks_in_use(sim, limits) - used
+    record_span(sim, limits, span_s, used, grown, True)
+    if steps > 1 and server.now_s + span_s <= limits.duration_s:
+        # Not evenly, as the timeline has it, but each block from the step that takes it.
+        exact_s = _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s)
+        server.kv_area += exact_s - 0.5 * grown * span_s
     # Requests sent during the span find it in flight, and occupy the front before its tokens.
     _send_until(sim, limits, arrivals, server.now_s + span_s)
     if server.decoding > 0:
