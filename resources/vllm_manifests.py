@@ -17,6 +17,7 @@ import yaml
 from maitre.placement.plan import PlacementPlan, PlannedServer
 
 PORT = 8000
+PART_OF = {"app.kubernetes.io/part-of": "maitre"}
 
 # vLLM allocates LoRA buffers for one of these ranks only (vllm.config.LoRAConfig).
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -89,16 +90,21 @@ def vllm_rank(rank: int) -> int:
     raise ValueError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
 
 
+def _selector(name: str) -> dict[str, str]:
+    """The labels by which a Deployment and its Service know their pods."""
+    return {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name}
+
+
 def _deployment(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
     name = resource_name(server.name)
-    labels = {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name}
+    selector = _selector(name)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
             "name": name,
             "namespace": options.namespace,
-            "labels": {**labels, "app.kubernetes.io/part-of": "maitre"},
+            "labels": {**selector, **PART_OF},
             "annotations": {"maitre/server": server.name, "maitre/base-model": server.base_model},
         },
         "spec": {
@@ -108,9 +114,9 @@ def _deployment(server: PlannedServer, options: DeploymentOptions) -> dict[str, 
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
             },
-            "selector": {"matchLabels": labels},
+            "selector": {"matchLabels": selector},
             "template": {
-                "metadata": {"labels": {**labels, "app.kubernetes.io/part-of": "maitre"}},
+                "metadata": {"labels": {**selector, **PART_OF}},
                 "spec": _pod(server, options),
             },
         },
@@ -211,18 +217,18 @@ def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[
 
 def _service(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
     name = resource_name(server.name)
-    labels = {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name}
+    selector = _selector(name)
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
             "name": name,
             "namespace": options.namespace,
-            "labels": {**labels, "app.kubernetes.io/part-of": "maitre"},
+            "labels": {**selector, **PART_OF},
         },
         "spec": {
             "type": "ClusterIP",
-            "selector": labels,
+            "selector": selector,
             "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
         },
     }

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from maitre.tuning.tasks import Example, Task
+from tests.tiny_model import write_word_model
 
 COLOURS = {"apple": "red", "rose": "red", "leaf": "green", "grass": "green", "sky": "blue"}
 THINGS = {"sea": "blue", "sun": "warm", "ice": "cold", "fire": "warm", "snow": "cold"}
@@ -21,29 +19,7 @@ WORDS = sorted(
 
 def write_model(folder: Path) -> Path:
     """A random two-layer Llama with a tokenizer of whole words."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        eos_token_id=0,
-        bos_token_id=0,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unknown>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", unk_token="<unknown>"
-    ).save_pretrained(folder)
-    return folder
+    return write_word_model(folder, WORDS)
 
 
 def write_tasks(folder: Path, names: tuple[str, ...]) -> Path:

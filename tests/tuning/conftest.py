@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.tasks import Example, Task
+from tests.tiny_model import write_word_model
 
 WORDS = (
     *("<end>", "<unknown>", "red", "green", "blue", "apple", "leaf", "sky", "rose", "grass", "sea"),
@@ -23,33 +22,7 @@ CHAT_TEMPLATE = (
 
 def write_tiny_model(folder: Path, seed: int = 0, chat: bool = True) -> Path:
     """A random two-layer Llama of hidden size 32 and a tokenizer of whole words, as a folder."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        eos_token_id=0,
-        bos_token_id=0,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    vocabulary = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<end>",
-        pad_token="<end>",
-        unk_token="<unknown>",
-        chat_template=CHAT_TEMPLATE if chat else None,
-    )
-    fast.save_pretrained(folder)
-    return folder
+    return write_word_model(folder, WORDS, seed, CHAT_TEMPLATE if chat else None)
 
 
 @pytest.fixture(scope="session", autouse=True)
