@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maitre.cli.output import print_json, print_table
+from maitre.cli.places import bank_url, task_folder
 
 if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
@@ -55,7 +56,7 @@ def search(
     from maitre.tuning.start import find_start
     from maitre.tuning.tasks import Task
 
-    wanted = Task.load(_task_folder(task))
+    wanted = Task.load(task_folder(task))
     prompts = _load(bank).visible_to(tenant)
     first = next(iter(prompts), None)
     config = TuneConfig()
@@ -115,7 +116,7 @@ def add(
 
     if (prompt is None) == (text is None):
         raise BankError("give either --prompt or --text")
-    url = _url(bank)
+    url = bank_url(bank)
     stored = PromptBank.load(url, missing_ok=True)
     model = _base_model()
     position = next((entry.position for entry in stored), "suffix")
@@ -208,23 +209,10 @@ def stats(bank: Bank = None, tenant: Tenant = None, json: Json = False) -> None:
         print_table([{"figure": k, "value": _short(v)} for k, v in figures.items()], "Prompt bank")
 
 
-def _url(bank: str | None) -> str:
-    """The bank that was asked for, or the data home's bank of the base model in the settings."""
-    from maitre.tuning.weights_hash import weights_hash
-    from resources.settings import Settings
-
-    if bank is not None:
-        return bank
-    settings = Settings.read()
-    if not Path(settings.base_model).is_dir():
-        raise ValueError(f"base model {settings.base_model} is no local folder: give --bank")
-    return f"{settings.home.rstrip('/')}/bank/{weights_hash(Path(settings.base_model))[:12]}"
-
-
 def _load(bank: str | None) -> "PromptBank":
     from maitre.bank.bank import PromptBank
 
-    return PromptBank.load(_url(bank))
+    return PromptBank.load(bank_url(bank))
 
 
 def _base_model() -> "BaseModel":
@@ -232,12 +220,6 @@ def _base_model() -> "BaseModel":
     from resources.settings import Settings
 
     return BaseModel.load(Settings.read().base_model)
-
-
-def _task_folder(task: str) -> Path:
-    from resources.settings import Settings
-
-    return Path(task) if Path(task).is_dir() else Path(Settings.read().tasks) / task
 
 
 def _short(value: Any) -> str:

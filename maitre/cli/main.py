@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maitre.cli import bank, cluster, maxpack, place, requests, twin, up
+from maitre.cli import bank, cluster, maxpack, place, requests, tune, twin, up
 
 app = typer.Typer(
     name="maitre",
@@ -13,7 +13,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("tune")(requests.tune)
+app.command("tune")(tune.tune)
 app.add_typer(requests.app, name="requests")
 app.add_typer(bank.app, name="bank")
 app.add_typer(twin.app, name="twin")

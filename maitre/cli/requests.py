@@ -1,4 +1,4 @@
-"""`maitre tune` and `maitre requests`: put a task in the queue, see what became of it."""
+"""`maitre requests`: the queue of tuning requests, and how `maitre tune` adds to it."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,13 +14,8 @@ app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def tune(
-    task: Annotated[str, typer.Argument(help="A task of the tasks folder.")],
-    deadline: Annotated[str, typer.Option(help="A span (10m, 2h) or a time.")] = "1h",
-    tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
-    json: Json = False,
-) -> None:
-    """Ask for a task to be tuned by a deadline: adds a row to the request queue."""
+def submit(task: str, deadline: str, tenant: str, json: bool) -> None:
+    """Add a row to the request queue: `task`, of the tasks folder, is to be tuned by a deadline."""
     from maitre.tuning.tasks import find_task
     from resources.request_queue import RequestQueue
     from resources.settings import Settings

@@ -103,8 +103,7 @@ def import_prompt(path: Path) -> StoredPrompt:
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """Fill a new folder by `write`, which gets a temporary one; it appears whole or not at all."""
-    if folder.exists():
-        raise TuningInputError(f"{folder} exists already; nothing was written")
+    check_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
@@ -112,3 +111,9 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
         write(made)
         os.replace(made, folder)
     return folder
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise `TuningInputError` where something is already."""
+    if folder.exists():
+        raise TuningInputError(f"{folder} exists already; nothing was written")

@@ -1,0 +1,23 @@
+"""Where a command finds the bank and a task: as asked, else by the settings."""
+
+from pathlib import Path
+
+
+def bank_url(bank: str | None) -> str:
+    """The bank that was asked for, or the data home's bank of the base model in the settings."""
+    from maitre.tuning.weights_hash import weights_hash
+    from resources.settings import Settings
+
+    if bank is not None:
+        return bank
+    settings = Settings.read()
+    if not Path(settings.base_model).is_dir():
+        raise ValueError(f"base model {settings.base_model} is no local folder: give --bank")
+    return f"{settings.home.rstrip('/')}/bank/{weights_hash(Path(settings.base_model))[:12]}"
+
+
+def task_folder(task: str) -> Path:
+    """The folder of a task: a path to one, or a name in the tasks folder of the settings."""
+    from resources.settings import Settings
+
+    return Path(task) if Path(task).is_dir() else Path(Settings.read().tasks) / task

@@ -1,0 +1,93 @@
+"""`maitre tune`: ask for a task to be tuned by a deadline, or tune it here and now."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from maitre.cli import requests
+from maitre.cli.local_tuning import LocalTuning, tune_here
+
+LOCAL = "With --local"
+
+
+def tune(
+    task: Annotated[str, typer.Argument(help="A task of the tasks folder; local: or a folder.")],
+    deadline: Annotated[str, typer.Option(help="A span (10m, 2h) or a time.")] = "1h",
+    tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
+    local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
+    init: Annotated[
+        str, typer.Option(help="Start: bank, text, random or an entry's id.", rich_help_panel=LOCAL)
+    ] = "bank",
+    seed: Annotated[
+        int, typer.Option(help="Draws the cold start and the batches.", rich_help_panel=LOCAL)
+    ] = 0,
+    max_iterations: Annotated[
+        int, typer.Option(help="Optimiser steps at most.", rich_help_panel=LOCAL)
+    ] = 60,
+    target_loss: Annotated[
+        float | None, typer.Option(help="Stop at this eval loss.", rich_help_panel=LOCAL)
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Stop at this eval accuracy.", rich_help_panel=LOCAL)
+    ] = None,
+    bank: Annotated[
+        str | None,
+        typer.Option(help="Bank: folder or URL (default: data home).", rich_help_panel=LOCAL),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out the bank's prompts of this task.", rich_help_panel=LOCAL),
+    ] = None,
+    position: Annotated[
+        Literal["suffix", "prefix"] | None,
+        typer.Option(help="Where the prompt stands (default: the bank's).", rich_help_panel=LOCAL),
+    ] = None,
+    virtual_tokens: Annotated[
+        int | None,
+        typer.Option(help="Length of the prompt (default: the bank's).", rich_help_panel=LOCAL),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(rich_help_panel=LOCAL)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples of a step.", rich_help_panel=LOCAL)
+    ] = None,
+    eval_every: Annotated[
+        int, typer.Option(help="Steps between evaluations.", rich_help_panel=LOCAL)
+    ] = 2,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep the state here; go on from it.", rich_help_panel=LOCAL)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write what was tuned to this new folder.", rich_help_panel=LOCAL),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask for a task to be tuned by a deadline: adds a row to the request queue.
+
+    With --local, look up a start and tune here instead, and print how it went.
+    """
+    if not local:
+        requests.submit(task, deadline, tenant, json)
+        return
+    tune_here(
+        LocalTuning(
+            task=task,
+            init=init,
+            seed=seed,
+            max_iterations=max_iterations,
+            target_loss=target_loss,
+            target_accuracy=target_accuracy,
+            bank=bank,
+            tenant=None if tenant == "default" else tenant,
+            leave_out=tuple(leave_out or ()),
+            position=position,
+            virtual_tokens=virtual_tokens,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            eval_every=eval_every,
+            checkpoint=checkpoint,
+            out=out,
+        ),
+        json,
+    )
