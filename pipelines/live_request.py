@@ -59,7 +59,7 @@ def _wait(queue: RequestQueue, request: TuningRequest, console: Console) -> Tuni
             elapsed_s = time.monotonic() - started_s
             console.print(f"      request {request.state} after {elapsed_s:.0f} s")
             told = request.state
-        if request.state not in (RequestState.QUEUED, RequestState.LAUNCHED):
+        if request.state.is_final:
             return request
         if datetime.now(UTC) > request.deadline_at:
             return request

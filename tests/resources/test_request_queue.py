@@ -1,39 +1,183 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from resources.request_queue import RequestError, RequestQueue, RequestState
+from resources.request_queue import RequestError, RequestState
+from resources.request_queue.request import OPEN_STATES
+from resources.request_queue.store import RequestStore
+from resources.request_queue.tables import engine, requests
+from tests.postgres import postgres_server
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
 
 
-@pytest.fixture
-def queue(tmp_path: Path) -> RequestQueue:
-    return RequestQueue(url=f"sqlite:///{tmp_path}/deep/requests.db")
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
 
 
-def test_the_earliest_deadline_comes_first_and_keeps_its_zone(queue: RequestQueue) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def queue(request: pytest.FixtureRequest, tmp_path: Path) -> RequestStore:
+    if request.param == "sqlite":
+        return RequestStore(f"sqlite:///{tmp_path}/deep/requests.db")
+    store = RequestStore(request.getfixturevalue("postgres_url"))
+    with engine(store.url).begin() as connection:
+        connection.execute(requests.delete())
+    return store
+
+
+def test_the_earliest_deadline_comes_first_and_keeps_its_zone(queue: RequestStore) -> None:
     late = queue.submit("late", deadline_at=NOW + timedelta(hours=2), now=NOW)
-    soon = queue.submit("soon", deadline_at=NOW + timedelta(hours=1), now=NOW)
+    soon = queue.submit("soon", deadline_at=LATER, now=NOW)
     assert [r.request_id for r in queue.find()] == [soon.request_id, late.request_id]
     assert queue.get(soon.request_id) == soon
 
 
-def test_of_two_movers_one_wins(queue: RequestQueue) -> None:
-    request = queue.submit("task", deadline_at=NOW + timedelta(hours=1), now=NOW)
+def test_of_two_movers_one_wins(queue: RequestStore) -> None:
+    request = queue.submit("task", deadline_at=LATER, now=NOW)
     move = {"expected": RequestState.QUEUED, "state": RequestState.LAUNCHED}
     assert queue.move(request.request_id, **move, run_id="r1")
     assert not queue.move(request.request_id, **move, run_id="r2")
     assert queue.get(request.request_id).run_id == "r1"
 
 
-def test_a_deadline_in_the_past_is_refused_and_adds_nothing(queue: RequestQueue) -> None:
+def test_a_deadline_in_the_past_is_refused_and_adds_nothing(queue: RequestStore) -> None:
     with pytest.raises(RequestError, match="has passed"):
         queue.submit("task", deadline_at=NOW, now=NOW)
     assert queue.find() == []
 
 
-def test_an_unknown_request_is_named(queue: RequestQueue) -> None:
+def test_an_unknown_request_is_named(queue: RequestStore) -> None:
     with pytest.raises(RequestError, match="'nope'"):
         queue.get("nope")
+
+
+def test_an_idempotency_key_adds_one_request_for_its_tenant(queue: RequestStore) -> None:
+    submit = {"deadline_at": LATER, "now": NOW, "idempotency_key": "k"}
+    first = queue.submit("task", **submit)
+    assert queue.submit("task", **submit) == first
+    other = queue.submit("task", tenant="other", **submit)
+    assert other.request_id != first.request_id
+    with pytest.raises(RequestError, match="key 'k' stands for request"):
+        queue.submit("another", **submit)
+    assert len(queue.find()) == 2
+
+
+def test_under_several_readers_each_request_goes_to_one(queue: RequestStore) -> None:
+    ids = [queue.submit(f"t{i}", deadline_at=LATER, now=NOW).request_id for i in range(10)]
+    together = Barrier(4)
+
+    def read(reader: int) -> list[str]:
+        together.wait()
+        return [i for i in ids if queue.take(i, owner=f"r{reader}", now=NOW, hold_s=30.0)]
+
+    with ThreadPoolExecutor(4) as readers:
+        taken = [i for got in readers.map(read, range(4)) for i in got]
+    assert sorted(taken) == sorted(ids)
+
+
+def test_what_is_held_too_long_can_be_taken_by_another(queue: RequestStore) -> None:
+    request = queue.submit("task", deadline_at=LATER, now=NOW)
+    assert queue.take(request.request_id, owner="dies", now=NOW, hold_s=30.0)
+    soon, then = NOW + timedelta(seconds=29), NOW + timedelta(seconds=31)
+    assert not queue.take(request.request_id, owner="next", now=soon, hold_s=30.0)
+    assert queue.take(request.request_id, owner="next", now=then, hold_s=30.0)
+    assert not queue.give_back(request.request_id, owner="dies")
+    assert queue.give_back(request.request_id, owner="next")
+    assert queue.get(request.request_id).state is RequestState.QUEUED
+
+
+def test_what_is_queued_is_cancelled_at_once_what_runs_is_asked_to_end(queue: RequestStore) -> None:
+    waiting = queue.submit("waits", deadline_at=LATER, now=NOW)
+    running = queue.submit("runs", deadline_at=LATER, now=NOW)
+    queue.move(running.request_id, expected=RequestState.QUEUED, state=RequestState.LAUNCHED)
+    assert queue.cancel(waiting.request_id, now=NOW).state is RequestState.CANCELLED
+    asked = queue.cancel(running.request_id, now=NOW)
+    assert (asked.state, asked.cancel_requested) == (RequestState.LAUNCHED, True)
+    with pytest.raises(RequestError, match="is cancelled already"):
+        queue.cancel(waiting.request_id, now=NOW)
+
+
+def test_a_retry_is_a_new_attempt_of_the_same_request(queue: RequestStore) -> None:
+    request = queue.submit("task", deadline_at=LATER, now=NOW)
+    with pytest.raises(RequestError, match="is queued: only what has failed"):
+        queue.retry(request.request_id, now=NOW)
+    queue.cancel(request.request_id, now=NOW)
+    again = queue.retry(request.request_id, now=NOW)
+    assert (again.attempt, again.state) == (2, RequestState.QUEUED)
+    assert again.run_key != request.run_key
+    queue.cancel(request.request_id, now=NOW)
+    with pytest.raises(RequestError, match="deadline has passed"):
+        queue.retry(request.request_id, now=LATER)
+
+
+def test_a_table_of_an_older_version_gains_the_missing_columns(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    with sa.create_engine(url).begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE TABLE tuning_requests (request_id VARCHAR(32) PRIMARY KEY, task TEXT, "
+                "submitted_at DATETIME, deadline_at DATETIME, tenant TEXT, state TEXT, "
+                "run_id TEXT, message TEXT)"
+            )
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO tuning_requests VALUES ('a', 'task', '2030-01-01 00:00:00.000000', "
+                "'2030-01-02 00:00:00.000000', 'default', 'queued', NULL, NULL)"
+            )
+        )
+    request = RequestStore(url).get("a")
+    assert (request.attempt, request.cancel_requested) == (1, False)
+
+
+STEPS = st.sampled_from(["take", "give_back", "launch", "finish", "fail", "cancel", "retry"])
+
+
+@given(steps=st.lists(st.tuples(STEPS, st.integers(0, 1)), max_size=12))
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_happens_an_attempt_ends_once(
+    tmp_path: Path, steps: list[tuple[str, int]]
+) -> None:
+    queue = RequestStore(f"sqlite:///{tmp_path}/property.db")
+    request_id = queue.submit("task", deadline_at=LATER, now=NOW).request_id
+    starting, launched = RequestState.STARTING, RequestState.LAUNCHED
+    ends: list[int] = []
+    for step, who in steps:
+        before = queue.get(request_id)
+        owner = f"o{who}"
+        try:
+            if step == "take":
+                won = queue.take(request_id, owner=owner, now=NOW, hold_s=30.0)
+                assert won == (before.state is RequestState.QUEUED)
+            elif step == "give_back":
+                won = queue.give_back(request_id, owner=owner)
+                assert won == (before.state is starting and before.owner == owner)
+            elif step == "launch":
+                queue.move(request_id, expected=starting, state=launched)
+            elif step in ("finish", "fail"):
+                end = RequestState.DONE if step == "finish" else RequestState.FAILED
+                if queue.move(request_id, expected=launched, state=end):
+                    ends.append(before.attempt)
+            elif step == "cancel":
+                if queue.cancel(request_id, now=NOW).state is RequestState.CANCELLED:
+                    ends.append(before.attempt)
+            else:
+                queue.retry(request_id, now=NOW)
+        except RequestError:
+            assert queue.get(request_id) == before
+    assert len(ends) == len(set(ends))
+    now = queue.get(request_id)
+    assert (now.state in OPEN_STATES) == (now.attempt not in ends)

@@ -1,0 +1,222 @@
+"""The request queue in plain SQLAlchemy.
+
+Every change of state compares and sets in one statement, so that of any number of readers, in any
+number of processes, exactly one wins.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from resources.request_queue.request import (
+    FINAL_STATES,
+    RequestError,
+    RequestState,
+    TuningRequest,
+)
+from resources.request_queue.tables import engine, requests
+
+_MOMENTS = ("submitted_at", "deadline_at", "predicted_finish_at", "held_until", "finished_at")
+
+
+@dataclass(frozen=True)
+class RequestStore:
+    """Tuning requests kept under a SQLAlchemy URL (`sqlite:///…`, `postgresql+psycopg2://…`)."""
+
+    url: str
+
+    def submit(
+        self,
+        task: str,
+        *,
+        deadline_at: datetime,
+        now: datetime,
+        base_model: str = "",
+        tenant: str = "default",
+        idempotency_key: str | None = None,
+        **estimates: Any,
+    ) -> TuningRequest:
+        """Add a request. With an `idempotency_key` that its tenant has used, return that one.
+
+        `estimates` are further fields of `TuningRequest` (iterations, predictions). Raises
+        `RequestError` when the deadline is not after `now`, or the key stands for another task.
+        """
+        if deadline_at <= now:
+            raise RequestError(f"deadline {deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed already")
+        request = TuningRequest(
+            request_id=uuid.uuid4().hex,
+            task=task,
+            base_model=base_model,
+            tenant=tenant,
+            submitted_at=now,
+            deadline_at=deadline_at,
+            state=RequestState.QUEUED,
+            idempotency_key=idempotency_key,
+            **estimates,
+        )
+        try:
+            with self._begin() as connection:
+                connection.execute(requests.insert().values(**vars(request)))
+        except sa.exc.IntegrityError:
+            return self._same_request(request)
+        return request
+
+    def find(
+        self, states: Sequence[RequestState] = tuple(RequestState), limit: int = 1000
+    ) -> list[TuningRequest]:
+        """Requests in any of `states`, the earliest deadline first."""
+        query = (
+            sa.select(requests)
+            .where(requests.c.state.in_([str(s) for s in states]))
+            .order_by(requests.c.deadline_at, requests.c.submitted_at)
+            .limit(limit)
+        )
+        with self._begin() as connection:
+            return [_request(row) for row in connection.execute(query)]
+
+    def get(self, request_id: str) -> TuningRequest:
+        """The request of that id; `RequestError` when there is none."""
+        query = sa.select(requests).where(requests.c.request_id == request_id)
+        with self._begin() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise RequestError(f"no tuning request {request_id!r}")
+        return _request(row)
+
+    def take(self, request_id: str, *, owner: str, now: datetime, hold_s: float) -> bool:
+        """Hand the request to `owner`, who makes a run of it within `hold_s`; whether it got it.
+
+        What is queued can be taken, and what was held too long without becoming a run.
+        """
+        expired = sa.and_(
+            requests.c.state == str(RequestState.STARTING), requests.c.held_until < now
+        )
+        free = sa.or_(requests.c.state == str(RequestState.QUEUED), expired)
+        return self._change(
+            request_id,
+            free,
+            state=str(RequestState.STARTING),
+            owner=owner,
+            held_until=now + timedelta(seconds=hold_s),
+        )
+
+    def give_back(self, request_id: str, *, owner: str, message: str | None = None) -> bool:
+        """Queue a request again that `owner` holds and could not start; whether it held it."""
+        held = sa.and_(requests.c.state == str(RequestState.STARTING), requests.c.owner == owner)
+        return self._change(
+            request_id,
+            held,
+            state=str(RequestState.QUEUED),
+            owner=None,
+            held_until=None,
+            message=message,
+        )
+
+    def move(
+        self,
+        request_id: str,
+        *,
+        expected: RequestState,
+        state: RequestState,
+        now: datetime | None = None,
+        run_id: str | None = None,
+        message: str | None = None,
+    ) -> bool:
+        """Change a request's state if it is still `expected`; whether it was."""
+        values: dict[str, Any] = {"state": str(state), "message": message}
+        if run_id is not None:
+            values["run_id"] = run_id
+        if state in FINAL_STATES:
+            values["finished_at"] = now or datetime.now(UTC)
+        return self._change(request_id, requests.c.state == str(expected), **values)
+
+    def cancel(self, request_id: str, *, now: datetime) -> TuningRequest:
+        """Cancel: at once what is queued; of what has started the run is to be terminated.
+
+        The second kind keeps its state, with `cancel_requested` set, until its run has ended.
+        Raises `RequestError` for a request that has ended.
+        """
+        queued = requests.c.state == str(RequestState.QUEUED)
+        cancelled = {"state": str(RequestState.CANCELLED), "finished_at": now}
+        begun = requests.c.state.in_([str(RequestState.STARTING), str(RequestState.LAUNCHED)])
+        while True:
+            if self._change(request_id, queued, message="cancelled in the queue", **cancelled):
+                return self.get(request_id)
+            if self._change(request_id, begun, cancel_requested=True):
+                return self.get(request_id)
+            request = self.get(request_id)
+            if request.state.is_final:
+                raise RequestError(f"request {request_id} is {request.state} already")
+
+    def retry(
+        self, request_id: str, *, now: datetime, deadline_at: datetime | None = None
+    ) -> TuningRequest:
+        """Queue a failed or cancelled request once more, as its next attempt.
+
+        Raises `RequestError` for any other state, or when its deadline has passed and no new one
+        is given.
+        """
+        request = self.get(request_id)
+        deadline_at = deadline_at or request.deadline_at
+        if deadline_at <= now:
+            raise RequestError(
+                f"request {request_id}: its deadline has passed; give a new one with --deadline"
+            )
+        ended = requests.c.state.in_([str(RequestState.FAILED), str(RequestState.CANCELLED)])
+        changed = self._change(
+            request_id,
+            ended,
+            state=str(RequestState.QUEUED),
+            attempt=requests.c.attempt + 1,
+            deadline_at=deadline_at,
+            owner=None,
+            held_until=None,
+            cancel_requested=False,
+            run_id=None,
+            finished_at=None,
+            message=None,
+        )
+        if not changed:
+            raise RequestError(
+                f"request {request_id} is {self.get(request_id).state}: "
+                "only what has failed or was cancelled can be tried again"
+            )
+        return self.get(request_id)
+
+    def _same_request(self, wanted: TuningRequest) -> TuningRequest:
+        query = sa.select(requests).where(
+            requests.c.tenant == wanted.tenant,
+            requests.c.idempotency_key == wanted.idempotency_key,
+        )
+        with self._begin() as connection:
+            row = connection.execute(query).one()
+        there = _request(row)
+        if (there.task, there.base_model) != (wanted.task, wanted.base_model):
+            raise RequestError(
+                f"idempotency key {wanted.idempotency_key!r} stands for request "
+                f"{there.request_id} (task {there.task}) of tenant {there.tenant}"
+            )
+        return there
+
+    def _change(self, request_id: str, holds: sa.ColumnElement[bool], **values: Any) -> bool:
+        change = requests.update().where(requests.c.request_id == request_id, holds)
+        with self._begin() as connection:
+            return connection.execute(change.values(**values)).rowcount == 1
+
+    def _begin(self) -> Any:
+        return engine(self.url).begin()
+
+
+def _request(row: sa.Row) -> TuningRequest:
+    values = dict(row._mapping)
+    for name in _MOMENTS:
+        moment = values[name]
+        # SQLite drops the time zone; every moment is stored in UTC.
+        if moment is not None:
+            values[name] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    values["state"] = RequestState(values["state"])
+    return TuningRequest(**values)

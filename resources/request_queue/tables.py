@@ -1,0 +1,89 @@
+"""The tables of the request queue, and the engine to reach them."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+requests = sa.Table(
+    "tuning_requests",
+    metadata,
+    sa.Column("request_id", sa.String(32), primary_key=True),
+    sa.Column("task", sa.String(200), nullable=False),
+    sa.Column("base_model", sa.String(200), nullable=False, server_default=""),
+    sa.Column("tenant", sa.String(200), nullable=False),
+    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False, index=True),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("iterations_cold", sa.Float, nullable=False, server_default="40"),
+    sa.Column("iterations_bank", sa.Float, nullable=False, server_default="40"),
+    sa.Column("max_iterations", sa.Integer),
+    sa.Column("idempotency_key", sa.String(200)),
+    sa.Column("predicted_finish_at", sa.DateTime(timezone=True)),
+    sa.Column("predicted_price", sa.Float),
+    sa.Column("owner", sa.String(200)),
+    sa.Column("held_until", sa.DateTime(timezone=True)),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("run_id", sa.String(64)),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.Column("message", sa.Text),
+    sa.UniqueConstraint("tenant", "idempotency_key", name="one_request_per_key"),
+)
+# Which worker holds a run now: see `resources.warm_pool.placements`.
+placements = sa.Table(
+    "placements",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.String(32), nullable=False),
+    sa.Column("worker", sa.String(200), nullable=False),
+    sa.Column("url", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False, index=True),
+    sa.Column("placed_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("message", sa.Text),
+)
+
+_SQLITE_WAIT_S = 30.0
+
+
+@lru_cache(maxsize=8)
+def engine(url: str) -> sa.Engine:
+    """The engine of a SQLAlchemy URL, one a process, with the tables made if they are missing."""
+    parsed = sa.make_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    made = sa.create_engine(
+        parsed,
+        connect_args={"timeout": _SQLITE_WAIT_S} if is_sqlite else {},
+        pool_pre_ping=not is_sqlite,
+    )
+    _make_tables(made)
+    return made
+
+
+def _make_tables(made: sa.Engine) -> None:
+    """Make missing tables, and columns that a table of an older version lacks."""
+    try:
+        metadata.create_all(made)
+    except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
+        # Another process made them between the look and the making; a second look settles it.
+        metadata.create_all(made)
+    for table in metadata.sorted_tables:
+        there = {column["name"] for column in sa.inspect(made).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                kind = column.type.compile(made.dialect)
+                default = column.server_default
+                rest = ""
+                if isinstance(default, sa.DefaultClause):
+                    shown = default.arg
+                    text = shown if isinstance(shown, str) else "0"
+                    rest = f" NOT NULL DEFAULT '{text}'"
+                with made.begin() as connection:
+                    connection.execute(
+                        sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}{rest}")
+                    )
