@@ -13,7 +13,10 @@ from maitre.tuning.rows import RowBatch, fixed_batches
 from maitre.tuning.soft_prompt import checked_prompt
 from maitre.tuning.tasks import Task
 
-EVAL_BATCH_ROWS = 64
+EVAL_BATCH_ROWS = 256
+EVAL_BATCH_TOKENS = 8192
+"""Rows and input-and-answer tokens that are evaluated together; few rows of long ones, so that
+the logits of all their answers fit in memory."""
 
 
 def evaluate(
@@ -26,7 +29,7 @@ def evaluate(
     virtual_tokens = prompt.shape[0] if prompt.ndim == 2 else 0
     prompt = checked_prompt(model, prompt, virtual_tokens, f"prompt for task {task.name!r}")
     encoded = encode(model, task, virtual_tokens)
-    batches = fixed_batches(model, encoded.eval, position, EVAL_BATCH_ROWS)
+    batches = eval_batches(model, encoded, position, None)
     loss, accuracy = evaluate_batches(model, torch.from_numpy(prompt), batches, position)
     return Evaluation(loss, accuracy, encoded.majority_share, len(encoded.eval))
 
@@ -35,7 +38,7 @@ def eval_batches(
     model: BaseModel, task: EncodedTask, position: Position, eval_rows: int | None
 ) -> list[RowBatch]:
     """The eval split (or its first `eval_rows`) in batches that are evaluated again and again."""
-    return fixed_batches(model, task.eval[:eval_rows], position, EVAL_BATCH_ROWS)
+    return fixed_batches(model, task.eval[:eval_rows], position, EVAL_BATCH_ROWS, EVAL_BATCH_TOKENS)
 
 
 @torch.inference_mode()

@@ -17,13 +17,13 @@ import torch
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import CurvePoint, Progress, StopReason, TuningInputError
 from maitre.tuning.encoding import EncodedExample, encode
-from maitre.tuning.evaluate import EVAL_BATCH_ROWS
 from maitre.tuning.export import write_folder
 from maitre.tuning.rows import IGNORED
 from maitre.tuning.task_run import batch_indices
 from maitre.tuning.tasks import Task
 
 _ADAPTER = "maitre"
+_EVAL_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,8 @@ def _evaluate(
 ) -> tuple[float, float]:
     order = sorted(rows, key=lambda row: len(row.input_ids))
     parts = [
-        _losses(wrapped, model, list(order[start : start + EVAL_BATCH_ROWS]))
-        for start in range(0, len(order), EVAL_BATCH_ROWS)
+        _losses(wrapped, model, list(order[start : start + _EVAL_ROWS]))
+        for start in range(0, len(order), _EVAL_ROWS)
     ]
     losses = torch.cat([losses for losses, _ in parts])
     exact = torch.cat([exact for _, exact in parts])

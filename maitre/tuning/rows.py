@@ -87,11 +87,17 @@ class InputCache:
 
 
 def fixed_batches(
-    model: BaseModel, examples: Sequence[EncodedExample], position: Position, batch_rows: int
+    model: BaseModel,
+    examples: Sequence[EncodedExample],
+    position: Position,
+    batch_rows: int,
+    batch_tokens: int,
 ) -> list[RowBatch]:
-    """All examples in batches of like length, for passes that are repeated as they are."""
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-    groups = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
+    """All examples in batches of like length, for passes that are repeated as they are.
+
+    No batch exceeds `batch_rows`, nor, padded, `batch_tokens` (but for a single longer row).
+    """
+    groups = groups_of_like_length(examples, batch_tokens, batch_rows)
     # One at a time: a batch copies its rows, so the cache need not outlive it.
     return [_fixed_batch(model, examples, group, position) for group in groups]
 
@@ -155,8 +161,7 @@ def input_keys_values(
 ) -> list[torch.Tensor]:
     """Frozen keys and values of inputs, each `[layers, 2, kv heads, input length, head size]`."""
     found: list[torch.Tensor | None] = [None] * len(examples)
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
-    for group in _groups_of_like_length(examples, order, batch_tokens):
+    for group in groups_of_like_length(examples, batch_tokens):
         longest = max(len(examples[index].input_ids) for index in group)
         # Right padding needs no mask: no token attends to a later one.
         ids = torch.zeros((len(group), longest), dtype=torch.long)
@@ -214,15 +219,22 @@ def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     return stacked
 
 
-def _groups_of_like_length(
-    examples: Sequence[EncodedExample], order: Sequence[int], batch_tokens: int
+def groups_of_like_length(
+    examples: Sequence[EncodedExample], batch_tokens: int, batch_rows: int | None = None
 ) -> list[list[int]]:
-    """Split `order` (shortest first) so that no group pads to more than `batch_tokens`."""
+    """Places of all examples, shortest inputs first, in groups of bounded size when padded."""
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
     groups: list[list[int]] = []
+    longest_answer = 0
     for index in order:
-        length = len(examples[index].input_ids)
-        if groups and (len(groups[-1]) + 1) * length <= batch_tokens:
+        answer = len(examples[index].answer_ids)
+        grown = max(longest_answer, answer)
+        length = len(examples[index].input_ids) + grown
+        is_full = bool(groups) and batch_rows is not None and len(groups[-1]) >= batch_rows
+        if groups and not is_full and (len(groups[-1]) + 1) * length <= batch_tokens:
             groups[-1].append(index)
+            longest_answer = grown
         else:
             groups.append([index])
+            longest_answer = answer
     return groups

@@ -1,0 +1,223 @@
+"""Iterations and time to a target, from the bank's choice, the task's words and a cold start.
+
+Each task is held out: the bank that it starts from holds no prompt of it. The target is fixed
+beforehand by a cold run of another seed. What has been measured is kept in a file, so that the
+work can be cut into pieces.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maitre.bank.bank import PromptBank
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.chosen_start import choose_start
+from maitre.tuning.config import TuneConfig
+from maitre.tuning.target import target_loss
+from maitre.tuning.tasks import Task
+from maitre.tuning.tune import tune
+
+REFERENCE_SEED = 1000
+LEAST_MARGIN = 0.1
+"""By how much the reference run's accuracy must beat the majority class for a task to count."""
+
+
+class Measured:
+    """Records by what they were measured of, in a JSON-lines file that only grows."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        lines = file.read_text().splitlines() if file.is_file() else []
+        self._records = {record["key"]: record for record in map(json.loads, lines)}
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record, when it has been measured."""
+        return self._records.get(key)
+
+    def put(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Keep a record."""
+        record = {"key": key, **record}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as sink:
+            sink.write(json.dumps(record) + "\n")
+        self._records[key] = record
+        return record
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One held-out task and seed: the run to the target from each start.
+
+    `runs[start]` holds `iterations`, `reached`, `seconds` (the lookup's included), `lookup_seconds`
+    and `choice`. Starts are `cold`, `text`, `bank`, and `bank without relatives`, whose bank holds
+    no prompt of the task's group.
+    """
+
+    task: str
+    group: str | None
+    seed: int
+    target: float
+    relatives: int
+    runs: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all comparisons share."""
+
+    model: BaseModel
+    bank: PromptBank
+    config: TuneConfig
+    measured: Measured
+    lookups_again: bool = False
+
+    def target(self, task: Task) -> float | None:
+        """The loss to reach; `None` where the reference run did not learn the task."""
+        config = replace(self.config, target_loss=None, target_accuracy=None)
+        run = self._run(task, None, config, REFERENCE_SEED)
+        accuracy = max(accuracy for _, _, accuracy in run["curve"])
+        if accuracy < task.majority_share() + LEAST_MARGIN:
+            return None
+        return target_loss(task, [(i, loss, acc) for i, loss, acc in run["curve"]])
+
+    def compare(self, task: Task, seed: int, target: float, far: bool) -> Comparison:
+        """The runs of every start; `far` adds the bank without the task's group."""
+        relatives = [e for e in self.bank if e.group == task.group and e.task != task.name]
+        wanted = ["cold", "text", "bank"] + ["bank without relatives"] * far
+        return Comparison(
+            task=task.name,
+            group=task.group,
+            seed=seed,
+            target=target,
+            relatives=len(relatives),
+            runs={start: self._from(task, start, seed, target) for start in wanted},
+        )
+
+    def _from(self, task: Task, start: str, seed: int, target: float) -> dict[str, Any]:
+        config = replace(self.config, target_loss=target)
+        choice, lookup_s = start, 0.0
+        if start == "cold":
+            prompt = None
+        elif start == "text":
+            prompt = self._choose(task, "text", PromptBank(), seed).prompt
+        else:
+            choice, lookup_s, prompt = self._lookup(task, start, seed)
+        run = self._run(task, prompt, config, seed)
+        return {
+            "iterations": run["iterations"],
+            "reached": run["reached"],
+            "seconds": run["seconds"] + lookup_s,
+            "lookup_seconds": lookup_s,
+            "choice": choice,
+            "first_loss": run["curve"][0][1],
+        }
+
+    def _lookup(self, task: Task, start: str, seed: int) -> tuple[str, float, np.ndarray]:
+        """The bank's choice with the task's own prompts left out; kept but for the prompt."""
+        is_left_out = (
+            (lambda entry: entry.task == task.name)
+            if start == "bank"
+            else (lambda entry: entry.task == task.name or entry.group == task.group)
+        )
+        bank = self.bank.without(entry.entry_id for entry in self.bank if is_left_out(entry))
+        contents = [entry.entry_id for entry in bank]
+        key = _key(
+            "lookup", self.model.hash, task.fingerprint(), asdict(self.config), seed, contents
+        )
+        found = None if self.lookups_again else self.measured.get(key)
+        if found is None:
+            chosen = self._choose(task, "bank", bank, seed)
+            found = self.measured.put(
+                key,
+                {
+                    "kind": "lookup",
+                    "task": task.name,
+                    "seed": seed,
+                    "start": start,
+                    "choice": chosen.name,
+                    "prompt": chosen.prompt.tolist() if chosen.entry is None else None,
+                    "seconds": chosen.lookup_seconds,
+                    "why": chosen.why,
+                },
+            )
+        prompt = found["prompt"]
+        values = bank[found["choice"]].prompt if prompt is None else np.array(prompt, np.float32)
+        return found["choice"], found["seconds"], values
+
+    def _choose(self, task: Task, init: str, bank: PromptBank, seed: int) -> Any:
+        return choose_start(
+            self.model,
+            task,
+            init,
+            bank,
+            config=self.config,
+            seed=seed,
+            clock=time.perf_counter,
+        )
+
+    def _run(
+        self, task: Task, prompt: np.ndarray | None, config: TuneConfig, seed: int
+    ) -> dict[str, Any]:
+        begin = "cold" if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest()
+        model = (self.model.hash, str(self.model.dtype), str(self.model.device))
+        key = _key("run", *model, task.fingerprint(), asdict(config), seed, begin)
+        if (known := self.measured.get(key)) is not None:
+            return known
+        result = tune(
+            self.model, task, init=prompt, config=config, seed=seed, clock=time.perf_counter
+        )
+        return self.measured.put(
+            key,
+            {
+                "kind": "run",
+                "task": task.name,
+                "seed": seed,
+                "begin": begin[:12],
+                "iterations": result.iterations,
+                "reached": result.reached,
+                "seconds": result.seconds,
+                "curve": [list(point) for point in result.curve],
+            },
+        )
+
+
+def compare_all(
+    bench: Bench, tasks: Sequence[Task], held_out: int, seeds: Sequence[int], far: bool
+) -> tuple[list[Comparison], list[str]]:
+    """Compare on the first `held_out` tasks that count; also the names of those that do not."""
+    found: list[Comparison] = []
+    passed_over: list[str] = []
+    counted = 0
+    for task in tasks:
+        if counted == held_out:
+            break
+        target = bench.target(task)
+        if target is None:
+            passed_over.append(task.name)
+            print(f"{task.name}: not learned by the reference run; does not count", flush=True)
+            continue
+        counted += 1
+        for seed in seeds:
+            found.append(bench.compare(task, seed, target, far))
+            print(_line(found[-1]), flush=True)
+    return found, passed_over
+
+
+def _line(one: Comparison) -> str:
+    runs = ", ".join(
+        f"{name} {run['iterations']}{'' if run['reached'] else '+'} it {run['seconds']:.1f} s"
+        for name, run in one.runs.items()
+    )
+    return (
+        f"{one.task} seed {one.seed}: loss {one.target:.3f}; {runs}; {one.runs['bank']['choice']}"
+    )
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
