@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
     start.add_argument("--max-iterations", type=int, default=60)
     start.add_argument("--learning-rate", type=float, default=TuneConfig().learning_rate)
+    start.add_argument("--timed-seeds", type=int, default=1, help="seeds that run alone, timed")
+    start.add_argument("--eval-rows", type=int, help="eval lines (default: all of them)")
     start.add_argument("--far", action="store_true", help="also a bank without the task's group")
     start.add_argument("--lookups-again", action="store_true", help="look up what is kept, too")
     return parser
@@ -49,14 +51,20 @@ def _parser() -> argparse.ArgumentParser:
 def _starts(model: BaseModel, options: argparse.Namespace) -> dict:
     url = options.bank or str(HOME / "bank" / model.hash[:12])
     bank = with_output_features(PromptBank.load(url), model)
-    config = TuneConfig(max_iterations=options.max_iterations, learning_rate=options.learning_rate)
+    config = TuneConfig(
+        max_iterations=options.max_iterations,
+        learning_rate=options.learning_rate,
+        eval_rows=options.eval_rows,
+    )
     bench = Bench(
         model, bank, as_of_bank(config, bank), Measured(options.work), options.lookups_again
     )
     tasks = _shuffled(load_tasks(options.task_folder))
     if options.tasks:
         tasks = [task for task in tasks if task.name in options.tasks]
-    found, passed_over = compare_all(bench, tasks, options.held_out, options.seeds, options.far)
+    found, passed_over = compare_all(
+        bench, tasks, options.held_out, options.seeds, options.timed_seeds, options.far
+    )
     if not found:
         sys.exit("no task counts")
     figures = report(found, options.max_iterations) | {"not_learned": passed_over}

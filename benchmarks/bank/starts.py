@@ -21,7 +21,7 @@ from maitre.tuning.chosen_start import choose_start
 from maitre.tuning.config import TuneConfig
 from maitre.tuning.target import target_loss
 from maitre.tuning.tasks import Task
-from maitre.tuning.tune import tune
+from maitre.tuning.tune import tune_many
 
 REFERENCE_SEED = 1000
 LEAST_MARGIN = 0.1
@@ -54,9 +54,9 @@ class Measured:
 class Comparison:
     """One held-out task and seed: the run to the target from each start.
 
-    `runs[start]` holds `iterations`, `reached`, `seconds` (the lookup's included), `lookup_seconds`
-    and `choice`. Starts are `cold`, `text`, `bank`, and `bank without relatives`, whose bank holds
-    no prompt of the task's group.
+    `runs[start]` holds `iterations`, `reached`, `seconds` (the lookup's included; `None` for a run
+    in a shared batch), `lookup_seconds`, `choice` and `first_loss`. Starts are `cold`, `text`,
+    `bank`, and `bank without relatives`, whose bank holds no prompt of the task's group.
     """
 
     task: str
@@ -80,45 +80,56 @@ class Bench:
     def target(self, task: Task) -> float | None:
         """The loss to reach; `None` where the reference run did not learn the task."""
         config = replace(self.config, target_loss=None, target_accuracy=None)
-        run = self._run(task, None, config, REFERENCE_SEED)
+        [run] = self._runs(task, [(None, REFERENCE_SEED)], config)
         accuracy = max(accuracy for _, _, accuracy in run["curve"])
         if accuracy < task.majority_share() + LEAST_MARGIN:
             return None
         return target_loss(task, [(i, loss, acc) for i, loss, acc in run["curve"]])
 
-    def compare(self, task: Task, seed: int, target: float, far: bool) -> Comparison:
-        """The runs of every start; `far` adds the bank without the task's group."""
+    def compare(
+        self, task: Task, seeds: Sequence[int], timed: int, target: float, far: bool
+    ) -> list[Comparison]:
+        """The runs of every start; `far` adds the bank without the task's group.
+
+        The first `timed` seeds run alone, one after another, for their wall time; the others share
+        one batch.
+        """
         relatives = [e for e in self.bank if e.group == task.group and e.task != task.name]
-        wanted = ["cold", "text", "bank"] + ["bank without relatives"] * far
-        return Comparison(
-            task=task.name,
-            group=task.group,
-            seed=seed,
-            target=target,
-            relatives=len(relatives),
-            runs={start: self._from(task, start, seed, target) for start in wanted},
-        )
-
-    def _from(self, task: Task, start: str, seed: int, target: float) -> dict[str, Any]:
+        starts = ["cold", "text", "bank"] + ["bank without relatives"] * far
+        wanted = {(s, seed): self._begin(task, s, seed) for seed in seeds for s in starts}
         config = replace(self.config, target_loss=target)
-        choice, lookup_s = start, 0.0
-        if start == "cold":
-            prompt = None
-        elif start == "text":
-            prompt = self._choose(task, "text", PromptBank(), seed).prompt
-        else:
-            choice, lookup_s, prompt = self._lookup(task, start, seed)
-        run = self._run(task, prompt, config, seed)
-        return {
-            "iterations": run["iterations"],
-            "reached": run["reached"],
-            "seconds": run["seconds"] + lookup_s,
-            "lookup_seconds": lookup_s,
-            "choice": choice,
-            "first_loss": run["curve"][0][1],
-        }
+        runs: dict[tuple[str, int], dict[str, Any]] = {}
+        for seed in seeds[:timed]:
+            for start in starts:
+                [run] = self._runs(
+                    task, [(wanted[start, seed].prompt, seed)], config, is_timed=True
+                )
+                runs[start, seed] = run
+        rest = [place for place in wanted if place not in runs]
+        begun = [(wanted[place].prompt, place[1]) for place in rest]
+        runs |= zip(rest, self._runs(task, begun, config), strict=True)
+        return [
+            Comparison(
+                task=task.name,
+                group=task.group,
+                seed=seed,
+                target=target,
+                relatives=len(relatives),
+                runs={
+                    start: _summed_up(runs[start, seed], wanted[start, seed]) for start in starts
+                },
+            )
+            for seed in seeds
+        ]
 
-    def _lookup(self, task: Task, start: str, seed: int) -> tuple[str, float, np.ndarray]:
+    def _begin(self, task: Task, start: str, seed: int) -> "Begin":
+        if start == "cold":
+            return Begin(None, start, 0.0)
+        if start == "text":
+            return Begin(self._choose(task, "text", PromptBank(), seed).prompt, start, 0.0)
+        return self._lookup(task, start, seed)
+
+    def _lookup(self, task: Task, start: str, seed: int) -> "Begin":
         """The bank's choice with the task's own prompts left out; kept but for the prompt."""
         is_left_out = (
             (lambda entry: entry.task == task.name)
@@ -148,7 +159,7 @@ class Bench:
             )
         prompt = found["prompt"]
         values = bank[found["choice"]].prompt if prompt is None else np.array(prompt, np.float32)
-        return found["choice"], found["seconds"], values
+        return Begin(values, found["choice"], found["seconds"])
 
     def _choose(self, task: Task, init: str, bank: PromptBank, seed: int) -> Any:
         return choose_start(
@@ -161,34 +172,80 @@ class Bench:
             clock=time.perf_counter,
         )
 
-    def _run(
-        self, task: Task, prompt: np.ndarray | None, config: TuneConfig, seed: int
-    ) -> dict[str, Any]:
-        begin = "cold" if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest()
+    def _runs(
+        self,
+        task: Task,
+        begun: Sequence[tuple[np.ndarray | None, int]],
+        config: TuneConfig,
+        is_timed: bool = False,
+    ) -> list[dict[str, Any]]:
+        """A run from each of some prompts and seeds; those not yet measured share a batch."""
         model = (self.model.hash, str(self.model.dtype), str(self.model.device))
-        key = _key("run", *model, task.fingerprint(), asdict(config), seed, begin)
-        if (known := self.measured.get(key)) is not None:
-            return known
-        result = tune(
-            self.model, task, init=prompt, config=config, seed=seed, clock=time.perf_counter
-        )
-        return self.measured.put(
-            key,
-            {
-                "kind": "run",
-                "task": task.name,
-                "seed": seed,
-                "begin": begin[:12],
-                "iterations": result.iterations,
-                "reached": result.reached,
-                "seconds": result.seconds,
-                "curve": [list(point) for point in result.curve],
-            },
-        )
+        settings = (*model, task.fingerprint(), asdict(config))
+        keys = [_key("run", *settings, seed, _digest(prompt)) for prompt, seed in begun]
+        unknown: dict[str, tuple[np.ndarray | None, int]] = {}
+        for key, one in zip(keys, begun, strict=True):
+            known = self.measured.get(key)
+            if known is None or (is_timed and known["seconds"] is None):
+                unknown[key] = one
+        if unknown:
+            results = tune_many(
+                self.model,
+                [task] * len(unknown),
+                inits=[prompt for prompt, _ in unknown.values()],
+                config=config,
+                seeds=[seed for _, seed in unknown.values()],
+                clock=time.perf_counter,
+            )
+            for (key, (prompt, seed)), result in zip(unknown.items(), results, strict=True):
+                self.measured.put(
+                    key,
+                    {
+                        "kind": "run",
+                        "task": task.name,
+                        "seed": seed,
+                        "begin": _digest(prompt)[:12],
+                        "iterations": result.iterations,
+                        "reached": result.reached,
+                        "seconds": result.seconds if len(unknown) == 1 else None,
+                        "curve": [list(point) for point in result.curve],
+                    },
+                )
+        return [record for key in keys if (record := self.measured.get(key)) is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Begin:
+    """A prompt to start from (`None`: cold), what it is, and the seconds it took to look up."""
+
+    prompt: np.ndarray | None
+    choice: str
+    lookup_seconds: float
+
+
+def _summed_up(run: dict[str, Any], begin: Begin) -> dict[str, Any]:
+    seconds = run["seconds"]
+    return {
+        "iterations": run["iterations"],
+        "reached": run["reached"],
+        "seconds": None if seconds is None else seconds + begin.lookup_seconds,
+        "lookup_seconds": begin.lookup_seconds,
+        "choice": begin.choice,
+        "first_loss": run["curve"][0][1],
+    }
+
+
+def _digest(prompt: np.ndarray | None) -> str:
+    return "cold" if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest()
 
 
 def compare_all(
-    bench: Bench, tasks: Sequence[Task], held_out: int, seeds: Sequence[int], far: bool
+    bench: Bench,
+    tasks: Sequence[Task],
+    held_out: int,
+    seeds: Sequence[int],
+    timed: int,
+    far: bool,
 ) -> tuple[list[Comparison], list[str]]:
     """Compare on the first `held_out` tasks that count; also the names of those that do not."""
     found: list[Comparison] = []
@@ -203,15 +260,17 @@ def compare_all(
             print(f"{task.name}: not learned by the reference run; does not count", flush=True)
             continue
         counted += 1
-        for seed in seeds:
-            found.append(bench.compare(task, seed, target, far))
-            print(_line(found[-1]), flush=True)
+        of_task = bench.compare(task, seeds, timed, target, far)
+        for one in of_task:
+            print(_line(one), flush=True)
+        found += of_task
     return found, passed_over
 
 
 def _line(one: Comparison) -> str:
     runs = ", ".join(
-        f"{name} {run['iterations']}{'' if run['reached'] else '+'} it {run['seconds']:.1f} s"
+        f"{name} {run['iterations']}{'' if run['reached'] else '+'}"
+        + ("" if run["seconds"] is None else f" in {run['seconds']:.1f} s")
         for name, run in one.runs.items()
     )
     return (

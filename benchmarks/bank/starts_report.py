@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.bank.starts import Comparison
 
 DRAWS = 4000
-Figure = Callable[[Comparison], float]
+Figure = Callable[[Comparison], float | None]
 
 
 def report(found: Sequence[Comparison], max_iterations: int) -> dict[str, Any]:
@@ -53,7 +53,8 @@ def print_report(figures: dict[str, Any]) -> None:
         reach = "" if figure["reach"] is None else f"; reach {figure['reach']:g}"
         print(
             f"{figure['name']}: {figure['median']:.2f} "
-            f"(95 % interval {figure['low']:.2f} to {figure['high']:.2f}){reach}"
+            f"(95 % interval {figure['low']:.2f} to {figure['high']:.2f}, "
+            f"{figure['tasks']} tasks, {figure['runs']} runs){reach}"
         )
     print(f"lookup, median: {figures['lookup_seconds_median']:.2f} s")
     for start, reached in figures["reached"].items():
@@ -73,6 +74,7 @@ def _ratio(
 
     The interval is a bootstrap of two levels: tasks are drawn, and in each its seeds.
     """
+    found = [one for one in found if over(one) is not None and under(one) is not None]
     tasks = sorted({one.task for one in found})
     pairs = [
         np.array([(over(one), under(one)) for one in found if one.task == task]) for task in tasks
@@ -94,7 +96,15 @@ def _ratio(
     ]
     low, high = np.percentile(draws, [2.5, 97.5])
     median = float(np.median([ratio(of_task) for of_task in pairs]))
-    return {"name": name, "median": median, "low": low, "high": high, "reach": reach}
+    return {
+        "name": name,
+        "tasks": len(tasks),
+        "runs": len(found),
+        "median": median,
+        "low": low,
+        "high": high,
+        "reach": reach,
+    }
 
 
 def _iterations(start: str) -> Figure:
@@ -117,6 +127,11 @@ def _of_task(name: str, found: Sequence[Comparison]) -> dict[str, Any]:
             s: float(np.median([one.runs[s]["iterations"] for one in of_task])) for s in starts
         },
         "seconds": {
-            s: float(np.median([one.runs[s]["seconds"] for one in of_task])) for s in starts
+            s: _median_of_known([one.runs[s]["seconds"] for one in of_task]) for s in starts
         },
     }
+
+
+def _median_of_known(seconds: Sequence[float | None]) -> float | None:
+    known = [one for one in seconds if one is not None]
+    return float(np.median(known)) if known else None

@@ -1,5 +1,6 @@
 """One task on its way through tuning: its prompt, its optimiser and its best evaluation so far."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from maitre.tuning.adam import AdamState, adam_step
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import CurvePoint, StopReason, TuneConfig, TuneResult
-from maitre.tuning.encoding import encode
+from maitre.tuning.encoding import EncodedTask, encode
 from maitre.tuning.evaluate import eval_batches, evaluate_batches
 from maitre.tuning.rows import InputCache, RowBatch
 from maitre.tuning.soft_prompt import checked_prompt, random_init
@@ -50,48 +51,70 @@ class RunState:
         return cls(prompt=prompt, adam=AdamState.fresh(prompt), best=prompt)
 
 
-@dataclass
-class TaskRun:
-    """A task's data and the state of its run."""
+@dataclass(frozen=True)
+class TaskData:
+    """A task's examples as a run of one seed passes them through the model.
+
+    Runs of one task and seed may share it: a row's cached inputs do not depend on who asks first.
+    """
 
     name: str
     metric: Metric
     seed: int
-    config: TuneConfig
     train: InputCache
-    eval: list[RowBatch]
-    state: RunState
+    eval: Sequence[RowBatch]
 
     @classmethod
-    def start(
-        cls, model: BaseModel, task: Task, init: np.ndarray | None, config: TuneConfig, seed: int
-    ) -> "TaskRun":
-        """Tokenise the task and lay out the start: `init`, or the cold start of `seed`.
+    def read(
+        cls,
+        model: BaseModel,
+        task: Task,
+        config: TuneConfig,
+        seed: int,
+        like: "TaskData | None" = None,
+    ) -> "TaskData":
+        """Tokenise the task; `like` is the same task's data of another seed, whose eval serves.
 
         Raises `TuningInputError` for what cannot be tuned.
         """
-        if init is None:
-            init = random_init(model, config.virtual_tokens, seed)
-        what = f"start for task {task.name!r}"
-        values = checked_prompt(model, init, config.virtual_tokens, what).copy()
-        encoded = encode(model, task, config.virtual_tokens)
+        encoded = encode(model, task, config.virtual_tokens, eval=() if like else None)
         count = len(encoded.train)
         # The first epoch's batches: a row's inputs are always computed beside the same others, so
         # that a resumed run works with the very same numbers.
         order = np.random.default_rng([seed, 0]).permutation(count).tolist()
         size = config.batch_size
         groups = [order[start : start + size] for start in range(0, count, size)]
-        return cls(
-            name=task.name,
-            metric=task.metric,
-            seed=seed,
-            config=config,
-            train=InputCache(
-                model, encoded.train, config.position, config.cache_limit_bytes, groups
-            ),
-            eval=eval_batches(model, encoded, config.position, config.eval_rows),
-            state=RunState.fresh(torch.from_numpy(values).to(model.device)),
-        )
+        train = InputCache(model, encoded.train, config.position, config.cache_limit_bytes, groups)
+        evaluation = like.eval if like else _eval_of(model, encoded, config)
+        return cls(name=task.name, metric=task.metric, seed=seed, train=train, eval=evaluation)
+
+
+def _eval_of(model: BaseModel, encoded: EncodedTask, config: TuneConfig) -> Sequence[RowBatch]:
+    return eval_batches(model, encoded, config.position, config.eval_rows)
+
+
+@dataclass
+class TaskRun:
+    """A task's data and the state of its run."""
+
+    data: TaskData
+    config: TuneConfig
+    state: RunState
+
+    @classmethod
+    def start(
+        cls, model: BaseModel, data: TaskData, init: np.ndarray | None, config: TuneConfig
+    ) -> "TaskRun":
+        """Lay out the start: `init`, or the cold start of the data's seed.
+
+        Raises `TuningInputError` for a start that does not fit.
+        """
+        if init is None:
+            init = random_init(model, config.virtual_tokens, data.seed)
+        what = f"start for task {data.name!r}"
+        values = checked_prompt(model, init, config.virtual_tokens, what).copy()
+        state = RunState.fresh(torch.from_numpy(values).to(model.device))
+        return cls(data=data, config=config, state=state)
 
     @property
     def is_active(self) -> bool:
@@ -100,10 +123,11 @@ class TaskRun:
 
     def batch(self) -> RowBatch:
         """The train rows of the coming iteration."""
+        data = self.data
         indices = batch_indices(
-            self.seed, self.state.iteration, self.config.batch_size, len(self.train)
+            data.seed, self.state.iteration, self.config.batch_size, len(data.train)
         )
-        return self.train.batch(indices)
+        return data.train.batch(indices)
 
     def take_step(self, loss: float, gradient: torch.Tensor) -> None:
         """Move the prompt, unless loss or gradient is no number: then the run ends as it was."""
@@ -125,7 +149,7 @@ class TaskRun:
     def evaluate(self, model: BaseModel) -> None:
         """Evaluate the prompt as it stands; keep it when it is the best; stop when it is enough."""
         state = self.state
-        loss, accuracy = evaluate_batches(model, state.prompt, self.eval, self.config.position)
+        loss, accuracy = evaluate_batches(model, state.prompt, self.data.eval, self.config.position)
         if not np.isfinite(loss):
             state.stopped_because = "diverged"
             return
@@ -135,7 +159,7 @@ class TaskRun:
         if (
             state.reached
             or state.best_point is None
-            or _is_better(self.metric, point, state.best_point)
+            or _is_better(self.data.metric, point, state.best_point)
         ):
             state.best, state.best_point = state.prompt, point
         if state.reached:
@@ -147,7 +171,7 @@ class TaskRun:
         """What the run comes to; `seconds` is the wall time of this sitting."""
         _, loss, accuracy = self.state.best_point or (0, float("nan"), 0.0)
         return TuneResult(
-            task=self.name,
+            task=self.data.name,
             prompt=self.state.best.cpu().numpy(),
             reached=self.state.reached,
             iterations=self.state.iteration,

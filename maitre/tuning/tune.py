@@ -17,7 +17,7 @@ from maitre.tuning.checkpoint import load_checkpoint, run_identity, save_checkpo
 from maitre.tuning.config import Progress, TuneConfig, TuneResult, TuningInputError
 from maitre.tuning.forward import answer_losses
 from maitre.tuning.rows import joined
-from maitre.tuning.task_run import TaskRun
+from maitre.tuning.task_run import TaskData, TaskRun
 from maitre.tuning.tasks import Task
 
 PASS_ROWS = 128
@@ -90,10 +90,8 @@ def tune_many(
             f"{len(tasks)} tasks, {len(inits)} inits and {len(seeds)} seeds: as many of each needed"
         )
     started_s = clock()
-    runs = [
-        TaskRun.start(model, task, init, config, seed)
-        for task, init, seed in zip(tasks, inits, seeds, strict=True)
-    ]
+    data = _read_once(model, tasks, config, seeds)
+    runs = [TaskRun.start(model, one, init, config) for one, init in zip(data, inits, strict=True)]
     keepers = [
         _Keeper(path, run_identity(model, task, config, seed), checkpoint_every)
         for path, task, seed in zip(checkpoints or [None] * len(runs), tasks, seeds, strict=True)
@@ -107,7 +105,7 @@ def tune_many(
         is_evaluated = bool(state.curve) and state.curve[-1][0] == state.iteration
         _, loss, accuracy = state.curve[-1] if is_evaluated else (0, None, None)
         seconds = clock() - started_s
-        tell(Progress(run.name, state.iteration, train_loss, loss, accuracy, seconds))
+        tell(Progress(run.data.name, state.iteration, train_loss, loss, accuracy, seconds))
 
     for run in runs:
         if config.eval_every is not None and run.is_active and not run.state.curve:
@@ -131,6 +129,19 @@ def tune_many(
         if not run.state.curve:  # stopped before its first evaluation
             run.evaluate(model)
     return [run.result(clock() - started_s) for run in runs]
+
+
+def _read_once(
+    model: BaseModel, tasks: Sequence[Task], config: TuneConfig, seeds: Sequence[int]
+) -> list[TaskData]:
+    """Each run's data; what several runs of a task have in common is read and cached once."""
+    of_task: dict[int, TaskData] = {}
+    of_seed: dict[tuple[int, int], TaskData] = {}
+    for task, seed in zip(tasks, seeds, strict=True):
+        if (id(task), seed) not in of_seed:
+            read = TaskData.read(model, task, config, seed, like=of_task.get(id(task)))
+            of_seed[id(task), seed] = of_task[id(task)] = read
+    return [of_seed[id(task), seed] for task, seed in zip(tasks, seeds, strict=True)]
 
 
 @dataclass(frozen=True)
