@@ -17,7 +17,7 @@ from maitre.bank.index import BankIndex
 Score = Callable[[np.ndarray, range], np.ndarray]
 """Mean losses `[n]` of prompts `[n, virtual_tokens, hidden]` on the samples of a range."""
 
-Kind = Literal["bank", "text", "instruction", "random"]
+Kind = Literal["bank", "mix", "text", "instruction", "random"]
 
 SAMPLE_ROUNDS = (4, 8, 16)
 _KEPT_SHARE = 3
@@ -29,11 +29,20 @@ _MEMBERS_SHARE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A prompt that a tuning could start from; `name` is the entry's id where it is of the bank."""
+    """A prompt that a tuning could start from; `name` is the entry's id where it is of the bank.
+
+    A `mix` is made of the bank's prompts; `source` is the entry it owes the most to.
+    """
 
     name: str
     kind: Kind
     prompt: np.ndarray
+    source: str | None = None
+
+    @property
+    def entry(self) -> str | None:
+        """The id of the entry that the start comes from, if any."""
+        return self.name if self.kind == "bank" else self.source
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Lookup:
 
     `candidates` are all that were scored, those scored on the most samples first and the better of
     them before the worse. `evaluated` counts passes of one candidate over one sample. `why` says
-    in a sentence how the choice came about.
+    in a sentence how the choice came about. The last three say what is known of the choice: the
+    iterations it is predicted to need, its loss, and its loss after probing steps.
     """
 
     choice: Candidate
@@ -61,6 +71,9 @@ class Lookup:
     evaluated: int
     why: str
     seconds: float
+    predicted_iterations: float | None = None
+    start_loss: float | None = None
+    probed_loss: float | None = None
 
 
 def lookup(

@@ -7,6 +7,7 @@ import numpy as np
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankEntry, entry_id
 from maitre.tuning.base_model import BaseModel
+from maitre.tuning.candidates import LABELS, label_embedding
 from maitre.tuning.config import Position
 from maitre.tuning.prompt_scores import output_distributions
 from maitre.tuning.tasks import Task
@@ -30,7 +31,7 @@ def bank_entry(
     ita_cold: float | None = None,
 ) -> BankEntry:
     """An entry for a prompt tuned for `task`; `run_id` is the tracking run it was tuned in."""
-    return BankEntry(
+    entry = BankEntry(
         entry_id=entry_id(task.name, prompt),
         prompt=np.ascontiguousarray(prompt, dtype=np.float32),
         task=task.name,
@@ -48,6 +49,8 @@ def bank_entry(
         eval_accuracy=eval_accuracy,
         position=position,
     )
+    labels = label_embedding(model, task)
+    return entry if labels is None else entry.with_feature(LABELS, labels)
 
 
 def with_output_features(bank: PromptBank, model: BaseModel) -> PromptBank:

@@ -1,16 +1,22 @@
 """A few steps from each of some starts: how fast each learns says more than how low it begins."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+import torch
 
+from maitre.tuning.adam import AdamState, adam_step
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneConfig
+from maitre.tuning.encoding import encode
+from maitre.tuning.forward import answer_losses
+from maitre.tuning.prompt_scores import PromptScorer
+from maitre.tuning.rows import InputCache, repeated
 from maitre.tuning.tasks import Task
-from maitre.tuning.tune import tune_many
 
 PROBE_EVAL_ROWS = 32
+PASS_ROWS = 128
+"""Rows of different starts that go through the model together."""
 
 
 def probe_losses(
@@ -32,24 +38,40 @@ def probe_losses(
     kept_out = min(PROBE_EVAL_ROWS, len(order) // 3) or len(order) // 2
     if not kept_out:
         return [0.0] * len(starts)
-    probing = replace(
-        task,
-        train=tuple(task.train[index] for index in order[kept_out:]),
-        eval=tuple(task.train[index] for index in order[:kept_out]),
-        metric="loss",
+    size, learned_from = config.batch_size, order[kept_out:]
+    places = [place % len(learned_from) for place in range(iterations * size)]
+    used = max(places, default=0) + 1
+    picked = learned_from[:used] + order[:kept_out]
+    encoded = encode(model, task, config.virtual_tokens, train=picked, eval=()).train
+    cache = InputCache(
+        model, encoded[:used], config.position, config.cache_limit_bytes, [range(used)]
     )
-    results = tune_many(
-        model,
-        [probing] * len(starts),
-        inits=list(starts),
-        config=replace(
-            config,
-            max_iterations=iterations,
-            eval_every=None,
-            eval_rows=None,
-            target_loss=None,
-            target_accuracy=None,
-        ),
-        seeds=[seed] * len(starts),
-    )
-    return [r.eval_loss if r.stopped_because != "diverged" else float("inf") for r in results]
+    prompts = torch.from_numpy(np.stack(starts).astype(np.float32)).to(model.device)
+    together = max(1, PASS_ROWS // size)
+    for first in range(0, len(starts), together):
+        group = slice(first, first + together)
+        prompts[group] = _after_steps(model, prompts[group], cache, places, config)
+    held = PromptScorer(model, encoded[used:], config.position)
+    found = held(prompts.cpu().numpy(), range(kept_out))
+    return [float(loss) if np.isfinite(loss) else float("inf") for loss in found]
+
+
+def _after_steps(
+    model: BaseModel,
+    prompts: torch.Tensor,
+    cache: InputCache,
+    places: Sequence[int],
+    config: TuneConfig,
+) -> torch.Tensor:
+    """The prompts `[n, virtual_tokens, hidden]` after a step of each on each batch of `places`."""
+    size = config.batch_size
+    owner = [start for start in range(len(prompts)) for _ in range(size)]
+    adam = AdamState.fresh(prompts)
+    for iteration in range(len(places) // size):
+        rows = repeated(cache.batch(places[iteration * size :][:size]), len(prompts))
+        learned = prompts.clone().requires_grad_()
+        losses, _ = answer_losses(model, learned[owner], rows, config.position)
+        # The sum of each start's mean: every start gets the gradient of its own.
+        [gradient] = torch.autograd.grad(losses.sum() / size, learned)
+        prompts, adam = adam_step(prompts, gradient, adam, config.learning_rate_at(iteration))
+    return prompts

@@ -1,21 +1,44 @@
-"""The best start for a task: the bank's prompts and the task's own words, scored together."""
+"""The best start for a task: the bank's prompts and the task's own words, judged together."""
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from maitre.bank.bank import PromptBank
 from maitre.bank.index import BankIndex
-from maitre.bank.lookup import SAMPLE_ROUNDS, Candidate, Lookup, lookup
+from maitre.bank.ita import SHIPPED, ItaModel
+from maitre.bank.lookup import SAMPLE_ROUNDS, Candidate, Lookup, ScoredCandidate, lookup
 from maitre.tuning.base_model import BaseModel
+from maitre.tuning.candidates import label_embedding, mixtures, own_candidates
 from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import encode
 from maitre.tuning.probe import probe_losses
 from maitre.tuning.prompt_scores import PromptScorer
-from maitre.tuning.soft_prompt import random_init, text_init
 from maitre.tuning.tasks import Task
+
+PROBE_ITERATIONS = 4
+"""Tuning steps that each finalist takes before one is chosen."""
+
+SURE_ITERATIONS = 2.0
+"""A start predicted to need no more iterations than this is chosen without probing."""
+
+_LEADERS = 3
+# Share of the budget after which there is no time left to probe.
+_PROBE_BEFORE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A candidate, its loss before and after probing, and its predicted iterations."""
+
+    candidate: Candidate
+    start_loss: float
+    probed_loss: float | None
+    ita: float
 
 
 def find_start(
@@ -31,17 +54,20 @@ def find_start(
     budget_s: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
     exhaustive: bool = False,
-    probe_iterations: int = 0,
+    probe_iterations: int = PROBE_ITERATIONS,
+    ita_model: ItaModel = SHIPPED,
 ) -> Lookup:
-    """Look up the prompt to start tuning `task` from.
+    """Look up the prompt to start tuning `task` from: the one predicted to need fewest iterations.
 
-    Candidates are the bank's prompts that `tenant` may see, the task's instruction and description
-    as text prompts, and the cold start of `seed`; they are scored by their loss on `samples` train
-    examples, drawn by `seed`. Tokenising and caching those is part of the lookup's `seconds`.
+    Candidates are the bank's prompts that `tenant` may see, mixtures of the best of them, the
+    task's instruction and description as text prompts, and the cold start of `seed`. They are
+    scored by their loss on `samples` train examples, drawn by `seed`. Unless the best of them is
+    predicted to be there almost at once (`SURE_ITERATIONS`), the finalists, the instruction and the
+    cold start among them, take `probe_iterations` tuning steps in one shared batch, and
+    `ita_model` predicts from the losses before and after. Probing only chooses: the prompt that is
+    returned is the one before those steps. Half a budget used up leaves no time for it.
 
-    With `probe_iterations`, each of the finalists (the best few, the instruction and the cold
-    start among them) takes so many tuning steps, and the one with the lowest loss afterwards, on
-    train examples that it has not seen, is chosen; where the budget is used up, none does.
+    Everything, tokenising and caching included, is part of the lookup's `seconds`.
     Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
     """
     started_s = clock()
@@ -62,52 +88,97 @@ def find_start(
         clock=clock,
         exhaustive=exhaustive,
     )
-    if probe_iterations and clock() - started_s < budget_s:
-        found = _probed(model, task, found, own, config, probe_iterations, seed)
-    return replace(found, seconds=clock() - started_s)
-
-
-def own_candidates(model: BaseModel, task: Task, virtual_tokens: int, seed: int) -> list[Candidate]:
-    """The starts that need no bank: instruction, description and the cold start."""
-    texts = {"instruction": task.instruction, "description": task.description}
-    found = [
-        Candidate(f"text:{name}", "instruction" if name == "instruction" else "text", prompt)
-        for name, text in texts.items()
-        if text and text.strip()
-        for prompt in [text_init(model, text, virtual_tokens)]
-    ]
-    return [*found, Candidate("random", "random", random_init(model, virtual_tokens, seed))]
-
-
-def _probed(
-    model: BaseModel,
-    task: Task,
-    found: Lookup,
-    own: Sequence[Candidate],
-    config: TuneConfig,
-    iterations: int,
-    seed: int,
-) -> Lookup:
-    """The lookup with the choice made by what the finalists become in a few steps."""
+    leaders = [c for c in found.finalists if c.kind == "bank"][:_LEADERS]
+    mixed = mixtures(visible, [visible[c.name] for c in leaders], label_embedding(model, task))
     always = [candidate for candidate in own if candidate.kind in ("instruction", "random")]
-    finalists = list({c.name: c for c in (*found.finalists, *always)}.values())
-    losses = probe_losses(
-        model,
-        task,
-        [candidate.prompt for candidate in finalists],
-        config=config,
-        iterations=iterations,
-        seed=seed,
+    others = [*mixed, *always]
+    losses = dict(zip((c.name for c in others), _losses(scorer, others, len(drawn)), strict=True))
+    losses |= {c.name: c.loss for c in found.candidates if c.samples == len(drawn)}
+    found = replace(
+        found,
+        evaluated=found.evaluated + len(others) * len(drawn),
+        candidates=_ranked([*_scored(others, losses, len(drawn)), *found.candidates]),
     )
-    ranked = sorted(zip(losses, finalists, strict=True), key=lambda pair: pair[0])
-    loss, choice = ranked[0]
-    next_best = f", next {ranked[1][1].name} with {ranked[1][0]:.3f}" if len(ranked) > 1 else ""
+    entropy = _entropy(task)
+
+    def judged(candidate: Candidate, probed_loss: float | None) -> _Judged:
+        start_loss = losses[candidate.name]
+        ita = ita_model.predict(start_loss, probed_loss, entropy)
+        return _Judged(candidate, start_loss, probed_loss, ita)
+
+    known = {c.name: c for c in (*found.finalists, *others) if c.name in losses}
+    ranked = sorted((judged(c, None) for c in known.values()), key=lambda j: (j.ita, j.start_loss))
+    is_late = clock() - started_s > _PROBE_BEFORE * budget_s
+    if probe_iterations and not is_late and ranked[0].ita > SURE_ITERATIONS:
+        finalists = _finalists(known, ranked, always)
+        after = probe_losses(
+            model,
+            task,
+            [candidate.prompt for candidate in finalists],
+            config=config,
+            iterations=probe_iterations,
+            seed=seed,
+        )
+        probed = [judged(c, loss) for c, loss in zip(finalists, after, strict=True)]
+        ranked = sorted(probed, key=lambda j: (j.ita, j.start_loss))
     return replace(
         found,
-        choice=choice,
-        finalists=tuple(candidate for _, candidate in ranked),
-        why=(
-            f"{choice.kind} prompt {choice.name} comes to the lowest loss in {iterations} "
-            f"iterations, {loss:.3f}{next_best}; before them, {found.why}"
-        ),
+        choice=ranked[0].candidate,
+        finalists=tuple(j.candidate for j in ranked),
+        why=_why(ranked, found),
+        predicted_iterations=ranked[0].ita,
+        start_loss=ranked[0].start_loss,
+        probed_loss=ranked[0].probed_loss,
+        seconds=clock() - started_s,
     )
+
+
+def _finalists(
+    known: dict[str, Candidate], ranked: Sequence[_Judged], always: Sequence[Candidate]
+) -> list[Candidate]:
+    """Who is probed: the best of the bank, the best mixture, the bank's mean and the own words."""
+    best = [j.candidate for j in ranked if j.candidate.kind == "bank"][:_LEADERS]
+    best += [j.candidate for j in ranked if j.candidate.kind == "mix"][:1]
+    best += [known[name] for name in ("mean of the bank",) if name in known]
+    best += [j.candidate for j in ranked if j.candidate.kind == "text"][:1]
+    return list({candidate.name: candidate for candidate in (*best, *always)}.values())
+
+
+def _losses(scorer: PromptScorer, candidates: Sequence[Candidate], samples: int) -> list[float]:
+    if not candidates:
+        return []
+    losses = scorer(np.stack([c.prompt for c in candidates]), range(samples))
+    return [float(loss) if np.isfinite(loss) else math.inf for loss in losses]
+
+
+def _scored(
+    candidates: Sequence[Candidate], losses: dict[str, float], samples: int
+) -> list[ScoredCandidate]:
+    return [ScoredCandidate(c.name, c.kind, losses[c.name], samples) for c in candidates]
+
+
+def _ranked(candidates: Sequence[ScoredCandidate]) -> tuple[ScoredCandidate, ...]:
+    """Each candidate once, those scored on the most samples first, then by loss."""
+    ranked = sorted(candidates, key=lambda c: (-c.samples, c.loss))
+    return tuple({c.name: c for c in reversed(ranked)}.values())[::-1]
+
+
+def _entropy(task: Task) -> float:
+    """The entropy (nats) of the completions of the train split."""
+    counts = Counter(example.completion for example in task.train)
+    total = len(task.train)
+    return -sum(count / total * math.log(count / total) for count in counts.values())
+
+
+def _why(ranked: Sequence[_Judged], found: Lookup) -> str:
+    best = ranked[0]
+    probed = "" if best.probed_loss is None else f", {best.probed_loss:.3f} after probing"
+    following = "" if len(ranked) < 2 else f"; next {_sentence(ranked[1])}"
+    return (
+        f"{best.candidate.kind} prompt {_sentence(best)} (loss {best.start_loss:.3f}{probed})"
+        f"{following}; by loss, {found.why}"
+    )
+
+
+def _sentence(judged: _Judged) -> str:
+    return f"{judged.candidate.name} is predicted to need {judged.ita:.1f} iterations"

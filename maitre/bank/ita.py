@@ -1,0 +1,91 @@
+"""Predicts how many iterations a start needs, from its loss and what a few steps make of it.
+
+A low first loss is not fast convergence, so a start is judged by predicted iterations to accuracy
+(ITA). The predictor is a linear one, fitted by ridge regression towards shipped coefficients: with
+a short history it says what the shipped ones say, with a long one what the bank has seen itself.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PRIOR_RECORDS = 30.0
+"""How many records of a history weigh as much as the shipped coefficients."""
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """A start that was tuned from, what was known of it before, and how long it took.
+
+    Losses are in nats: `start_loss` on samples of the task, `probed_loss` on the same after a few
+    probing steps (`None` where none were taken), `entropy` of the task's labels. A run that ended
+    before its target counts with the iterations it took.
+    """
+
+    task: str
+    start: str
+    start_loss: float
+    probed_loss: float | None
+    entropy: float
+    iterations: float
+
+
+@dataclass(frozen=True)
+class ItaModel:
+    """`log(1 + ITA)` as a linear function of what is known of a start, with and without a probe.
+
+    `unprobed`: constant, log(1 + start loss / entropy). `probed`: constant, the same, and
+    log(1 + probed loss / entropy).
+    """
+
+    unprobed: tuple[float, float]
+    probed: tuple[float, float, float]
+
+    def predict(self, start_loss: float, probed_loss: float | None, entropy: float) -> float:
+        """Iterations to accuracy of a start; infinite where a loss is no number."""
+        row = _features(start_loss, probed_loss, entropy)
+        if not np.isfinite(row).all():
+            return math.inf
+        weights = self.unprobed if probed_loss is None else self.probed
+        return float(np.expm1(np.clip(row @ np.array(weights), 0.0, 10.0)))
+
+    def refitted(self, history: Sequence[StartRecord]) -> "ItaModel":
+        """The model drawn towards a history; itself, when the history is empty."""
+        unprobed = _ridge(self.unprobed, [_without_probe(record) for record in history])
+        probed = _ridge(self.probed, [r for r in history if r.probed_loss is not None])
+        return ItaModel(
+            unprobed=(unprobed[0], unprobed[1]),
+            probed=(probed[0], probed[1], probed[2]),
+        )
+
+
+SHIPPED = ItaModel(unprobed=(0.3, 1.2), probed=(0.2, 0.3, 1.8))
+
+
+def _without_probe(record: StartRecord) -> StartRecord:
+    return StartRecord(
+        record.task, record.start, record.start_loss, None, record.entropy, record.iterations
+    )
+
+
+def _features(start_loss: float, probed_loss: float | None, entropy: float) -> np.ndarray:
+    scale = max(entropy, 0.1)
+    known = [1.0, math.log1p(max(start_loss, 0.0) / scale)]
+    if probed_loss is not None:
+        known.append(math.log1p(max(probed_loss, 0.0) / scale))
+    return np.array(known)
+
+
+def _ridge(prior: Sequence[float], records: Sequence[StartRecord]) -> tuple[float, ...]:
+    """Least squares on the records, drawn towards the prior as by `PRIOR_RECORDS` records."""
+    weights = np.array(prior)
+    if not records:
+        return tuple(prior)
+    rows = np.stack([_features(r.start_loss, r.probed_loss, r.entropy) for r in records])
+    wanted = np.log1p([record.iterations for record in records])
+    usable = np.isfinite(rows).all(axis=1)
+    rows, wanted = rows[usable], wanted[usable]
+    gram = rows.T @ rows + PRIOR_RECORDS * np.eye(len(weights))
+    return tuple((weights + np.linalg.solve(gram, rows.T @ (wanted - rows @ weights))).tolist())
