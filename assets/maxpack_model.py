@@ -44,7 +44,9 @@ def maxpack_model(
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
     """Train on most of the traces, score on the rest beside the champion, promote if better."""
-    from maitre.maxpack.model import MaxpackError, MaxpackModel, evaluate, split_traces
+    from maitre.maxpack.card import MaxpackError
+    from maitre.maxpack.evaluate import evaluate, split_traces
+    from maitre.maxpack.model import MaxpackModel
     from maitre.maxpack.promotion import is_better
 
     traces = home.read_frame(TRACES)
@@ -148,7 +150,7 @@ def champion_predicts_well(home: DataHome, mlflow: MlflowTracking) -> dg.AssetCh
 
     The bounds are those that arXiv 2602.24044 reports for its own model.
     """
-    from maitre.maxpack.model import evaluate, split_traces
+    from maitre.maxpack.evaluate import evaluate, split_traces
 
     config = MaxpackConfig()
     champion = load_champion(mlflow)

@@ -40,7 +40,7 @@ def placement_plan(
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
     """Place the catalogue with the champion; every server is checked in the twin and repaired."""
-    from maitre.maxpack.model import MaxpackError
+    from maitre.maxpack.card import MaxpackError
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.place import place
     from maitre.twin import ServerProfile

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from maitre.maxpack.design import Point, design, make_traces, point_features
+from maitre.maxpack.evaluate import evaluate
 from maitre.maxpack.inputs import FEATURES
-from maitre.maxpack.model import MaxpackModel, evaluate
+from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import ServerOptions, default_lengths
 from maitre.maxpack.scores import macro_f1, signed_error, symmetric_error
 from maitre.placement.bound import relaxed_servers

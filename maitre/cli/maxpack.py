@@ -48,7 +48,8 @@ def fit(
     """Fit the model, score it on held-out traces, and save it."""
     import pandas as pd
 
-    from maitre.maxpack.model import MaxpackModel, evaluate, split_traces
+    from maitre.maxpack.evaluate import evaluate, split_traces
+    from maitre.maxpack.model import MaxpackModel
 
     training, test = split_traces(pd.read_parquet(traces), held_out, seed)
     model = MaxpackModel.fit(training, seed)

@@ -12,7 +12,12 @@ With request rate l (1/s), mean step time t (s) and the twin's own step cost
 The server is sustainable when at some t it is busy for no more than all of the time while K fits
 the KV cache, L the slots and B `max_num_seqs`. `fill` is the smallest over t of the largest of
 those fractions: up to 1 the averages can be met, above 1 they cannot. What fluctuations do near 1
-is for the learned model to say.
+is for the learned model to say; it gets the scales on which they act:
+
+    load_at_limit       busy at the longest step time that KV cache, slots and sequences allow:
+                        the utilisation of a server that works off a queue
+    wait_at_limit_ms    mean wait of a single-server queue at that utilisation
+    *_spare_sigmas      what is free of the KV cache (the slots) in standard deviations of its use
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ _LOG_RATIO = math.log(STEP_TIMES_S[1] / STEP_TIMES_S[0])
 _N_STEPS = len(STEP_TIMES_S)
 _BISECTIONS = 19
 _SHORTEST_S, _LONGEST_S = 1e-3, 30.0
+_MOST_SIGMAS, _LEAST_IDLE = 30.0, 1e-4
 # Three-point Gauss-Hermite quadrature of the prefill tokens in a step.
 _REACH, _SIDE_WEIGHT = math.sqrt(3.0), 1.0 / 6.0
 
@@ -52,6 +58,11 @@ FLUID_FEATURES = (
     "adapters_in_batch",
     "kv_fraction",
     "slots_fraction",
+    "load_at_limit",
+    "kv_spare_sigmas",
+    "slots_spare_sigmas",
+    "wait_at_limit_ms",
+    "fill_batch",
 )
 
 
@@ -153,6 +164,24 @@ def _limits(sums, limit, t, kv_per_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _longest_step(sums, limit, kv_per_s):  # type: ignore[no-untyped-def]
+    """The step time at which the KV cache, the slots or the sequences are all in use."""
+    t = min(_LONGEST_S, limit[0] / max(kv_per_s, 1e-12))
+    t = min(t, limit[2] / max(sums[_OUTPUT], 1e-12))
+    t = min(t, limit[3] / max(sums[_OUTPUT] + sums[_INPUT], 1e-12))
+    if sums[_COUNT] > limit[1] and _active(sums, t) > limit[1]:
+        low, high = math.log(_SHORTEST_S), math.log(t)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            if _active(sums, math.exp(middle)) > limit[1]:
+                high = middle
+            else:
+                low = middle
+        t = math.exp(low)
+    return max(t, _SHORTEST_S)
+
+
+@compiled
 def _solve_all(sums, some, cost, limit, moments, rounding, out):  # type: ignore[no-untyped-def]
     for i in some:
         _solve(sums[i], cost, limit, moments, rounding, out[i])
@@ -181,7 +210,7 @@ def _solve(sums, cost, limit, moments, rounding, out):  # type: ignore[no-untype
     kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
     busy = _busy(sums, cost, limit, t, kv_per_s, moments[0])
     out[0] = max(max(busy, kv), max(slots, sequences))
-    out[1], out[2], out[3] = busy, kv, slots
+    out[1], out[2], out[3], out[13] = busy, kv, slots, sequences
     # The step time at which the server settles: busy exactly all of the time, or the crossing
     # when it is overloaded.
     if out[0] < 1.0:
@@ -199,3 +228,17 @@ def _solve(sums, cost, limit, moments, rounding, out):  # type: ignore[no-untype
     out[6] = _active(sums, t)
     out[7] = kv
     out[8] = out[6] / limit[1]
+    full_t = _longest_step(sums, limit, kv_per_s)
+    load = _busy(sums, cost, limit, full_t, kv_per_s, moments[0])
+    out[9] = load
+    # Sequences come and go as in an M/G/infinity queue; each holds KV cache for a time and in an
+    # amount that vary with its lengths.
+    running = max(out[5], 1e-9)
+    sigmas = (1.0 - kv) / max(kv, 1e-9) * math.sqrt(running / moments[2])
+    out[10] = min(max(sigmas, -_MOST_SIGMAS), _MOST_SIGMAS)
+    out[11] = _MOST_SIGMAS
+    if sums[_COUNT] > limit[1]:
+        spread = math.sqrt(max(out[6] * (1.0 - out[6] / sums[_COUNT]), 1e-2))
+        out[11] = min(max((limit[1] - out[6]) / spread, -_MOST_SIGMAS), _MOST_SIGMAS)
+    idle = max(1.0 - load, _LEAST_IDLE)
+    out[12] = 1e3 * 0.5 * (1.0 + moments[2]) * load / (idle * max(sums[_RATE], 1e-6))

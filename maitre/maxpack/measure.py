@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -25,11 +26,16 @@ from maitre.twin.workload import Trace
 Progress = Callable[[int, int], None]
 Run = tuple[ServerConfig, Workload]
 
+_TWIN_LOG = logging.getLogger("maitre.twin")
+
 # Reading takes the profile's time; half as much again keeps the readings apart.
 _READING_FACTOR = 1.5
 _SETTLING_S = 1.0
-# Fewer simulated seconds than this are over before another process would have started.
-_WORTH_A_PROCESS_S = 40 * 3600.0
+# The kernel runs outside Python's lock; one thread more than there are cores fills the time in
+# which the others prepare arrivals inside it. Beyond a few cores the lock is in the way, and then
+# processes pay once there is enough to do.
+_THREADS_SCALE_TO = 4
+_WORTH_PROCESSES_S = 400 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,26 @@ def measure_many(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> list[Measurement]:
-    """Measure every run under its seed, on all cores where that pays (`workers=1`: never)."""
+    """Measure every run under its seed, on all cores that this process may use (`workers=1`: one).
+
+    The same seeds give the same measurements however many workers there are.
+    """
     tasks = [
         (profile, config, workload, seed, rule)
         for (config, workload), seed in zip(runs, seeds, strict=True)
     ]
+    cores = min(workers or _cores(), max(len(tasks), 1))
+    if cores == 1:
+        with _without_range_warnings():
+            return _collected(map(_measure, tasks), len(tasks), on_progress)
     simulated_s = sum(workload.duration_s for _, workload in runs)
-    count = min(workers or os.cpu_count() or 1, max(len(tasks), 1))
-    if count == 1 or (workers is None and simulated_s < _WORTH_A_PROCESS_S):
-        return _collected(map(_measure, tasks), len(tasks), on_progress)
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        chunk = max(1, min(16, len(tasks) // (count * 8)))
+    pool: Executor
+    if cores > _THREADS_SCALE_TO and simulated_s > _WORTH_PROCESSES_S:
+        pool = ProcessPoolExecutor(cores, get_context("spawn"), initializer=_silence)
+    else:
+        pool = ThreadPoolExecutor(cores + 1)
+    with pool, _without_range_warnings():
+        chunk = max(1, min(16, len(tasks) // (cores * 8)))
         return _collected(pool.map(_measure, tasks, chunksize=chunk), len(tasks), on_progress)
 
 
@@ -93,17 +108,30 @@ def warm_started(profile: ServerProfile, workload: Workload, seed: int) -> Workl
     )
 
 
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _without_range_warnings() -> Iterator[None]:
+    """Designs leave the profile's range on purpose; one warning a run would drown all else."""
+    level = _TWIN_LOG.level
+    _silence()
+    try:
+        yield
+    finally:
+        _TWIN_LOG.setLevel(level)
+
+
+def _silence() -> None:
+    _TWIN_LOG.setLevel(logging.ERROR)
+
+
 def _measure(task: tuple[ServerProfile, ServerConfig, Workload, int, HealthRule]) -> Measurement:
     profile, config, workload, seed, rule = task
-    twin_log = logging.getLogger("maitre.twin")
-    level = twin_log.level
-    # Designs leave the profile's range on purpose; one warning a run would drown all else.
-    twin_log.setLevel(logging.ERROR)
-    try:
-        warm = warm_started(profile, workload, seed)
-        result = simulate(profile, config, warm, seed)
-    finally:
-        twin_log.setLevel(level)
+    warm = warm_started(profile, workload, seed)
+    result = simulate(profile, config, warm, seed)
     # Tokens per second of load, without the time in which the adapters were read.
     stretch = warm.duration_s / workload.duration_s
     return Measurement(

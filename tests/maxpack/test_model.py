@@ -6,15 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maitre.maxpack.card import MaxpackError, fingerprint_of
 from maitre.maxpack.design import design, make_traces
+from maitre.maxpack.evaluate import evaluate, risk_reliability, split_traces
 from maitre.maxpack.inputs import FEATURES
-from maitre.maxpack.model import (
-    MaxpackError,
-    MaxpackModel,
-    evaluate,
-    fingerprint_of,
-    split_traces,
-)
+from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.recommend import recommend_server
 from maitre.maxpack.scores import macro_f1, symmetric_error
 from maitre.twin import AdapterLoad, ServerProfile
@@ -57,6 +53,9 @@ def test_the_model_learns_and_reads_back(
     scores = evaluate(model, traces)
     assert scores.throughput_error < 5
     assert scores.health_macro_f1 > 0.8
+    found = risk_reliability(model, traces)
+    assert sum(found.rows) == (~traces["out_of_memory"]).sum()
+    assert found.observed[0] < found.observed[-1]
     model.save(tmp_path / "model")
     model.save(tmp_path / "model")
     loaded = MaxpackModel.load(tmp_path / "model")

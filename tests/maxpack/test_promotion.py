@@ -16,6 +16,7 @@ CHAMPION = MaxpackScores(
     starvation_macro_f1=0.95,
     health_macro_f1=0.95,
     health_brier=0.05,
+    starvation_brier=0.05,
 )
 
 

@@ -1,0 +1,125 @@
+"""Fits the capacity model on simulated traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import catboost
+import numpy as np
+import pandas as pd
+
+from maitre.maxpack.calibration import Calibration, ResidualBand
+from maitre.maxpack.card import MaxpackError, ModelCard
+from maitre.maxpack.inputs import FEATURES
+from maitre.maxpack.model import MaxpackModel
+from maitre.maxpack.targets import CLASSIFIERS, COLUMNS, REGRESSORS, label, log_fill, log_target
+from maitre.maxpack.trees import ObliviousTrees
+
+MINIMUM_ROWS = 40
+FOLDS = 3
+# More of any of these only ever strains a server.
+_WORSE_WHEN_HIGHER = ("fill", "fill_time", "fill_kv", "load_at_limit")
+
+
+def fit_model(
+    traces: pd.DataFrame, random_state: int = 0, *, iterations: int = 250, threads: int = 1
+) -> MaxpackModel:
+    """A model fitted on the traces of one profile (`maitre.maxpack.design.make_traces`).
+
+    Configurations that ran out of memory teach nothing but that, which the profile says
+    exactly; they are left out.
+
+    Raises:
+        MaxpackError: missing columns, fewer than `MINIMUM_ROWS` rows that ran, traces of
+            several profiles, or none healthy, or none unhealthy.
+    """
+    missing = [c for c in (*FEATURES, *COLUMNS) if c not in traces.columns]
+    if missing:
+        raise MaxpackError(f"the traces lack the columns {', '.join(missing)}")
+    ran = traces[~traces["out_of_memory"].astype(bool)].reset_index(drop=True)
+    if len(ran) < MINIMUM_ROWS:
+        raise MaxpackError(f"{len(ran)} traces ran to the end; a model needs {MINIMUM_ROWS}")
+    card = ModelCard.of(ran, traces, random_state)
+    common = {
+        "iterations": iterations,
+        "boosting_type": "Plain",
+        "border_count": 64,
+        "random_seed": random_state,
+        "thread_count": threads,
+        "verbose": False,
+        "allow_writing_files": False,
+    }
+    trees, bands = _regressors(ran, common)
+    calibrations, priors = {}, {}
+    for name in CLASSIFIERS:
+        trees[name], calibrations[name], priors[name] = _classifier(name, ran, common)
+    return MaxpackModel(card, trees, calibrations, bands, priors)
+
+
+def _regressors(
+    ran: pd.DataFrame, common: dict[str, Any]
+) -> tuple[dict[str, ObliviousTrees], dict[str, ResidualBand]]:
+    x = _matrix(ran)
+    fill = x[:, FEATURES.index("fill")]
+    settings = {**common, "loss_function": "RMSE", "depth": 6, "learning_rate": 0.06}
+    trees, bands = {}, {}
+    for name in REGRESSORS:
+        target, known = log_target(name, ran)
+        held_out = _cross_fitted(catboost.CatBoostRegressor, x[known], target[known], settings)
+        bands[name] = ResidualBand.fit(target[known] - held_out, fill[known])
+        model = catboost.CatBoostRegressor(**settings).fit(x[known], target[known])
+        trees[name] = ObliviousTrees.from_catboost(model)
+    return trees, bands
+
+
+def _classifier(
+    name: str, ran: pd.DataFrame, common: dict[str, Any]
+) -> tuple[ObliviousTrees, Calibration, Calibration]:
+    x, truth = _matrix(ran), label(name, ran)
+    if truth.all() or not truth.any():
+        raise MaxpackError(
+            f"all {len(ran)} traces are alike ({name} = {bool(truth[0])}); "
+            "design configurations on both sides of the limit"
+        )
+    settings = {
+        **common,
+        "model_shrink_rate": 0.0,
+        "depth": 5,
+        "learning_rate": 0.06,
+        "l2_leaf_reg": 6.0,
+        "leaf_estimation_iterations": 2,
+        "monotone_constraints": [1 if f in _WORSE_WHEN_HIGHER else 0 for f in FEATURES],
+    }
+    # The trees correct what the fill alone says. Far from the limit they have next to nothing to
+    # learn from, and an empty server must not look risky for want of data.
+    prior = Calibration.fit(log_fill(x), truth)
+    baseline = prior.log_odds(log_fill(x))
+    held_out = _cross_fitted(catboost.CatBoostClassifier, x, truth, settings, baseline)
+    model = catboost.CatBoostClassifier(**settings).fit(catboost.Pool(x, truth, baseline=baseline))
+    return ObliviousTrees.from_catboost(model), Calibration.fit(held_out, truth), prior
+
+
+def _matrix(ran: pd.DataFrame) -> np.ndarray:
+    return ran[list(FEATURES)].to_numpy(dtype=np.float64)
+
+
+def _cross_fitted(
+    kind: type,
+    x: np.ndarray,
+    target: np.ndarray,
+    settings: dict[str, Any],
+    baseline: np.ndarray | None = None,
+) -> np.ndarray:
+    """Raw predictions for each row, baseline included, by a model that has not seen it."""
+    rng = np.random.default_rng(settings["random_seed"])
+    fold = rng.permutation(len(target)) % FOLDS
+    scores = np.zeros(len(target)) if baseline is None else baseline.copy()
+    for k in range(FOLDS):
+        seen = fold != k
+        if len(np.unique(target[seen])) == 1:
+            continue
+        known = None if baseline is None else baseline[seen]
+        pool = catboost.Pool(x[seen], target[seen], baseline=known)
+        model = kind(**settings).fit(pool)
+        scores[~seen] += model.predict(x[~seen], prediction_type="RawFormulaVal")
+    return scores
