@@ -1,12 +1,13 @@
 """The prompt bank: an immutable collection of prompts for one base model."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 
 import numpy as np
 
 from maitre.bank.entry import BankEntry, BankError
+from maitre.bank.ita import StartRecord
 
 NEAR_DUPLICATE_SIMILARITY = 0.999
 
@@ -24,11 +25,13 @@ class PromptBank:
     """Prompts for one base model and tokenizer (their fingerprints), in order of insertion.
 
     All prompts of a bank have the same number of virtual tokens and stand at the same place of the
-    input (`position`). A bank never changes: what adds or drops returns another bank.
+    input (`position`). A bank never changes: what adds or drops returns another bank. `history` is
+    what tunings from its starts have shown; the predictor of iterations learns from it.
     """
 
     entries: tuple[BankEntry, ...] = ()
-    _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    history: tuple[StartRecord, ...] = field(default=(), repr=False)
+    _places: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         places: dict[str, int] = {}
@@ -95,16 +98,16 @@ class PromptBank:
             directions[len(kept)] = direction
             places[entry.entry_id] = len(kept)
             kept.append(entry)
-        return PromptBank(tuple(kept)), tuple(rejected)
+        return replace(self, entries=tuple(kept)), tuple(rejected)
 
     def without(self, entry_ids: Iterable[str]) -> "PromptBank":
         """The bank without these entries (ids that are not there are passed over)."""
         dropped = set(entry_ids)
-        return PromptBank(tuple(e for e in self.entries if e.entry_id not in dropped))
+        return self._of(e for e in self.entries if e.entry_id not in dropped)
 
     def visible_to(self, tenant: str | None) -> "PromptBank":
         """The prompts that a tenant may start from: the public ones and its own."""
-        return PromptBank(tuple(e for e in self.entries if e.tenant in (None, tenant)))
+        return self._of(e for e in self.entries if e.tenant in (None, tenant))
 
     def evicted_to(self, most_entries: int) -> "PromptBank":
         """The bank cut to `most_entries`.
@@ -140,7 +143,7 @@ class PromptBank:
             e.entry_id: e.with_feature(name, vector)
             for e, vector in zip(lacking, vectors, strict=True)
         }
-        return PromptBank(tuple(new.get(e.entry_id, e) for e in self.entries))
+        return self._of(new.get(e.entry_id, e) for e in self.entries)
 
     @staticmethod
     def load(url: str | PathLike[str], missing_ok: bool = False) -> "PromptBank":
@@ -149,12 +152,13 @@ class PromptBank:
         Raises `BankError` when there is none (unless `missing_ok`: then an empty one) or when a
         file of it is damaged.
         """
+        from maitre.bank.history import load_history
         from maitre.bank.store import load_entries
 
         entries = load_entries(str(url))
         if entries is None and not missing_ok:
             raise BankError(f"no prompt bank at {url}")
-        return PromptBank(tuple(entries or ()))
+        return PromptBank(tuple(entries or ()), load_history(url))
 
     def save(self, url: str | PathLike[str]) -> None:
         """Store this bank's entries at a folder or fsspec URL, beside those already there.
@@ -199,6 +203,9 @@ class PromptBank:
                     f"the bank's prompts have {entry.prompt.shape[0]} virtual tokens as "
                     f"{entry.position}, not {virtual_tokens} as {position}"
                 )
+
+    def _of(self, entries: Iterable[BankEntry]) -> "PromptBank":
+        return replace(self, entries=tuple(entries))
 
     def _check_fits(self, entry: BankEntry, first: BankEntry | None = None) -> None:
         first = first or (self.entries[0] if self.entries else entry)

@@ -55,7 +55,7 @@ def find_start(
     clock: Callable[[], float] = time.monotonic,
     exhaustive: bool = False,
     probe_iterations: int = PROBE_ITERATIONS,
-    ita_model: ItaModel = SHIPPED,
+    ita_model: ItaModel | None = None,
 ) -> Lookup:
     """Look up the prompt to start tuning `task` from: the one predicted to need fewest iterations.
 
@@ -64,13 +64,15 @@ def find_start(
     scored by their loss on `samples` train examples, drawn by `seed`. Unless the best of them is
     predicted to be there almost at once (`SURE_ITERATIONS`), the finalists, the instruction and the
     cold start among them, take `probe_iterations` tuning steps in one shared batch, and
-    `ita_model` predicts from the losses before and after. Probing only chooses: the prompt that is
-    returned is the one before those steps. Half a budget used up leaves no time for it.
+    `ita_model` (by default the shipped one, refitted to the bank's history) predicts from the
+    losses before and after. Probing only chooses: the prompt that is returned is the one before
+    those steps. Half a budget used up leaves no time for it.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
     Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
     """
     started_s = clock()
+    ita_model = ita_model or SHIPPED.refitted(bank.history)
     visible = bank.visible_to(tenant)
     visible.check_model(model.hash, model.tokenizer_hash)
     visible.check_prompts(config.virtual_tokens, config.position)
@@ -99,11 +101,12 @@ def find_start(
         evaluated=found.evaluated + len(others) * len(drawn),
         candidates=_ranked([*_scored(others, losses, len(drawn)), *found.candidates]),
     )
-    entropy = _entropy(task)
+    entropy = label_entropy(task)
+    predict = ita_model.predict
 
     def judged(candidate: Candidate, probed_loss: float | None) -> _Judged:
         start_loss = losses[candidate.name]
-        ita = ita_model.predict(start_loss, probed_loss, entropy)
+        ita = predict(start_loss, probed_loss, entropy)
         return _Judged(candidate, start_loss, probed_loss, ita)
 
     known = {c.name: c for c in (*found.finalists, *others) if c.name in losses}
@@ -163,7 +166,7 @@ def _ranked(candidates: Sequence[ScoredCandidate]) -> tuple[ScoredCandidate, ...
     return tuple({c.name: c for c in reversed(ranked)}.values())[::-1]
 
 
-def _entropy(task: Task) -> float:
+def label_entropy(task: Task) -> float:
     """The entropy (nats) of the completions of the train split."""
     counts = Counter(example.completion for example in task.train)
     total = len(task.train)

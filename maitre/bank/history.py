@@ -1,0 +1,54 @@
+"""What tunings have shown of starts, kept beside the bank's entries: the predictor learns from it.
+
+A record is one JSON line; a file holds what was written at once, so two writers lose nothing.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from os import PathLike
+
+import fsspec
+
+from maitre.bank.entry import BankError
+from maitre.bank.ita import StartRecord
+
+FOLDER = "history"
+MOST_FILES = 400
+"""Older files than the newest so many are not read."""
+
+
+def append_history(url: str | PathLike[str], records: Sequence[StartRecord]) -> None:
+    """Keep records of tunings beside the bank at `url`."""
+    if not records:
+        return
+    fs, root = fsspec.core.url_to_fs(str(url))
+    folder = f"{root}/{FOLDER}"
+    fs.makedirs(folder, exist_ok=True)
+    number = len(fs.ls(folder, detail=False)) + 1
+    path = f"{folder}/{number:08d}-{uuid.uuid4().hex[:12]}.jsonl"
+    content = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    unfinished = f"{path}.tmp"
+    fs.pipe_file(unfinished, content.encode())
+    fs.mv(unfinished, path)
+
+
+def load_history(url: str | PathLike[str]) -> tuple[StartRecord, ...]:
+    """The records beside the bank at `url`, oldest first; none where nothing was kept.
+
+    Raises `BankError` for a damaged file.
+    """
+    fs, root = fsspec.core.url_to_fs(str(url))
+    folder = f"{root}/{FOLDER}"
+    if not fs.exists(folder):
+        return ()
+    fs.invalidate_cache(folder)
+    paths = sorted(path for path in fs.ls(folder, detail=False) if path.endswith(".jsonl"))
+    found = []
+    for path in paths[-MOST_FILES:]:
+        try:
+            found += [StartRecord(**json.loads(line)) for line in fs.cat_file(path).splitlines()]
+        except (TypeError, ValueError) as error:
+            raise BankError(f"{path} is damaged: {error}") from None
+    return tuple(found)
