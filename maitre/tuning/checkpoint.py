@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors
@@ -11,17 +11,18 @@ import safetensors.torch
 
 from maitre.tuning.adam import AdamState
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import TuneConfig, TuningInputError
-from maitre.tuning.task_run import RunState
+from maitre.tuning.config import RunConfig, TuningInputError
+from maitre.tuning.task_run import RunState, TaskRun
 from maitre.tuning.tasks import Task
 
-_FORMAT = "maitre-checkpoint-1"
+_FORMAT = "maitre-checkpoint-2"
 
 
-def run_identity(model: BaseModel, task: Task, config: TuneConfig, seed: int) -> str:
+def run_identity(model: BaseModel, task: Task, config: RunConfig, seed: int) -> str:
     """What must be the same for a checkpoint to belong to a run (the start is in its state)."""
     settings = {key: value for key, value in asdict(config).items() if key != "max_iterations"}
     parts = {"model": model.hash, "dtype": str(model.dtype), "task": task.fingerprint()}
+    parts["method"] = type(config).__name__
     return json.dumps(parts | {"config": settings, "seed": seed}, sort_keys=True)
 
 
@@ -31,7 +32,7 @@ def save_checkpoint(path: Path, state: RunState, identity: str, seconds: float) 
     `seconds` is the wall time of the run so far.
     """
     tensors = {
-        "prompt": state.prompt,
+        "values": state.values,
         "adam_mean": state.adam.mean,
         "adam_square": state.adam.square,
         "best": state.best,
@@ -86,7 +87,7 @@ def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | N
         facts = json.loads(metadata["facts"])
         point = facts["best_point"]
         return RunState(
-            prompt=tensors["prompt"],
+            values=tensors["values"],
             adam=AdamState(tensors["adam_mean"], tensors["adam_square"], facts["adam_steps"]),
             best=tensors["best"],
             best_point=None if point is None else (point[0], point[1], point[2]),
@@ -103,3 +104,29 @@ def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | N
 def _difference(one: str, other: str) -> str:
     first, second = json.loads(one), json.loads(other)
     return ", ".join(key for key in second if first.get(key) != second[key])
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Stores a run's state now and then; does nothing without a path."""
+
+    path: Path | None
+    identity: str
+    every: int
+
+    def resume(self, model: BaseModel, run: TaskRun) -> None:
+        """Put the run where its checkpoint left it, when there is one."""
+        if self.path is not None:
+            run.state = load_checkpoint(self.path, model, self.identity) or run.state
+            if run.is_active and run.state.iteration >= run.config.max_iterations:
+                run.state.stopped_because = "max_iterations"
+
+    def keep(self, run: TaskRun, seconds: float) -> None:
+        """Store the state as it is."""
+        if self.path is not None:
+            save_checkpoint(self.path, run.state, self.identity, run.state.seconds + seconds)
+
+    def keep_when_due(self, run: TaskRun, seconds: float) -> None:
+        """Store the state at every so many iterations."""
+        if run.state.iteration % self.every == 0:
+            self.keep(run, seconds)

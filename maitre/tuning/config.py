@@ -15,12 +15,8 @@ class TuningInputError(ValueError):
 
 
 @dataclass(frozen=True)
-class TuneConfig:
-    """How soft prompts are tuned.
-
-    `position` is where the virtual tokens stand: `suffix` between input and answer (the frozen
-    keys and values of the input are computed once, so a step costs only the virtual tokens and
-    the answer), `prefix` before the input (the usual layout, which peft and vLLM know).
+class RunConfig:
+    """What soft prompts and LoRA adapters have in common.
 
     Every `eval_every` iterations the whole eval split is evaluated (`None`: only the last
     iteration is); the run stops at the first evaluation that meets every target that is set.
@@ -28,12 +24,8 @@ class TuneConfig:
     full length whatever the gradient, and throw a good start away.
 
     `eval_rows` limits evaluation to the first so many eval examples; `None` is all of them.
-
-    `cache_limit_bytes` bounds the kept keys and values of train inputs, per task.
     """
 
-    virtual_tokens: int = 4
-    position: Position = "suffix"
     learning_rate: float = 0.03
     warm_up_iterations: int = 0
     batch_size: int = 16
@@ -42,12 +34,10 @@ class TuneConfig:
     target_loss: float | None = None
     target_accuracy: float | None = None
     eval_rows: int | None = None
-    cache_limit_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        for name in ("virtual_tokens", "batch_size", "max_iterations"):
+        for name in ("batch_size", "max_iterations"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _check(self.position in ("suffix", "prefix"), "position", self.position, "suffix or prefix")
         _check(0 < self.learning_rate < np.inf, "learning_rate", self.learning_rate, "positive")
         at_least_0 = self.warm_up_iterations >= 0
         _check(at_least_0, "warm_up_iterations", self.warm_up_iterations, "at least 0")
@@ -71,6 +61,27 @@ class TuneConfig:
         loss_met = self.target_loss is None or eval_loss <= self.target_loss
         accuracy_met = self.target_accuracy is None or eval_accuracy >= self.target_accuracy
         return loss_met and accuracy_met
+
+
+@dataclass(frozen=True)
+class TuneConfig(RunConfig):
+    """How soft prompts are tuned.
+
+    `position` is where the virtual tokens stand: `suffix` between input and answer (the frozen
+    keys and values of the input are computed once, so a step costs only the virtual tokens and
+    the answer), `prefix` before the input (the usual layout, which peft and vLLM know).
+
+    `cache_limit_bytes` bounds the kept keys and values of train inputs, per task.
+    """
+
+    virtual_tokens: int = 4
+    position: Position = "suffix"
+    cache_limit_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.virtual_tokens >= 1, "virtual_tokens", self.virtual_tokens, "at least 1")
+        _check(self.position in ("suffix", "prefix"), "position", self.position, "suffix or prefix")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """A soft prompt's result on a task's eval split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Evaluation, Position
-from maitre.tuning.encoding import EncodedTask, encode
+from maitre.tuning.encoding import EncodedExample, encode
 from maitre.tuning.forward import answer_losses
 from maitre.tuning.rows import RowBatch, fixed_batches
 from maitre.tuning.soft_prompt import checked_prompt
 from maitre.tuning.tasks import Task
+
+RowLosses = Callable[[RowBatch], tuple[torch.Tensor, torch.Tensor]]
+"""Each row's loss and whether it is answered exactly, `[rows]` both."""
 
 EVAL_BATCH_ROWS = 256
 EVAL_BATCH_TOKENS = 8192
@@ -29,27 +32,35 @@ def evaluate(
     virtual_tokens = prompt.shape[0] if prompt.ndim == 2 else 0
     prompt = checked_prompt(model, prompt, virtual_tokens, f"prompt for task {task.name!r}")
     encoded = encode(model, task, virtual_tokens)
-    batches = eval_batches(model, encoded, position, None)
-    loss, accuracy = evaluate_batches(model, torch.from_numpy(prompt), batches, position)
-    return Evaluation(loss, accuracy, encoded.majority_share, len(encoded.eval))
+    batches = eval_batches(model, encoded.eval, position)
+    losses = prompt_losses(model, torch.from_numpy(prompt), position)
+    loss, exact, count = summed_over(batches, losses).tolist()
+    return Evaluation(loss / count, exact / count, encoded.majority_share, len(encoded.eval))
 
 
 def eval_batches(
-    model: BaseModel, task: EncodedTask, position: Position, eval_rows: int | None
+    model: BaseModel, examples: Sequence[EncodedExample], position: Position
 ) -> list[RowBatch]:
-    """The eval split (or its first `eval_rows`) in batches that are evaluated again and again."""
-    return fixed_batches(model, task.eval[:eval_rows], position, EVAL_BATCH_ROWS, EVAL_BATCH_TOKENS)
+    """Eval examples in batches that are evaluated again and again."""
+    return fixed_batches(model, examples, position, EVAL_BATCH_ROWS, EVAL_BATCH_TOKENS)
 
 
 @torch.inference_mode()
-def evaluate_batches(
-    model: BaseModel, prompt: torch.Tensor, batches: Sequence[RowBatch], position: Position
-) -> tuple[float, float]:
-    """Mean loss and accuracy of one prompt `[virtual_tokens, hidden]` over all rows."""
-    losses, exact = [], []
+def summed_over(batches: Sequence[RowBatch], row_losses: RowLosses) -> torch.Tensor:
+    """`[sum of losses, rows answered exactly, rows]` over all batches, float64."""
+    sums = torch.zeros(3, dtype=torch.float64)
     for batch in batches:
+        losses, exact = row_losses(batch)
+        counted = [losses.double().sum(), exact.sum(), torch.tensor(len(batch.examples))]
+        sums += torch.stack([one.double().cpu() for one in counted])
+    return sums
+
+
+def prompt_losses(model: BaseModel, prompt: torch.Tensor, position: Position) -> RowLosses:
+    """The losses of any batch's rows under one prompt `[virtual_tokens, hidden]`."""
+
+    def losses(batch: RowBatch) -> tuple[torch.Tensor, torch.Tensor]:
         prompts = prompt.to(model.device).expand(len(batch.examples), -1, -1)
-        row_losses, row_exact = answer_losses(model, prompts, batch, position)
-        losses.append(row_losses)
-        exact.append(row_exact)
-    return float(torch.cat(losses).mean()), float(torch.cat(exact).float().mean())
+        return answer_losses(model, prompts, batch, position)
+
+    return losses

@@ -17,16 +17,25 @@ def answer_losses(
     row's answer tokens (float32 `[rows]`, differentiable in `prompts`) and whether greedy decoding
     would give exactly that answer (bool `[rows]`).
     """
-    wanted = batch.answers != IGNORED
-    logits = answer_logits(model, prompts, batch, position)
-    tokens = batch.answers[wanted]
-    negative_log = batch.answers.new_zeros(wanted.shape, dtype=torch.float32)
+    return answer_row_losses(answer_logits(model, prompts, batch, position), batch.answers)
+
+
+def answer_row_losses(
+    logits: torch.Tensor, answers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's mean loss, and whether greedy decoding gives exactly its answer.
+
+    `logits [answer tokens of all rows, vocabulary]` predict the tokens of `answers [rows, tokens]`
+    that are not `IGNORED`.
+    """
+    wanted = answers != IGNORED
+    tokens = answers[wanted]
+    negative_log = answers.new_zeros(wanted.shape, dtype=torch.float32)
     negative_log[wanted] = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
-    losses = negative_log.sum(1) / wanted.sum(1)
     # Greedy decoding follows the answer as long as each of its tokens is the likeliest.
     exact = torch.ones_like(wanted)
     exact[wanted] = logits.argmax(-1) == tokens
-    return losses, exact.all(1)
+    return negative_log.sum(1) / wanted.sum(1), exact.all(1)
 
 
 def answer_logits(

@@ -35,6 +35,16 @@ class RowBatch:
     lengths: torch.Tensor
     keys_values: torch.Tensor | None
 
+    def rows(self, part: slice) -> "RowBatch":
+        """Some of the rows."""
+        kv = self.keys_values
+        return RowBatch(
+            examples=self.examples[part],
+            answers=self.answers[part],
+            lengths=self.lengths[part],
+            keys_values=None if kv is None else kv[:, :, part],
+        )
+
 
 class InputCache:
     """Makes batches of examples, keeping the keys and values of their inputs.

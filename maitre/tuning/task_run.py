@@ -1,4 +1,4 @@
-"""One task on its way through tuning: its prompt, its optimiser and its best evaluation so far."""
+"""One task on its way through tuning: its rows, what is learned, the best evaluation so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 
 from maitre.tuning.adam import AdamState, adam_step
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import CurvePoint, StopReason, TuneConfig, TuneResult
-from maitre.tuning.encoding import EncodedTask, encode
-from maitre.tuning.evaluate import eval_batches, evaluate_batches
+from maitre.tuning.config import CurvePoint, Position, RunConfig, StopReason, TuneConfig
+from maitre.tuning.encoding import encode
+from maitre.tuning.evaluate import eval_batches
 from maitre.tuning.rows import InputCache, RowBatch
-from maitre.tuning.soft_prompt import checked_prompt, random_init
 from maitre.tuning.tasks import Metric, Task
+from maitre.tuning.workers import ALONE, Workers
 
 
 def batch_indices(seed: int, iteration: int, batch_size: int, examples: int) -> list[int]:
@@ -31,11 +31,12 @@ def batch_indices(seed: int, iteration: int, batch_size: int, examples: int) -> 
 class RunState:
     """Everything of a run that changes, and that a resumed run needs.
 
-    `prompt` and `best` are float32 `[virtual_tokens, hidden]`; `best_point` is the evaluation of
-    `best`; `seconds` is the wall time that earlier sittings took.
+    `values` and `best` are what is learned, float32: a soft prompt `[virtual_tokens, hidden]`, or
+    all weights of an adapter end to end. `best_point` is the evaluation of `best`; `seconds` is the
+    wall time that earlier sittings took.
     """
 
-    prompt: torch.Tensor
+    values: torch.Tensor
     adam: AdamState
     best: torch.Tensor
     best_point: CurvePoint | None = None
@@ -46,9 +47,9 @@ class RunState:
     seconds: float = 0.0
 
     @classmethod
-    def fresh(cls, prompt: torch.Tensor) -> "RunState":
+    def fresh(cls, values: torch.Tensor) -> "RunState":
         """The state before the first iteration."""
-        return cls(prompt=prompt, adam=AdamState.fresh(prompt), best=prompt)
+        return cls(values=values, adam=AdamState.fresh(values), best=values)
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,39 @@ class TaskData:
         cls,
         model: BaseModel,
         task: Task,
-        config: TuneConfig,
+        config: RunConfig,
         seed: int,
         like: "TaskData | None" = None,
+        workers: Workers = ALONE,
     ) -> "TaskData":
         """Tokenise the task; `like` is the same task's data of another seed, whose eval serves.
 
-        Raises `TuningInputError` for what cannot be tuned.
+        Only soft prompts that stand after their inputs have these cached. Raises
+        `TuningInputError` for what cannot be tuned.
         """
-        encoded = encode(model, task, config.virtual_tokens, eval=() if like else None)
+        virtual_tokens, limit_bytes = 0, 0
+        position: Position = "prefix"
+        if isinstance(config, TuneConfig):
+            virtual_tokens, position = config.virtual_tokens, config.position
+            limit_bytes = config.cache_limit_bytes
+        encoded = encode(model, task, virtual_tokens, eval=() if like else None)
         count = len(encoded.train)
         # The first epoch's batches: a row's inputs are always computed beside the same others, so
         # that a resumed run works with the very same numbers.
         order = np.random.default_rng([seed, 0]).permutation(count).tolist()
         size = config.batch_size
-        groups = [order[start : start + size] for start in range(0, count, size)]
-        train = InputCache(model, encoded.train, config.position, config.cache_limit_bytes, groups)
-        evaluation = like.eval if like else _eval_of(model, encoded, config)
-        return cls(name=task.name, metric=task.metric, seed=seed, train=train, eval=evaluation)
-
-
-def _eval_of(model: BaseModel, encoded: EncodedTask, config: TuneConfig) -> Sequence[RowBatch]:
-    return eval_batches(model, encoded, config.position, config.eval_rows)
+        groups = [
+            part
+            for start in range(0, count, size)
+            for part in workers.shares(order[start : start + size])
+        ]
+        train = InputCache(model, encoded.train, position, limit_bytes, groups)
+        if like is not None:
+            evaluation = like.eval
+        else:
+            rows = workers.share(encoded.eval[: config.eval_rows])
+            evaluation = eval_batches(model, rows, position)
+        return cls(task.name, task.metric, seed, train, evaluation)
 
 
 @dataclass
@@ -98,45 +110,30 @@ class TaskRun:
     """A task's data and the state of its run."""
 
     data: TaskData
-    config: TuneConfig
+    config: RunConfig
     state: RunState
-
-    @classmethod
-    def start(
-        cls, model: BaseModel, data: TaskData, init: np.ndarray | None, config: TuneConfig
-    ) -> "TaskRun":
-        """Lay out the start: `init`, or the cold start of the data's seed.
-
-        Raises `TuningInputError` for a start that does not fit.
-        """
-        if init is None:
-            init = random_init(model, config.virtual_tokens, data.seed)
-        what = f"start for task {data.name!r}"
-        values = checked_prompt(model, init, config.virtual_tokens, what).copy()
-        state = RunState.fresh(torch.from_numpy(values).to(model.device))
-        return cls(data=data, config=config, state=state)
 
     @property
     def is_active(self) -> bool:
         """Whether the run has not stopped."""
         return self.state.stopped_because is None
 
-    def batch(self) -> RowBatch:
-        """The train rows of the coming iteration."""
+    def batch(self, workers: Workers = ALONE) -> RowBatch:
+        """The train rows of the coming iteration, or this worker's share of them."""
         data = self.data
         indices = batch_indices(
             data.seed, self.state.iteration, self.config.batch_size, len(data.train)
         )
-        return data.train.batch(indices)
+        return data.train.batch(workers.share(indices))
 
     def take_step(self, loss: float, gradient: torch.Tensor) -> None:
-        """Move the prompt, unless loss or gradient is no number: then the run ends as it was."""
+        """Move the values, unless loss or gradient is no number: then the run ends as it was."""
         state = self.state
         if not np.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
             state.stopped_because = "diverged"
             return
         learning_rate = self.config.learning_rate_at(state.iteration)
-        state.prompt, state.adam = adam_step(state.prompt, gradient, state.adam, learning_rate)
+        state.values, state.adam = adam_step(state.values, gradient, state.adam, learning_rate)
         state.iteration += 1
 
     def is_evaluation_due(self) -> bool:
@@ -146,10 +143,9 @@ class TaskRun:
         every = self.config.eval_every
         return every is not None and self.state.iteration % every == 0
 
-    def evaluate(self, model: BaseModel) -> None:
-        """Evaluate the prompt as it stands; keep it when it is the best; stop when it is enough."""
+    def take_evaluation(self, loss: float, accuracy: float) -> None:
+        """Note what the values as they stand are worth; keep the best; stop when it is enough."""
         state = self.state
-        loss, accuracy = evaluate_batches(model, state.prompt, self.data.eval, self.config.position)
         if not np.isfinite(loss):
             state.stopped_because = "diverged"
             return
@@ -161,26 +157,11 @@ class TaskRun:
             or state.best_point is None
             or _is_better(self.data.metric, point, state.best_point)
         ):
-            state.best, state.best_point = state.prompt, point
+            state.best, state.best_point = state.values, point
         if state.reached:
             state.stopped_because = "target"
         elif state.iteration >= self.config.max_iterations:
             state.stopped_because = "max_iterations"
-
-    def result(self, seconds: float) -> TuneResult:
-        """What the run comes to; `seconds` is the wall time of this sitting."""
-        _, loss, accuracy = self.state.best_point or (0, float("nan"), 0.0)
-        return TuneResult(
-            task=self.data.name,
-            prompt=self.state.best.cpu().numpy(),
-            reached=self.state.reached,
-            iterations=self.state.iteration,
-            eval_loss=loss,
-            eval_accuracy=accuracy,
-            seconds=self.state.seconds + seconds,
-            curve=self.state.curve,
-            stopped_because=self.state.stopped_because or "cancelled",
-        )
 
 
 def _is_better(metric: Metric, point: CurvePoint, best: CurvePoint) -> bool:

@@ -1,0 +1,97 @@
+"""Worker processes on this machine that tune one task together."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.workers import ALONE, Workers
+
+Part = Callable[[BaseModel, Workers], Any]
+"""What every worker does with its model; all come to the same."""
+
+_PATIENCE = timedelta(minutes=30)
+
+
+def with_workers(model: BaseModel, base_model: str, size: int, part: Part) -> Any:
+    """Run `part` in `size` processes at once, this one the first; what it returns here.
+
+    The others load `base_model` themselves and get `part` sent, so it must be a module's function
+    or a `functools.partial` of one. On GPUs each process takes a GPU of its own, on CPUs its share
+    of the threads. Raises `ValueError` when there are fewer GPUs than workers, `RuntimeError` when
+    a worker fails.
+    """
+    if size < 1:
+        raise ValueError(f"workers must be at least 1, not {size}")
+    if size == 1:
+        return part(model, ALONE)
+    kind = model.device.type
+    if kind == "cuda" and torch.cuda.device_count() < size:
+        raise ValueError(f"{size} workers need as many GPUs, not {torch.cuda.device_count()}")
+    threads = torch.get_num_threads()
+    each = max(1, threads // size)
+    dtype = str(model.dtype).removeprefix("torch.")
+    with tempfile.TemporaryDirectory(prefix="maitre-workers-") as folder:
+        meeting = f"file://{Path(folder) / 'meeting'}"
+        context = mp.get_context("spawn")
+        others = [
+            context.Process(
+                target=_work,
+                args=(rank, size, meeting, base_model, kind, dtype, each, part),
+                daemon=True,
+            )
+            for rank in range(1, size)
+        ]
+        for other in others:
+            other.start()
+        torch.set_num_threads(each)
+        try:
+            with _group(0, size, meeting, kind) as workers:
+                return part(model, workers)
+        finally:
+            torch.set_num_threads(threads)
+            for other in others:
+                other.join(timeout=10)
+                if other.is_alive():
+                    other.terminate()
+
+
+def _work(
+    rank: int,
+    size: int,
+    meeting: str,
+    base_model: str,
+    kind: str,
+    dtype: str,
+    threads: int,
+    part: Part,
+) -> None:
+    """What a spawned worker does."""
+    torch.set_num_threads(threads)
+    device = f"cuda:{rank}" if kind == "cuda" else kind
+    model = BaseModel.load(base_model, device=device, dtype=dtype)
+    with _group(rank, size, meeting, kind) as workers:
+        part(model, workers)
+
+
+@contextmanager
+def _group(rank: int, size: int, meeting: str, kind: str) -> Iterator[Workers]:
+    """The process group of all workers, which meet at a file."""
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=meeting,
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+    )
+    try:
+        yield Workers.of_group()
+    finally:
+        dist.destroy_process_group()
