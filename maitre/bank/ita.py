@@ -61,7 +61,7 @@ class ItaModel:
         )
 
 
-SHIPPED = ItaModel(unprobed=(0.3, 1.2), probed=(0.2, 0.3, 1.8))
+SHIPPED = ItaModel(unprobed=(0.74, 1.06), probed=(0.6, 0.6, 0.8))
 
 
 def _without_probe(record: StartRecord) -> StartRecord:

@@ -23,10 +23,11 @@ from maitre.tuning.tasks import Task
 PROBE_ITERATIONS = 4
 """Tuning steps that each finalist takes before one is chosen."""
 
-SURE_ITERATIONS = 2.0
-"""A start predicted to need no more iterations than this is chosen without probing."""
+SURE_ITERATIONS = 8.0
+"""A start predicted to need no more iterations is chosen without probing, which takes as long."""
 
 _LEADERS = 3
+_PROBED_OF_BANK = 2
 # Share of the budget after which there is no time left to probe.
 _PROBE_BEFORE = 0.5
 
@@ -55,18 +56,19 @@ def find_start(
     clock: Callable[[], float] = time.monotonic,
     exhaustive: bool = False,
     probe_iterations: int = PROBE_ITERATIONS,
+    sure_iterations: float = SURE_ITERATIONS,
     ita_model: ItaModel | None = None,
 ) -> Lookup:
     """Look up the prompt to start tuning `task` from: the one predicted to need fewest iterations.
 
-    Candidates are the bank's prompts that `tenant` may see, mixtures of the best of them, the
-    task's instruction and description as text prompts, and the cold start of `seed`. They are
-    scored by their loss on `samples` train examples, drawn by `seed`. Unless the best of them is
-    predicted to be there almost at once (`SURE_ITERATIONS`), the finalists, the instruction and the
-    cold start among them, take `probe_iterations` tuning steps in one shared batch, and
-    `ita_model` (by default the shipped one, refitted to the bank's history) predicts from the
-    losses before and after. Probing only chooses: the prompt that is returned is the one before
-    those steps. Half a budget used up leaves no time for it.
+    Candidates are the bank's prompts that `tenant` may see, the task's instruction and description
+    as text prompts, and the cold start of `seed`, scored by their loss on `samples` train examples
+    that `seed` draws. Unless the best is predicted to be there within `sure_iterations`, mixtures
+    of the bank's best join them, and the finalists, the instruction and the cold start among them,
+    take `probe_iterations` tuning steps in one shared batch; `ita_model` (by default the shipped
+    one, refitted to the bank's history) predicts from the losses before and after. Probing only
+    chooses: the prompt that is returned is the one before those steps. Half a budget used up leaves
+    no time for it.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
     Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
@@ -90,30 +92,20 @@ def find_start(
         clock=clock,
         exhaustive=exhaustive,
     )
-    leaders = [c for c in found.finalists if c.kind == "bank"][:_LEADERS]
-    mixed = mixtures(visible, [visible[c.name] for c in leaders], label_embedding(model, task))
-    always = [candidate for candidate in own if candidate.kind in ("instruction", "random")]
-    others = [*mixed, *always]
-    losses = dict(zip((c.name for c in others), _losses(scorer, others, len(drawn)), strict=True))
-    losses |= {c.name: c.loss for c in found.candidates if c.samples == len(drawn)}
-    found = replace(
-        found,
-        evaluated=found.evaluated + len(others) * len(drawn),
-        candidates=_ranked([*_scored(others, losses, len(drawn)), *found.candidates]),
-    )
     entropy = label_entropy(task)
-    predict = ita_model.predict
 
-    def judged(candidate: Candidate, probed_loss: float | None) -> _Judged:
-        start_loss = losses[candidate.name]
-        ita = predict(start_loss, probed_loss, entropy)
+    def judged(candidate: Candidate, start_loss: float, probed_loss: float | None) -> _Judged:
+        ita = ita_model.predict(start_loss, probed_loss, entropy)
         return _Judged(candidate, start_loss, probed_loss, ita)
 
-    known = {c.name: c for c in (*found.finalists, *others) if c.name in losses}
-    ranked = sorted((judged(c, None) for c in known.values()), key=lambda j: (j.ita, j.start_loss))
+    losses = {c.name: c.loss for c in found.candidates}
+    ranked = [judged(c, losses[c.name], None) for c in found.finalists]
     is_late = clock() - started_s > _PROBE_BEFORE * budget_s
-    if probe_iterations and not is_late and ranked[0].ita > SURE_ITERATIONS:
-        finalists = _finalists(known, ranked, always)
+    if probe_iterations and not is_late and ranked[0].ita > sure_iterations:
+        others = [*_mixed(model, task, visible, found), *_always(own)]
+        known = dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
+        known |= {c: losses[c.name] for c in found.finalists}
+        finalists = _finalists(known)
         after = probe_losses(
             model,
             task,
@@ -122,8 +114,9 @@ def find_start(
             iterations=probe_iterations,
             seed=seed,
         )
-        probed = [judged(c, loss) for c, loss in zip(finalists, after, strict=True)]
-        ranked = sorted(probed, key=lambda j: (j.ita, j.start_loss))
+        probed = zip(finalists, after, strict=True)
+        ranked = sorted((judged(c, known[c], loss) for c, loss in probed), key=_order)
+        found = _with_scores(found, others, known, len(drawn))
     return replace(
         found,
         choice=ranked[0].candidate,
@@ -136,15 +129,34 @@ def find_start(
     )
 
 
-def _finalists(
-    known: dict[str, Candidate], ranked: Sequence[_Judged], always: Sequence[Candidate]
-) -> list[Candidate]:
+def label_entropy(task: Task) -> float:
+    """The entropy (nats) of the completions of the train split."""
+    counts = Counter(example.completion for example in task.train)
+    total = len(task.train)
+    return -sum(count / total * math.log(count / total) for count in counts.values())
+
+
+def _order(judged: _Judged) -> tuple[float, float]:
+    return judged.ita, judged.start_loss
+
+
+def _mixed(model: BaseModel, task: Task, bank: PromptBank, found: Lookup) -> list[Candidate]:
+    leaders = [bank[c.name] for c in found.finalists if c.kind == "bank"][:_LEADERS]
+    return mixtures(bank, leaders, label_embedding(model, task))
+
+
+def _always(own: Sequence[Candidate]) -> list[Candidate]:
+    """Who is probed whatever it scores: a lookup must not do worse than the obvious starts."""
+    return [candidate for candidate in own if candidate.kind in ("instruction", "random")]
+
+
+def _finalists(known: dict[Candidate, float]) -> list[Candidate]:
     """Who is probed: the best of the bank, the best mixture, the bank's mean and the own words."""
-    best = [j.candidate for j in ranked if j.candidate.kind == "bank"][:_LEADERS]
-    best += [j.candidate for j in ranked if j.candidate.kind == "mix"][:1]
-    best += [known[name] for name in ("mean of the bank",) if name in known]
-    best += [j.candidate for j in ranked if j.candidate.kind == "text"][:1]
-    return list({candidate.name: candidate for candidate in (*best, *always)}.values())
+    by_loss = sorted(known, key=lambda candidate: known[candidate])
+    best = [c for c in by_loss if c.kind == "bank"][:_PROBED_OF_BANK]
+    best += [c for c in by_loss if c.kind == "mix"][:1]
+    best += [c for c in by_loss if c.name == "mean of the bank"]
+    return list({c.name: c for c in (*best, *_always(by_loss))}.values())
 
 
 def _losses(scorer: PromptScorer, candidates: Sequence[Candidate], samples: int) -> list[float]:
@@ -154,23 +166,16 @@ def _losses(scorer: PromptScorer, candidates: Sequence[Candidate], samples: int)
     return [float(loss) if np.isfinite(loss) else math.inf for loss in losses]
 
 
-def _scored(
-    candidates: Sequence[Candidate], losses: dict[str, float], samples: int
-) -> list[ScoredCandidate]:
-    return [ScoredCandidate(c.name, c.kind, losses[c.name], samples) for c in candidates]
-
-
-def _ranked(candidates: Sequence[ScoredCandidate]) -> tuple[ScoredCandidate, ...]:
-    """Each candidate once, those scored on the most samples first, then by loss."""
-    ranked = sorted(candidates, key=lambda c: (-c.samples, c.loss))
-    return tuple({c.name: c for c in reversed(ranked)}.values())[::-1]
-
-
-def label_entropy(task: Task) -> float:
-    """The entropy (nats) of the completions of the train split."""
-    counts = Counter(example.completion for example in task.train)
-    total = len(task.train)
-    return -sum(count / total * math.log(count / total) for count in counts.values())
+def _with_scores(
+    found: Lookup, others: Sequence[Candidate], known: dict[Candidate, float], samples: int
+) -> Lookup:
+    """The lookup with what was scored after it, each candidate once."""
+    fresh = [ScoredCandidate(c.name, c.kind, known[c], samples) for c in others]
+    names = {c.name for c in fresh}
+    before = [c for c in found.candidates if c.name not in names]
+    ranked = sorted([*fresh, *before], key=lambda c: (-c.samples, c.loss))
+    evaluated = found.evaluated + len(others) * samples
+    return replace(found, candidates=tuple(ranked), evaluated=evaluated)
 
 
 def _why(ranked: Sequence[_Judged], found: Lookup) -> str:

@@ -102,7 +102,10 @@ def test_probing_chooses_by_what_a_few_steps_bring(
     def find(**options: int | float) -> Lookup:
         return find_start(tiny, colours, bank, config=CONFIG, seed=1, tenant="blue", **options)
 
-    found = find(probe_iterations=3)
+    sure = find(probe_iterations=3)
+    assert "after probing" not in sure.why
+    assert sure.choice.name.startswith("tuned-")
+    found = find(probe_iterations=3, sure_iterations=0)
     names = {candidate.name for candidate in found.finalists}
     assert {"text:instruction", "random", found.choice.name} <= names
     assert "after probing" in found.why
@@ -113,4 +116,4 @@ def test_probing_chooses_by_what_a_few_steps_bring(
     )
     assert found.probed_loss == pytest.approx(losses[0], rel=1e-3)
     assert found.choice.name == found.finalists[0].name
-    assert "after probing" not in find(probe_iterations=3, budget_s=0.0).why
+    assert "after probing" not in find(sure_iterations=0, budget_s=0.0).why
