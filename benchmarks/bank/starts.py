@@ -23,6 +23,7 @@ from maitre.tuning.target import target_loss
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune_many
 
+STARTS = ("cold", "text", "bank", "bank without relatives")
 REFERENCE_SEED = 1000
 LEAST_MARGIN = 0.1
 """By how much the reference run's accuracy must beat the majority class for a task to count."""
@@ -87,15 +88,14 @@ class Bench:
         return target_loss(task, [(i, loss, acc) for i, loss, acc in run["curve"]])
 
     def compare(
-        self, task: Task, seeds: Sequence[int], timed: int, target: float, far: bool
+        self, task: Task, starts: Sequence[str], seeds: Sequence[int], timed: int, target: float
     ) -> list[Comparison]:
-        """The runs of every start; `far` adds the bank without the task's group.
+        """The runs of every start.
 
         The first `timed` seeds run alone, one after another, for their wall time; the others share
         one batch.
         """
         relatives = [e for e in self.bank if e.group == task.group and e.task != task.name]
-        starts = ["cold", "text", "bank"] + ["bank without relatives"] * far
         wanted = {(s, seed): self._begin(task, s, seed) for seed in seeds for s in starts}
         config = replace(self.config, target_loss=target)
         runs: dict[tuple[str, int], dict[str, Any]] = {}
@@ -243,9 +243,9 @@ def compare_all(
     bench: Bench,
     tasks: Sequence[Task],
     held_out: int,
+    starts: Sequence[str],
     seeds: Sequence[int],
     timed: int,
-    far: bool,
 ) -> tuple[list[Comparison], list[str]]:
     """Compare on the first `held_out` tasks that count; also the names of those that do not."""
     found: list[Comparison] = []
@@ -260,7 +260,7 @@ def compare_all(
             print(f"{task.name}: not learned by the reference run; does not count", flush=True)
             continue
         counted += 1
-        of_task = bench.compare(task, seeds, timed, target, far)
+        of_task = bench.compare(task, starts, seeds, timed, target)
         for one in of_task:
             print(_line(one), flush=True)
         found += of_task

@@ -2,18 +2,24 @@
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from maitre.cli.output import print_json
 from maitre.cli.places import bank_url, task_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from maitre.bank.bank import PromptBank
+    from maitre.tuning.base_model import BaseModel
     from maitre.tuning.chosen_start import ChosenStart
-    from maitre.tuning.config import Position, Progress, TuneConfig, TuneResult
+    from maitre.tuning.config import Position, Progress, RunConfig, TuneConfig, TuneResult
+    from maitre.tuning.lora import LoraConfig, LoraResult
     from maitre.tuning.tasks import Task
+    from maitre.tuning.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,8 @@ class LocalTuning:
     """What the user asked for; `None` is the tuner's own default, or the bank's way."""
 
     task: str
-    init: str
+    method: Literal["prompt", "lora"]
+    init: str | None
     seed: int
     max_iterations: int
     target_loss: float | None
@@ -31,48 +38,87 @@ class LocalTuning:
     leave_out: tuple[str, ...]
     position: "Position | None"
     virtual_tokens: int | None
+    rank: int | None
     learning_rate: float | None
     batch_size: int | None
     eval_every: int
+    workers: int
     checkpoint: Path | None
     out: Path | None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the named options that the user has set."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def limits(self) -> dict[str, Any]:
+        """What a soft prompt's and an adapter's configuration have in common."""
+        return {
+            "max_iterations": self.max_iterations,
+            "target_loss": self.target_loss,
+            "target_accuracy": self.target_accuracy,
+            "eval_every": self.eval_every,
+            **self.given("learning_rate", "batch_size"),
+        }
 
 
 def tune_here(asked: LocalTuning, json: bool) -> None:
     """Look up the start, tune, and print the report; `out` appears whole or not at all."""
     from maitre.tuning.base_model import BaseModel
-    from maitre.tuning.chosen_start import choose_start
-    from maitre.tuning.export import check_new_folder, export_prompt
+    from maitre.tuning.export import check_new_folder
     from maitre.tuning.tasks import Task
-    from maitre.tuning.tune import tune
     from resources.settings import Settings
 
     if asked.out is not None:
         check_new_folder(asked.out)
     task = Task.load(task_folder(asked.task))
-    bank = _bank(asked)
-    config = _config(asked, bank)
     base_model = Settings.read().base_model
-    model = BaseModel.load(base_model)
+    if asked.method == "lora":
+        lora = _lora_config(asked)
+        report = _tune_lora(asked, task, lora, BaseModel.load(base_model), base_model, json)
+    else:
+        bank = _bank(asked)
+        config = _prompt_config(asked, bank)
+        model = BaseModel.load(base_model)
+        report = _tune_prompt(asked, task, config, bank, model, base_model, json)
+    if json:
+        print_json(report)
+    else:
+        print(_sentence(report))
+
+
+def _tune_prompt(
+    asked: LocalTuning,
+    task: "Task",
+    config: "TuneConfig",
+    bank: "PromptBank",
+    model: "BaseModel",
+    base_model: str,
+    json: bool,
+) -> dict[str, Any]:
+    from maitre.tuning.chosen_start import choose_start
+    from maitre.tuning.export import export_prompt
+    from maitre.tuning.local_workers import with_workers
+
     start = choose_start(
         model,
         task,
-        asked.init,
+        asked.init or "bank",
         bank,
         config=config,
         seed=asked.seed,
         tenant=asked.tenant,
         clock=time.monotonic,
     )
-    result = tune(
-        model,
-        task,
+    part = partial(
+        _prompt_part,
+        task=task,
         init=start.prompt,
         config=config,
         seed=asked.seed,
         checkpoint=asked.checkpoint,
-        on_progress=None if json else _tell,
+        quiet=json,
     )
+    result: TuneResult = with_workers(model, base_model, asked.workers, part)
     if asked.out is not None:
         export_prompt(
             result.prompt,
@@ -81,83 +127,148 @@ def tune_here(asked: LocalTuning, json: bool) -> None:
             base_model=base_model,
             base_model_hash=model.hash,
         )
-    report = _report(asked, task, config, start, result)
-    if json:
-        print_json(report)
-    else:
-        print(_sentence(report))
+    return _report(asked, task, config, result, start)
+
+
+def _tune_lora(
+    asked: LocalTuning,
+    task: "Task",
+    config: "LoraConfig",
+    model: "BaseModel",
+    base_model: str,
+    json: bool,
+) -> dict[str, Any]:
+    from maitre.tuning.local_workers import with_workers
+    from maitre.tuning.lora import export_lora
+
+    part = partial(
+        _lora_part,
+        task=task,
+        config=config,
+        seed=asked.seed,
+        checkpoint=asked.checkpoint,
+        quiet=json,
+    )
+    result: LoraResult = with_workers(model, base_model, asked.workers, part)
+    if asked.out is not None:
+        export_lora(result, asked.out, base_model=base_model)
+    return _report(asked, task, config, result, None)
+
+
+def _prompt_part(
+    model: "BaseModel",
+    workers: "Workers",
+    *,
+    task: "Task",
+    init: "np.ndarray",
+    config: "TuneConfig",
+    seed: int,
+    checkpoint: Path | None,
+    quiet: bool,
+) -> "TuneResult":
+    """What each worker does for a soft prompt."""
+    from maitre.tuning.tune import tune
+
+    return tune(
+        model,
+        task,
+        init=init,
+        config=config,
+        seed=seed,
+        checkpoint=checkpoint,
+        workers=workers,
+        on_progress=None if quiet or not workers.is_first else _tell,
+    )
+
+
+def _lora_part(
+    model: "BaseModel",
+    workers: "Workers",
+    *,
+    task: "Task",
+    config: "LoraConfig",
+    seed: int,
+    checkpoint: Path | None,
+    quiet: bool,
+) -> "LoraResult":
+    """What each worker does for an adapter."""
+    from maitre.tuning.lora import tune_lora
+
+    return tune_lora(
+        model,
+        task,
+        config=config,
+        seed=seed,
+        checkpoint=checkpoint,
+        workers=workers,
+        on_progress=None if quiet or not workers.is_first else _tell,
+    )
 
 
 def _bank(asked: LocalTuning) -> "PromptBank":
     """The bank to start from; without one in the data home, an empty one."""
     from maitre.bank.bank import PromptBank
 
-    # A start that is named needs no bank; a bank that is named must be there.
-    needs_none = asked.bank is None and asked.init in ("bank", "text", "random")
+    # A start that is named needs its bank; a bank that is named must be there.
+    needs_none = asked.bank is None and asked.init in (None, "bank", "text", "random")
     bank = PromptBank.load(bank_url(asked.bank), missing_ok=needs_none)
     return bank.without(entry.entry_id for entry in bank if entry.task in asked.leave_out)
 
 
-def _config(asked: LocalTuning, bank: "PromptBank") -> "TuneConfig":
+def _prompt_config(asked: LocalTuning, bank: "PromptBank") -> "TuneConfig":
     from maitre.tuning.chosen_start import as_of_bank
-    from maitre.tuning.config import TuneConfig
+    from maitre.tuning.config import TuneConfig, TuningInputError
 
-    given = {
-        name: value
-        for name in ("position", "virtual_tokens", "learning_rate", "batch_size")
-        if (value := getattr(asked, name)) is not None
-    }
-    return replace(
-        as_of_bank(TuneConfig(), bank),
-        max_iterations=asked.max_iterations,
-        target_loss=asked.target_loss,
-        target_accuracy=asked.target_accuracy,
-        eval_every=asked.eval_every,
-        **given,
-    )
+    if asked.rank is not None:
+        raise TuningInputError("--rank is of an adapter: give --method lora")
+    shape = asked.given("position", "virtual_tokens")
+    return replace(as_of_bank(TuneConfig(), bank), **asked.limits(), **shape)
+
+
+def _lora_config(asked: LocalTuning) -> "LoraConfig":
+    from maitre.tuning.config import TuningInputError
+    from maitre.tuning.lora import LoraConfig
+
+    if asked.init not in (None, "random"):
+        raise TuningInputError(f"--init {asked.init}: an adapter starts from the draw of its seed")
+    if of_prompts := asked.given("position", "virtual_tokens", "bank"):
+        name = next(iter(of_prompts)).replace("_", "-")
+        raise TuningInputError(f"--{name} is of a soft prompt, not of an adapter")
+    return LoraConfig(**asked.limits(), **asked.given("rank"))
 
 
 def _report(
     asked: LocalTuning,
     task: "Task",
-    config: "TuneConfig",
-    start: "ChosenStart",
-    result: "TuneResult",
+    config: "RunConfig",
+    result: "TuneResult | LoraResult",
+    start: "ChosenStart | None",
 ) -> dict[str, Any]:
     """The figures of the run; `seconds` is the wall time of lookup and tuning.
 
     Loading the base model is not in it: a worker holds its model.
     """
+    lookup_seconds = start.lookup_seconds if start else 0.0
     return {
         "task": task.name,
+        "method": asked.method,
         "reached": result.reached,
         "iterations": result.iterations,
         "eval_loss": result.eval_loss,
         "eval_accuracy": result.eval_accuracy,
         "majority_share": task.majority_share(),
-        "seconds": start.lookup_seconds + result.seconds,
-        "lookup_seconds": start.lookup_seconds,
+        "seconds": lookup_seconds + result.seconds,
+        "lookup_seconds": lookup_seconds,
         "curve": [[iteration, loss] for iteration, loss, _ in result.curve],
         "accuracy_curve": [[iteration, accuracy] for iteration, _, accuracy in result.curve],
         "stopped_because": result.stopped_because,
-        "init": asked.init,
-        "entry": start.entry,
-        "start": start.name,
-        "why": start.why,
+        "init": asked.init or ("bank" if asked.method == "prompt" else "random"),
+        "entry": start.entry if start else None,
+        "start": start.name if start else "random",
+        "why": start.why if start else "an adapter starts from the draw of its seed",
         "seed": asked.seed,
-        "config": {
-            name: getattr(config, name)
-            for name in (
-                "virtual_tokens",
-                "position",
-                "learning_rate",
-                "batch_size",
-                "eval_every",
-                "max_iterations",
-                "target_loss",
-                "target_accuracy",
-            )
-        },
+        "workers": asked.workers,
+        "config": asdict(config),
         "out": None if asked.out is None else str(asked.out),
     }
 
@@ -167,7 +278,7 @@ def _sentence(report: dict[str, Any]) -> str:
         "target": "reached its target",
         "max_iterations": "ended at the iteration limit",
         "cancelled": "was cancelled",
-        "diverged": "became no number (NaN) and was stopped; the best prompt before that is kept",
+        "diverged": "came to a loss that is no number and was stopped; the best before is kept",
     }[report["stopped_because"]]
     return (
         f"{report['task']} {ended} after {report['iterations']} iterations and "

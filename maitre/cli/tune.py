@@ -16,9 +16,16 @@ def tune(
     deadline: Annotated[str, typer.Option(help="A span (10m, 2h) or a time.")] = "1h",
     tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
     local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
+    method: Annotated[
+        Literal["prompt", "lora"],
+        typer.Option(help="Tune a soft prompt or a LoRA adapter.", rich_help_panel=LOCAL),
+    ] = "prompt",
     init: Annotated[
-        str, typer.Option(help="Start: bank, text, random or an entry's id.", rich_help_panel=LOCAL)
-    ] = "bank",
+        str | None,
+        typer.Option(
+            help="Start: bank (default), text, random or an entry's id.", rich_help_panel=LOCAL
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Draws the cold start and the batches.", rich_help_panel=LOCAL)
     ] = 0,
@@ -47,6 +54,7 @@ def tune(
         int | None,
         typer.Option(help="Length of the prompt (default: the bank's).", rich_help_panel=LOCAL),
     ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapter.", rich_help_panel=LOCAL)] = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=LOCAL)] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Examples of a step.", rich_help_panel=LOCAL)
@@ -54,6 +62,9 @@ def tune(
     eval_every: Annotated[
         int, typer.Option(help="Steps between evaluations.", rich_help_panel=LOCAL)
     ] = 2,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share each batch.", rich_help_panel=LOCAL)
+    ] = 1,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the state here; go on from it.", rich_help_panel=LOCAL)
     ] = None,
@@ -73,6 +84,7 @@ def tune(
     tune_here(
         LocalTuning(
             task=task,
+            method=method,
             init=init,
             seed=seed,
             max_iterations=max_iterations,
@@ -83,9 +95,11 @@ def tune(
             leave_out=tuple(leave_out or ()),
             position=position,
             virtual_tokens=virtual_tokens,
+            rank=rank,
             learning_rate=learning_rate,
             batch_size=batch_size,
             eval_every=eval_every,
+            workers=workers,
             checkpoint=checkpoint,
             out=out,
         ),

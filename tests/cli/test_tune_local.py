@@ -83,6 +83,10 @@ def test_it_stops_at_the_target_and_writes_the_prompt(home: Path) -> None:
         (("colours", "--init", "nothing-like-it"), "no prompt bank"),
         (("colours", "--max-iterations", "0"), "max_iterations must be at least 1"),
         (("colours", "--target-accuracy", "2"), "target_accuracy"),
+        (("colours", "--method", "lora", "--init", "text"), "--init text"),
+        (("colours", "--method", "lora", "--position", "prefix"), "--position is of a soft"),
+        (("colours", "--rank", "4"), "--method lora"),
+        (("colours", "--workers", "0"), "workers must be at least 1"),
         (("colours", "--bank", "elsewhere"), "no prompt bank at elsewhere"),
     ],
 )
@@ -108,3 +112,33 @@ def test_a_malformed_line_is_named_by_its_number(home: Path) -> None:
         lines.write("{not json\n")
     with pytest.raises(ValueError, match=r"eval\.jsonl:3"):
         call("tune", "colours", "--local")
+
+
+def test_an_adapter_is_tuned_resumed_and_written_in_peft_s_format(home: Path) -> None:
+    options = ("tune", "colours", "--local", "--method", "lora", "--rank", "2", "--batch-size", "2")
+    state = ("--checkpoint", str(home / "run.safetensors"))
+    call(*options, *state, "--max-iterations", "2")
+    report = call(*options, *state, "--max-iterations", "4", "--out", str(home / "adapter"))
+    assert report["curve"] == call(*options, "--max-iterations", "4")["curve"]
+    assert {file.name for file in (home / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_best_prompt(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maitre.tuning import tune as module
+
+    real, calls = module.answer_losses, iter(range(100))
+    monkeypatch.setattr(
+        module,
+        "answer_losses",
+        lambda *given: (real(*given)[0] * (float("nan") if next(calls) == 2 else 1), None),
+    )
+    out = ("--out", str(home / "made"))
+    report = call("tune", "colours", "--local", "--init", "text", *SHORT, *out)
+    assert (report["stopped_because"], report["iterations"]) == ("diverged", 2)
+    assert report["eval_loss"] in [loss for _, loss in report["curve"]]
+    assert (home / "made" / "soft_prompt.safetensors").is_file()
