@@ -23,6 +23,22 @@ def _source_stamp(own_file: str) -> tuple[str, int]:
     return digest.hexdigest(), 0
 
 
+def _without_lost_types(load_index: Callable[[], Any]) -> Callable[[], Any]:
+    """An index that names a type which the sources no longer have counts as empty.
+
+    numba unpickles the index before it looks at the stamp, so an index written by other sources
+    would otherwise stop the program instead of being replaced.
+    """
+
+    def load() -> Any:
+        try:
+            return load_index()
+        except (AttributeError, ImportError):
+            return {}
+
+    return load
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """`numba.njit` with a disk cache that is valid for these sources.
 
@@ -33,4 +49,5 @@ def compiled(function: Callable[..., Any]) -> Any:
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if cache_file is not None and hasattr(cache_file, "_source_stamp"):
         cache_file._source_stamp = _source_stamp(function.__code__.co_filename)
+        cache_file._load_index = _without_lost_types(cache_file._load_index)
     return dispatcher
