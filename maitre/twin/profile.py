@@ -5,6 +5,7 @@ says what it was fitted on, how well it fits and where it is valid.
 """
 
 import hashlib
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,12 @@ class Step(_Section):
     per_token_over_graph_ms: float = Field(ge=0)
     per_sequence_ms: float = Field(ge=0)
     per_kv_token_ms: float = Field(ge=0)
+    per_waiting_ms: float = Field(ge=0, default=0.0)
     lora_ms: float = Field(ge=0)
     lora_per_slot_ms: float = Field(ge=0)
     per_adapter_ms: float = Field(ge=0)
-    per_adapter_rank_ms: float = Field(ge=0)
+    per_adapter_doubling_ms: float = Field(ge=0)
+    reference_rank: float = Field(gt=0)
     lora_per_token_slot_ms: float = Field(ge=0)
     lora_per_prefill_token_ms: float = Field(ge=0)
     lora_over_graph_ms: float = Field(ge=0)
@@ -189,8 +192,13 @@ class ServerProfile(_Section):
             per_token_over_graph_ms=step.per_token_over_graph_ms,
             per_sequence_ms=step.per_sequence_ms,
             per_kv_token_ms=step.per_kv_token_ms,
+            per_waiting_ms=step.per_waiting_ms,
             lora_ms=step.lora_ms + step.lora_per_slot_ms * slots,
-            per_adapter_ms=step.per_adapter_ms + step.per_adapter_rank_ms * rank,
+            per_adapter_ms=max(
+                step.per_adapter_ms
+                + step.per_adapter_doubling_ms * math.log2(rank / step.reference_rank),
+                0.0,
+            ),
             lora_per_token_ms=step.lora_per_token_slot_ms * slots,
             lora_per_prefill_token_ms=step.lora_per_prefill_token_ms,
             lora_over_graph_ms=step.lora_over_graph_ms,

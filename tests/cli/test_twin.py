@@ -89,6 +89,9 @@ def step_rows():
         }
 
 
+OUTPUT_SHARE = TRAFFIC.mean_output_tokens / (TRAFFIC.mean_input_tokens + TRAFFIC.mean_output_tokens)
+
+
 def run_rows(profile):
     """What the shipped profile predicts of a few short runs, as if it had been measured."""
     for place, (slots, rate) in enumerate(itertools.product((4, 8), (0.1, 0.4))):
@@ -115,6 +118,7 @@ def run_rows(profile):
             **run,
             "completed": result.completed,
             "total_throughput_tps": result.throughput_tps,
+            "output_throughput_tps": result.throughput_tps * OUTPUT_SHARE,
             "throughput_ratio": result.throughput_ratio,
             "ttft_mean_ms": result.ttft_ms.mean,
             "itl_mean_ms": result.itl_ms.mean,

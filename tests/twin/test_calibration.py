@@ -106,7 +106,7 @@ TRUE = {
     "lora": 1.0,
     "slot": 0.02,
     "adapter": 0.4,
-    "adapter_rank": 0.1,
+    "adapter_doubling": 0.1,
     "token_slot": 1e-4,
 }
 
@@ -134,11 +134,11 @@ def test_step_time_is_recovered():
     base = fit_base(calibration)
     runs = made(rng, 200, 128).assign(concurrency=1.0)
     found = fit_lora(base, calibration, runs)
-    for name in ("base", "kv_token", "slot", "adapter", "adapter_rank", "token_slot"):
+    for name in ("base", "kv_token", "slot", "adapter", "adapter_doubling", "token_slot"):
         assert found[name] == pytest.approx(TRUE[name], rel=0.05), name
     step = step_of(found)
-    assert step.per_adapter_ms == pytest.approx(0.3, rel=0.05)
-    assert step.per_adapter_rank_ms == pytest.approx(0.1 / 16, rel=0.1)
+    assert step.per_adapter_ms == pytest.approx(0.4, rel=0.05)
+    assert step.per_adapter_doubling_ms == pytest.approx(0.1, rel=0.1)
 
 
 def comparison():

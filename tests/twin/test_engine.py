@@ -97,6 +97,8 @@ def test_nothing_is_lost_or_exceeds_its_limit(profile, config):
     assert (used * block_tokens <= trace["kv_tokens"] + trace["running"] * block_tokens).all()
     assert (trace["prefill"] + trace["decoding"] <= config["max_num_batched_tokens"]).all()
     assert (trace["decoding"] <= trace["running"]).all()
+    assert (trace["scanned"] >= 0).all()
+    assert (trace["scanned"] <= trace["waiting"] + 1e-9).all()
     assert (np.diff(trace["now_s"]) >= 0).all()
 
 
@@ -179,3 +181,18 @@ def test_preempted_requests_keep_their_tokens_and_finish(profile):
     assert result.preemptions > 0
     assert result.completed > 100
     assert result.output_tps == pytest.approx(result.completed * 400 / 600.0)
+
+
+def test_waiting_requests_that_are_passed_over_make_the_steps_longer(profile, sharegpt):
+    loads = [AdapterLoad(f"a{i}", 8, 0.4) for i in range(32)]
+    workload = Workload(loads, sharegpt, 120.0)
+    walked = simulate(profile, ServerConfig(8, 32, 8), workload, trace_rows=5000)
+    free = profile.model_copy(
+        update={"step": profile.step.model_copy(update={"per_waiting_ms": 0.0})}
+    )
+    unwalked = simulate(free, ServerConfig(8, 32, 8), workload, trace_rows=5000)
+    assert walked.trace["scanned"].max() > 100
+    assert walked.completed < unwalked.completed
+    # With a slot for every adapter nothing is passed over.
+    roomy = simulate(profile, ServerConfig(32, 32, 8), workload, trace_rows=5000)
+    assert roomy.trace["scanned"].max() == 0

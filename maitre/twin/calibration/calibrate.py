@@ -115,7 +115,8 @@ def _round(
     """Simulates the runs with `profile`, and fits the adapters' terms to them."""
     rows = []
     for place, (_, run) in enumerate(fitted.iterrows()):
-        row = run_row(run, _traced(profile, run, traffic, seed), profile.loading.switch_ms)
+        result = _traced(profile, run, traffic, seed)
+        row = run_row(run, result, traffic, profile.loading.switch_ms)
         if row is not None:
             rows.append(row)
         if progress is not None:

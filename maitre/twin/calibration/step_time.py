@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from maitre.twin.calibration.runs import Traffic
 from maitre.twin.calibration.tables import is_full_prefill
 from maitre.twin.errors import require
 from maitre.twin.profile import Step
@@ -26,12 +27,13 @@ LORA = (
     "lora",
     "slot",
     "adapter",
-    "adapter_rank",
+    "adapter_doubling",
     "token_slot",
     "prefill_token",
     "lora_over",
     "lora_token_over",
     "load",
+    "waiting",
 )
 # Share of a run's weight that is left when simulated and measured concurrency differ by 12 %.
 TRUSTED_CONCURRENCY = 0.12
@@ -46,6 +48,7 @@ def terms(
     adapters: Any,
     slots: float,
     rank: float,
+    scanned: Any = 0.0,
 ) -> dict[str, Any]:
     """What each coefficient multiplies in `kernel.step_time` (arrays of one shape)."""
     tokens = np.asarray(decoding, np.float64) + np.asarray(prefill, np.float64)
@@ -62,12 +65,13 @@ def terms(
         "lora": has,
         "slot": has * slots,
         "adapter": np.asarray(adapters, np.float64),
-        "adapter_rank": np.asarray(adapters, np.float64) * (rank / REFERENCE_RANK - 1.0),
+        "adapter_doubling": np.asarray(adapters, np.float64) * np.log2(rank / REFERENCE_RANK),
         "token_slot": has * slots * tokens,
         "prefill_token": has * np.asarray(prefill, np.float64),
         "lora_over": has * (over > 0),
         "lora_token_over": has * over,
         "load": np.zeros_like(tokens),
+        "waiting": np.zeros_like(tokens) + scanned,
     }
 
 
@@ -110,7 +114,9 @@ def _adapters_in_batch(step: dict[str, Any], batch: float) -> float:
     return float(served * (1 - (1 - 1 / served) ** batch))
 
 
-def run_row(run: Any, result: SimulationResult, switch_ms: float) -> dict[str, Any] | None:
+def run_row(
+    run: Any, result: SimulationResult, traffic: Traffic, switch_ms: float
+) -> dict[str, Any] | None:
     """The equation of one measured run, given a traced simulation of it; None if it did nothing.
 
     `switch_ms` is the coefficient of `load` that the simulation had.
@@ -128,14 +134,35 @@ def run_row(run: Any, result: SimulationResult, switch_ms: float) -> dict[str, A
         trace["active"],
         float(run["max_loras"]),
         float(run["max_lora_rank"]),
+        trace["scanned"],
     )
     row = {name: float((weight * value).sum()) for name, value in found.items()}
     # The switches in a step; the copies themselves are known and taken off the measured side.
     row["load"] = float((weight * trace["loads"]).sum())
     copies_ms = 1e3 * float((weight * trace["load_s"]).sum()) - switch_ms * row["load"]
-    row["y"] = float(run["itl_mean_ms"]) * result.chunk_gap_share - copies_ms
+    row["y"] = _mean_step_ms(run, result, traffic, weight) - copies_ms
     row["concurrency"] = result.running_mean / max(float(run["running_mean"]), 1e-9)
     return row
+
+
+def _mean_step_ms(
+    run: Any, result: SimulationResult, traffic: Traffic, weight: NDArray[np.float64]
+) -> float:
+    """The measured mean step, weighted by the tokens that steps decode.
+
+    By Little's law: the time that requests spent in the batch per token that they got, over the
+    same quantity of the simulation, times the simulation's mean step. That is the engine's own
+    time, whatever the API server and the client did to the tokens. Where the load generator
+    collapsed, the batch is not seen evenly, and the gaps that the client saw have to do.
+    """
+    if bool(run["client_collapsed"]):
+        return float(run["itl_mean_ms"]) * result.chunk_gap_share
+    share = traffic.mean_output_tokens / (traffic.mean_input_tokens + traffic.mean_output_tokens)
+    trace = result.trace[result.trace["steps"] > 0]
+    simulated_ms = 1e3 * float((weight * trace["first_s"]).sum())
+    per_token = result.running_mean / (share * result.throughput_tps)
+    measured = float(run["running_mean"]) / float(run["output_throughput_tps"])
+    return simulated_ms * measured / per_token
 
 
 def fit_base(calibration: pd.DataFrame) -> dict[str, float]:
@@ -179,10 +206,12 @@ def step_of(found: dict[str, float]) -> Step:
         per_token_over_graph_ms=digits("token_over_graph"),
         per_sequence_ms=digits("sequence"),
         per_kv_token_ms=digits("kv_token"),
+        per_waiting_ms=digits("waiting"),
         lora_ms=digits("lora"),
         lora_per_slot_ms=digits("slot"),
-        per_adapter_ms=float(f"{max(found['adapter'] - found['adapter_rank'], 0.0):.5g}"),
-        per_adapter_rank_ms=float(f"{found['adapter_rank'] / REFERENCE_RANK:.5g}"),
+        per_adapter_ms=digits("adapter"),
+        per_adapter_doubling_ms=digits("adapter_doubling"),
+        reference_rank=REFERENCE_RANK,
         lora_per_token_slot_ms=digits("token_slot"),
         lora_per_prefill_token_ms=digits("prefill_token"),
         lora_over_graph_ms=digits("lora_over"),

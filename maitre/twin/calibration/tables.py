@@ -41,6 +41,7 @@ RUN_COLUMNS = (
     "duration_s",
     "pool_mean_output_tokens",
     "total_throughput_tps",
+    "output_throughput_tps",
     "throughput_ratio",
     "ttft_mean_ms",
     "itl_mean_ms",

@@ -221,6 +221,7 @@ def _trace(sim, limits, first_s, load_s, loads, steps, prefill):  # type: ignore
         sim.trace[row].running = server.running
         sim.trace[row].decoding = server.decoding
         sim.trace[row].waiting = server.waiting
+        sim.trace[row].scanned = server.scanned
         sim.trace[row].active = server.active
         sim.trace[row].kv_tokens = server.kv_tokens
         sim.trace[row].free_blocks = server.free_blocks
@@ -255,7 +256,13 @@ def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
         prefill, load_s, preempted = schedule(sim, limits)
         server.prefill_tokens += prefill
         first_s = load_s + step_s(
-            cost, server.running, server.decoding, prefill, server.kv_tokens, server.active
+            cost,
+            server.running,
+            server.decoding,
+            prefill,
+            server.kv_tokens,
+            server.active,
+            server.scanned,
         )
         steps = 1
         growth_s = 0.0

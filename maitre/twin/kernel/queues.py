@@ -97,6 +97,14 @@ def refile(sim, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _count_waiting(sim, adapter, change):  # type: ignore[no-untyped-def]
+    sim.server[0].waiting += change
+    sim.adapters[adapter].waiting += change
+    if sim.adapters[adapter].running > 0:
+        sim.server[0].waiting_active += change
+
+
+@compiled
 def push_back(sim, request):  # type: ignore[no-untyped-def]
     """A new request joins the end of the waiting queue."""
     server = sim.server[0]
@@ -105,7 +113,7 @@ def push_back(sim, request):  # type: ignore[no-untyped-def]
     server.next_sequence += 1
     sim.requests[request].next_waiting = -1
     sim.requests[request].status = QUEUED
-    server.waiting += 1
+    _count_waiting(sim, adapter, 1)
     tail = sim.adapters[adapter].queue_tail
     sim.adapters[adapter].queue_tail = request
     if tail < 0:
@@ -124,7 +132,7 @@ def push_front(sim, request):  # type: ignore[no-untyped-def]
     sim.requests[request].sequence = server.front_sequence
     server.front_sequence -= 1
     sim.requests[request].status = QUEUED
-    server.waiting += 1
+    _count_waiting(sim, adapter, 1)
     if sim.adapters[adapter].heap_place >= 0:
         _heap_remove(sim, adapter)
     head = sim.adapters[adapter].queue_head
@@ -149,7 +157,7 @@ def pop_head(sim, adapter):  # type: ignore[no-untyped-def]
     if follower < 0:
         sim.adapters[adapter].queue_tail = -1
         sim.server[0].sets_hash ^= sim.adapters[adapter].waiting_key
-    sim.server[0].waiting -= 1
+    _count_waiting(sim, adapter, -1)
     return request
 
 
@@ -172,3 +180,19 @@ def first_admissible(sim, slot_free):  # type: ignore[no-untyped-def]
         if best < 0 or _age(sim, other) < _age(sim, best):
             best = other
     return best
+
+
+@compiled
+def passed_over(sim, sequence):  # type: ignore[no-untyped-def]
+    """About how many requests without a slot wait in front of this place of the waiting order.
+
+    They are taken to be spread evenly between the oldest of them and the end of the queue.
+    """
+    server = sim.server[0]
+    if server.idle_heads == 0:
+        return 0.0
+    oldest = _age(sim, sim.heads[IDLE, 0])
+    if sequence <= oldest:
+        return 0.0
+    share = (sequence - oldest) / (server.next_sequence - oldest)
+    return (server.waiting - server.waiting_active) * min(share, 1.0)

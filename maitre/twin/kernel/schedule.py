@@ -5,6 +5,10 @@ running requests are preempted (they lose their KV, keep their generated tokens 
 front). If none was preempted, waiting requests are admitted while token budget, sequences, slots
 and blocks last; a request whose adapter finds no slot is passed over, one that finds no blocks
 ends admission. A prompt larger than the budget left is prefilled in chunks.
+
+vLLM walks over the waiting requests that it passes over at every step, in Python: with thousands
+of them that takes milliseconds. How many it walked over is noted when the batch has changed, and
+taken to stay until it changes again, so that a leap costs what its steps would.
 """
 
 from maitre.twin.kernel.compiled import compiled
@@ -12,6 +16,7 @@ from maitre.twin.kernel.lora_cache import activate, deactivate
 from maitre.twin.kernel.queues import (
     file,
     first_admissible,
+    passed_over,
     pop_head,
     push_front,
     refile,
@@ -57,9 +62,11 @@ def leave_batch(sim, limits, request):  # type: ignore[no-untyped-def]
     run_remove(sim, request)
     r.status = UNUSED
     adapter = r.adapter
+    server.scan_due = 1
     sim.adapters[adapter].running -= 1
     if sim.adapters[adapter].running == 0:
         server.active -= 1
+        server.waiting_active -= sim.adapters[adapter].waiting
         server.sets_hash ^= sim.adapters[adapter].running_key
         deactivate(sim, adapter)
         refile(sim, adapter)
@@ -108,6 +115,7 @@ def _admit(sim, limits, adapter, chunk, blocks):  # type: ignore[no-untyped-def]
     load_s = 0.0
     if sim.adapters[adapter].running == 0:
         server.active += 1
+        server.waiting_active += sim.adapters[adapter].waiting
         server.sets_hash ^= sim.adapters[adapter].running_key
         load_s = activate(sim, limits, adapter)
     sim.adapters[adapter].running += 1
@@ -157,12 +165,15 @@ def schedule(sim, limits):  # type: ignore[no-untyped-def]
             if sim.requests[request].computed == total:
                 server.partial = -1
     load_s = 0.0
+    scanned = 0.0
     if server.preemptions == before and server.partial < 0:
         while budget > 0 and server.running < limits.max_num_seqs:
             adapter = first_admissible(sim, server.active < limits.max_loras)
             if adapter < 0:
+                scanned = float(server.waiting)
                 break
             request = sim.adapters[adapter].queue_head
+            scanned = passed_over(sim, sim.requests[request].sequence)
             chunk = min(
                 sim.requests[request].input_tokens + sim.requests[request].done_tokens, budget
             )
@@ -172,6 +183,10 @@ def schedule(sim, limits):  # type: ignore[no-untyped-def]
             load_s += _admit(sim, limits, adapter, chunk, blocks)
             budget -= chunk
             prefill += chunk
+    changed = prefill > 0 or server.preemptions > before
+    if changed or server.scan_due:
+        server.scanned = scanned
+        server.scan_due = 1 if changed else 0
     server.max_running = max(server.max_running, server.running)
     server.max_active = max(server.max_active, server.active)
     server.min_free_blocks = min(server.min_free_blocks, server.free_blocks)

@@ -37,12 +37,12 @@ _COUNTS = (
     "offered", "offered_tokens", "lost", "unservable", "completed", "input_done", "output_done",
     "itl_gaps", "preemptions", "prefill_tokens", "decoded_tokens",
     "max_running", "max_waiting", "max_active", "sets_hash", "series_marked",
-    "front_head", "front_tail", "stalls", "merged_gaps",
+    "front_head", "front_tail", "stalls", "merged_gaps", "waiting_active", "scan_due",
 )
 _REALS = (
     "now_s", "ttft_sum_s", "itl_sum_s", "busy_s", "load_s",
     "running_area", "waiting_area", "kv_area", "active_area",
-    "front_free_s", "next_scrape_s", "scrape_s", "series",
+    "front_free_s", "next_scrape_s", "scrape_s", "series", "scanned",
 )
 # fmt: on
 
@@ -85,6 +85,8 @@ ADAPTER = np.dtype(
         ("cpu_next", np.int32),
         ("cpu_previous", np.int32),
         ("known", np.int32),
+        ("waiting", np.int32),
+        ("unused", np.int32),
         ("running_key", np.int64),
         ("waiting_key", np.int64),
         ("gpu_load_ms", np.float64),
@@ -121,6 +123,7 @@ TRACE = np.dtype(
         ("running", np.int64),
         ("decoding", np.int64),
         ("waiting", np.int64),
+        ("scanned", np.float64),
         ("active", np.int64),
         ("kv_tokens", np.int64),
         ("free_blocks", np.int64),
@@ -148,6 +151,7 @@ class StepCost(NamedTuple):
     per_token_over_graph_ms: float
     per_sequence_ms: float
     per_kv_token_ms: float
+    per_waiting_ms: float
     lora_ms: float
     per_adapter_ms: float
     lora_per_token_ms: float

@@ -1,11 +1,11 @@
 """What one engine step costs.
 
 A batch of T tokens (one a decoding sequence, plus P of prefill) from R sequences of L distinct
-adapters, with K tokens in the KV cache, takes
+adapters, with K tokens in the KV cache and W waiting requests passed over, takes
 
     t = base + per_token T + per_token_over_small (T - T_s)+
         + [T > T_g] (over_graph + per_token_over_graph (T - T_g))
-        + per_sequence R + per_kv_token K
+        + per_sequence R + per_kv_token K + per_waiting W
         + [L > 0] (lora + per_adapter L + lora_per_token T + lora_per_prefill_token P
                    + [T > T_g] (lora_over_graph + lora_per_token_over_graph (T - T_g)))     (ms)
 
@@ -19,7 +19,7 @@ from maitre.twin.kernel.compiled import compiled
 
 
 @compiled
-def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters):  # type: ignore[no-untyped-def]
+def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters, scanned=0.0):  # type: ignore[no-untyped-def]
     """Seconds of one step."""
     tokens = decoding + prefill_tokens
     over_graph = max(tokens - cost.graph_tokens, 0.0)
@@ -28,6 +28,7 @@ def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters):  # t
     if over_graph > 0.0:
         t += cost.over_graph_ms + cost.per_token_over_graph_ms * over_graph
     t += cost.per_sequence_ms * sequences + cost.per_kv_token_ms * kv_tokens
+    t += cost.per_waiting_ms * scanned
     if adapters > 0:
         t += cost.lora_ms + cost.per_adapter_ms * adapters + cost.lora_per_token_ms * tokens
         t += cost.lora_per_prefill_token_ms * prefill_tokens
