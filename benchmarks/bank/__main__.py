@@ -3,13 +3,14 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.bank.shared import shared
-from benchmarks.bank.starts import STARTS, Bench, Measured, compare_all
+from benchmarks.bank.starts import STARTS, Bench, Measured, TimeIsUpError, compare_all
 from benchmarks.bank.starts_report import print_report, report
 from benchmarks.bank.steps import steps
 from maitre.bank.bank import PromptBank
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--timed-seeds", type=int, default=1, help="seeds that run alone, timed")
     start.add_argument("--eval-rows", type=int, default=200)
     start.add_argument("--starts", nargs="*", choices=STARTS, default=list(STARTS))
+    start.add_argument("--minutes", type=float, default=float("inf"), help="begin no run later")
     start.add_argument("--lookups-again", action="store_true", help="look up what is kept, too")
     return parser
 
@@ -57,14 +59,22 @@ def _starts(model: BaseModel, options: argparse.Namespace) -> dict:
         eval_rows=options.eval_rows,
     )
     bench = Bench(
-        model, bank, as_of_bank(config, bank), Measured(options.work), options.lookups_again
+        model,
+        bank,
+        as_of_bank(config, bank),
+        Measured(options.work),
+        options.lookups_again,
+        time.perf_counter() + 60 * options.minutes,
     )
     tasks = _shuffled(load_tasks(options.task_folder))
     if options.tasks:
         tasks = [task for task in tasks if task.name in options.tasks]
-    found, passed_over = compare_all(
-        bench, tasks, options.held_out, options.starts, options.seeds, options.timed_seeds
-    )
+    try:
+        found, passed_over = compare_all(
+            bench, tasks, options.held_out, options.starts, options.seeds, options.timed_seeds
+        )
+    except TimeIsUpError:
+        sys.exit("time is up; the same command goes on from here")
     if not found:
         sys.exit("no task counts")
     if set(options.starts) != set(STARTS):

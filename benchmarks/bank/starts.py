@@ -29,6 +29,10 @@ LEAST_MARGIN = 0.1
 """By how much the reference run's accuracy must beat the majority class for a task to count."""
 
 
+class TimeIsUpError(Exception):
+    """This piece of the work is done; what it measured is kept."""
+
+
 class Measured:
     """Records by what they were measured of, in a JSON-lines file that only grows."""
 
@@ -77,6 +81,7 @@ class Bench:
     config: TuneConfig
     measured: Measured
     lookups_again: bool = False
+    stop_at_s: float = float("inf")
 
     def target(self, task: Task) -> float | None:
         """The loss to reach; `None` where the reference run did not learn the task."""
@@ -152,7 +157,7 @@ class Bench:
                     "seed": seed,
                     "start": start,
                     "choice": chosen.name,
-                    "prompt": chosen.prompt.tolist() if chosen.entry is None else None,
+                    "prompt": None if chosen.name in bank else chosen.prompt.tolist(),
                     "seconds": chosen.lookup_seconds,
                     "why": chosen.why,
                 },
@@ -189,6 +194,8 @@ class Bench:
             if known is None or (is_timed and known["seconds"] is None):
                 unknown[key] = one
         if unknown:
+            if time.perf_counter() > self.stop_at_s:
+                raise TimeIsUpError
             results = tune_many(
                 self.model,
                 [task] * len(unknown),
@@ -273,9 +280,8 @@ def _line(one: Comparison) -> str:
         + ("" if run["seconds"] is None else f" in {run['seconds']:.1f} s")
         for name, run in one.runs.items()
     )
-    return (
-        f"{one.task} seed {one.seed}: loss {one.target:.3f}; {runs}; {one.runs['bank']['choice']}"
-    )
+    choice = f"; {one.runs['bank']['choice']}" if "bank" in one.runs else ""
+    return f"{one.task} seed {one.seed}: loss {one.target:.3f}; {runs}{choice}"
 
 
 def _key(*parts: Any) -> str:

@@ -21,8 +21,8 @@ Clock = Callable[[], float]
 class ChosenStart:
     """A prompt to start from, float32 `[virtual_tokens, hidden]`.
 
-    `entry` is the bank's id of it, `None` where it is not of the bank. `lookup_seconds` counts
-    everything from the opened bank to the choice.
+    `entry` is the bank's id of it, or of the entry that a mixture owes the most to; `None` where it
+    is not of the bank. `lookup_seconds` counts everything from the opened bank to the choice.
     """
 
     prompt: np.ndarray
@@ -95,7 +95,7 @@ def _bank_start(
     return ChosenStart(
         prompt=found.choice.prompt,
         name=found.choice.name,
-        entry=found.choice.name if found.choice.kind == "bank" else None,
+        entry=found.choice.name if found.choice.kind == "bank" else found.choice.source,
         why=found.why,
         lookup_seconds=clock() - started_s,
     )
