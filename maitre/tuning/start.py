@@ -26,6 +26,8 @@ PROBE_ITERATIONS = 4
 SURE_ITERATIONS = 8.0
 """A start predicted to need no more iterations is chosen without probing, which takes as long."""
 
+# The share of those iterations within which mixtures have nothing to add.
+_NO_MIXTURES = 0.4
 _LEADERS = 3
 _PROBED_OF_BANK = 2
 # Share of the budget after which there is no time left to probe.
@@ -63,12 +65,13 @@ def find_start(
 
     Candidates are the bank's prompts that `tenant` may see, the task's instruction and description
     as text prompts, and the cold start of `seed`, scored by their loss on `samples` train examples
-    that `seed` draws. Unless the best is predicted to be there within `sure_iterations`, mixtures
-    of the bank's best join them, and the finalists, the instruction and the cold start among them,
-    take `probe_iterations` tuning steps in one shared batch; `ita_model` (by default the shipped
-    one, refitted to the bank's history) predicts from the losses before and after. Probing only
-    chooses: the prompt that is returned is the one before those steps. Half a budget used up leaves
-    no time for it.
+    that `seed` draws. Unless the best is predicted to be there almost at once, mixtures of the
+    bank's best join them. Unless the best is then predicted to be there within `sure_iterations`,
+    the finalists, the instruction and the cold start among them, take `probe_iterations` tuning
+    steps in one shared batch. `ita_model` (by default the shipped one, refitted to the bank's
+    history) predicts from the loss, and from the one after probing. Probing only chooses: the
+    prompt that is returned is the one before those steps. Half a budget used up leaves no time for
+    mixtures and probing.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
     Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
@@ -98,13 +101,18 @@ def find_start(
         ita = ita_model.predict(start_loss, probed_loss, entropy)
         return _Judged(candidate, start_loss, probed_loss, ita)
 
+    def is_decided(ranked: Sequence[_Judged], iterations: float) -> bool:
+        return ranked[0].ita <= iterations or clock() - started_s > _PROBE_BEFORE * budget_s
+
     losses = {c.name: c.loss for c in found.candidates}
-    ranked = [judged(c, losses[c.name], None) for c in found.finalists]
-    is_late = clock() - started_s > _PROBE_BEFORE * budget_s
-    if probe_iterations and not is_late and ranked[0].ita > sure_iterations:
+    known = {c: losses[c.name] for c in found.finalists}
+    ranked = [judged(c, loss, None) for c, loss in known.items()]
+    if probe_iterations and not is_decided(ranked, _NO_MIXTURES * sure_iterations):
         others = [*_mixed(model, task, visible, found), *_always(own)]
-        known = dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
-        known |= {c: losses[c.name] for c in found.finalists}
+        known |= dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
+        found = _with_scores(found, others, known, len(drawn))
+        ranked = sorted((judged(c, loss, None) for c, loss in known.items()), key=_order)
+    if probe_iterations and not is_decided(ranked, sure_iterations):
         finalists = _finalists(known)
         after = probe_losses(
             model,
@@ -116,7 +124,6 @@ def find_start(
         )
         probed = zip(finalists, after, strict=True)
         ranked = sorted((judged(c, known[c], loss) for c, loss in probed), key=_order)
-        found = _with_scores(found, others, known, len(drawn))
     return replace(
         found,
         choice=ranked[0].candidate,

@@ -1,0 +1,201 @@
+"""Measures the lookup in a large bank: `python -m benchmarks.bank_lookup`.
+
+The bank is made of the prompts of a smaller one: each entry is one of them, mixed with another
+(mostly of its own group) and disturbed by noise, so that there are good, middling and useless
+starts and many that are nearly as good as the best. A task is looked up in what is left when every
+prompt that its own prompts went into is gone. The two layers must find what scoring everything on
+the same samples finds. Work is kept in files: run it again, and it goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maitre.bank.bank import PromptBank
+from maitre.bank.entry import BankEntry
+from maitre.bank.index import BankIndex, build_index
+from maitre.bank.lookup import SAMPLE_ROUNDS, lookup
+from maitre.tuning.bank_entries import FEATURE
+from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import TuneConfig
+from maitre.tuning.encoding import encode
+from maitre.tuning.prompt_scores import PromptScorer, output_distributions
+from maitre.tuning.start import find_start
+from maitre.tuning.tasks import Task, load_tasks
+
+SAMPLES = SAMPLE_ROUNDS[-1]
+WITHIN = 0.02
+REACH_SECONDS, REACH_SHARE = 10.0, 0.95
+_SAME_GROUP = 0.7
+_MOST_OF_THE_OTHER = 0.5
+_MOST_NOISE = 0.5
+_PIECE = 250
+
+
+def large_bank(small: PromptBank, entries: int, seed: int) -> PromptBank:
+    """A bank of so many prompts, mixed and disturbed; `task` names both parents."""
+    generator = np.random.default_rng(seed)
+    parents = list(small)
+    made: list[BankEntry] = []
+    for number in range(entries):
+        first = parents[number % len(parents)]
+        others = [p for p in parents if (p.group == first.group) and p is not first]
+        if not others or generator.random() > _SAME_GROUP:
+            others = [p for p in parents if p is not first]
+        second = others[generator.integers(len(others))]
+        share = generator.uniform(0, _MOST_OF_THE_OTHER)
+        noise = generator.uniform(0, _MOST_NOISE) * float(first.prompt.std())
+        prompt = (1 - share) * first.prompt + share * second.prompt
+        prompt += noise * generator.normal(size=prompt.shape)
+        made.append(
+            replace(
+                first,
+                entry_id=f"{number:04d}",
+                task=f"{first.task}|{second.task}",
+                prompt=prompt.astype(np.float32),
+                created_at=datetime(2026, 1, 1, tzinfo=UTC),
+                features=(),
+            )
+        )
+    return PromptBank(tuple(made))
+
+
+def with_features(model: BaseModel, bank: PromptBank, file: Path) -> PromptBank:
+    """The bank with the feature that clusters it, computed in pieces that are kept."""
+    done = [np.load(file)] if file.is_file() else []
+    have = sum(map(len, done))
+    prompts = bank.prompts()
+    for start in range(have, len(bank), _PIECE):
+        done.append(output_distributions(model, prompts[start : start + _PIECE], "suffix"))
+        kept = np.concatenate(done)
+        _keep(file, kept)
+        print(f"features of {len(kept)} of {len(bank)} prompts", flush=True)
+    vectors = np.concatenate(done)
+    pairs = zip(bank, vectors, strict=True)
+    return PromptBank(tuple(entry.with_feature(FEATURE, vector) for entry, vector in pairs))
+
+
+def exhaustive(
+    model: BaseModel, task: Task, prompts: np.ndarray, seed: int, file: Path, until_s: float
+) -> np.ndarray | None:
+    """The loss of every prompt on the lookup's samples; `None` where time ran out before."""
+    scorer = _scorer(model, task, seed, prompts.shape[1])
+    found = np.load(file) if file.is_file() else np.zeros(0, dtype=np.float32)
+    while len(found) < len(prompts):
+        if time.monotonic() > until_s:
+            return None
+        piece = scorer(prompts[len(found) : len(found) + _PIECE], range(SAMPLES))
+        found = np.concatenate([found, piece])
+        _keep(file, found)
+    return found
+
+
+def compare(
+    model: BaseModel,
+    task: Task,
+    bank: PromptBank,
+    index: BankIndex,
+    losses: np.ndarray,
+    seed: int,
+) -> dict[str, float | str]:
+    """The two layers' choice by loss against the best of all, and what the lookup took."""
+    by_id = {entry.entry_id: float(loss) for entry, loss in zip(bank, losses, strict=True)}
+    started_s = time.monotonic()
+    scorer = _scorer(model, task, seed, bank.entries[0].prompt.shape[0])
+    found = lookup(bank, index, scorer, SAMPLES, clock=time.monotonic, budget_s=REACH_SECONDS)
+    layers_s = time.monotonic() - started_s
+    whole = find_start(
+        model, task, bank, index, config=TuneConfig(virtual_tokens=4), seed=seed, budget_s=10.0
+    )
+    best, chosen = min(by_id.values()), by_id[found.choice.name]
+    return {
+        "task": task.name,
+        "best": best,
+        "chosen": chosen,
+        "excess": chosen / best - 1,
+        "evaluated": found.evaluated,
+        "exhaustive": len(bank) * SAMPLES,
+        "layers_s": layers_s,
+        "find_start_s": whole.seconds,
+        "start": whole.choice.name,
+    }
+
+
+def _scorer(model: BaseModel, task: Task, seed: int, virtual_tokens: int) -> PromptScorer:
+    order = np.random.default_rng(seed).permutation(len(task.train))[:SAMPLES].tolist()
+    drawn = encode(model, task, virtual_tokens, train=order, eval=()).train
+    return PromptScorer(model, drawn, "suffix")
+
+
+def _keep(file: Path, values: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".tmp.npy")
+    np.save(unfinished, values)
+    unfinished.replace(file)
+
+
+def report(found: list[dict[str, float | str]]) -> None:
+    """The figures, with the reach beside them."""
+    excess = np.array([float(one["excess"]) for one in found])
+    within = float((excess <= WITHIN).mean())
+    layers = np.array([float(one["layers_s"]) for one in found])
+    whole = np.array([float(one["find_start_s"]) for one in found])
+    work = np.array([float(one["evaluated"]) / float(one["exhaustive"]) for one in found])
+    print(f"\n{len(found)} tasks, {torch.get_num_threads()} threads")
+    print(f"within {WITHIN:.0%} of the best of all by loss: {within:.0%} (reach {REACH_SHARE:.0%})")
+    print(f"excess loss: median {np.median(excess):.1%}, worst {excess.max():.1%}")
+    print(f"work against scoring everything: median {np.median(work):.1%}")
+    print(f"two layers: median {np.median(layers):.1f} s, worst {layers.max():.1f} s")
+    print(
+        f"with probing: median {np.median(whole):.1f} s, worst {whole.max():.1f} s "
+        f"(reach {REACH_SECONDS:.0f} s)"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bank_lookup", description=__doc__)
+    parser.add_argument("--model", default=".maitre/models/smollm2-135m-instruct")
+    parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
+    parser.add_argument("--bank", required=True, help="the small bank: a folder or URL")
+    parser.add_argument("--entries", type=int, default=3000)
+    parser.add_argument("--held-out", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=240.0, help="score all for so long")
+    parser.add_argument("--keep", type=Path, default=Path(".maitre/benchmarks/lookup"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    until_s = time.monotonic() + options.seconds
+    model = BaseModel.load(options.model, device="cpu")
+    folder = options.keep / f"{options.entries}"
+    bank = large_bank(PromptBank.load(options.bank), options.entries, options.seed)
+    bank = with_features(model, bank, folder / "features.npy")
+    tasks = {task.name: task for task in load_tasks(options.tasks)}
+    names = sorted(tasks)
+    order = np.random.default_rng(0).permutation(len(names))[: options.held_out]
+    found = []
+    for name in (names[place] for place in order):
+        visible = PromptBank(tuple(e for e in bank if name not in e.task.split("|")))
+        file = folder / f"{name}.npy"
+        losses = exhaustive(model, tasks[name], visible.prompts(), options.seed, file, until_s)
+        if losses is None:
+            continue
+        started_s = time.monotonic()
+        index = build_index(visible, FEATURE)
+        index_s = time.monotonic() - started_s
+        one = compare(model, tasks[name], visible, index, losses, options.seed)
+        found.append(one)
+        print(json.dumps(one | {"prompts": len(visible), "index_s": round(index_s, 1)}), flush=True)
+    if found:
+        report(found)
+
+
+if __name__ == "__main__":
+    main()
