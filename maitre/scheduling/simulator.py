@@ -7,31 +7,18 @@ next can be taken, which is how a scheduler behaves whose decision takes time in
 """
 
 import heapq
-import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from maitre.scheduling import actions as act
 from maitre.scheduling.cluster import Cluster
-from maitre.scheduling.errors import PolicyError
 from maitre.scheduling.events import Event
 from maitre.scheduling.jobs import Job
 from maitre.scheduling.outcome import Outcome
 from maitre.scheduling.policy import Policy
-from maitre.scheduling.snapshot import (
-    Completion,
-    JobView,
-    LookupView,
-    Pool,
-    RunningJob,
-    Snapshot,
-    Worker,
-)
+from maitre.scheduling.simulation_actions import apply
+from maitre.scheduling.simulation_state import FINISH, LOOKUP_END, READY, ClusterState, JobRecord
+from maitre.scheduling.snapshot import Completion, Snapshot
 
-# Order within one millisecond.
-_FINISH, _LOOKUP_END, _READY, _FAIL = range(4)
 _STALLED_MS = 2 * 24 * 3600 * 1000
 
 
@@ -41,72 +28,6 @@ class Simulation:
 
     events: list[Event]
     outcome: Outcome
-
-
-class _Job:
-    """The simulator's own record of a job, true counts included."""
-
-    __slots__ = (
-        "deadline_ms",
-        "done",
-        "epoch",
-        "from_ms",
-        "job",
-        "need",
-        "state",
-        "view",
-        "workers",
-    )
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.deadline_ms = math.floor(job.deadline_s * 1000 + 1e-6)
-        self.view = JobView(
-            job.job_id,
-            job.base_model,
-            job.submitted_s,
-            job.deadline_s,
-            job.iterations_cold_estimate,
-            job.iterations_bank_estimate,
-        )
-        self.state = "unsubmitted"
-        self.need = float(job.iterations_cold)
-        self.done = 0.0
-        self.epoch = 0
-        self.from_ms = 0
-        self.workers: tuple[str, ...] = ()
-
-
-class _Pool:
-    """One base model's live collections; `view` shows them read-only to the policy."""
-
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.model = cluster.models[name]
-        self.queued: dict[str, JobView] = {}
-        self.lookups: dict[str, LookupView] = {}
-        self.running: dict[str, RunningJob] = {}
-        self.workers: dict[str, Worker] = {}
-        self.idle: dict[str, Worker] = {}
-        self.arrivals_s: list[float] = []
-        self.completions: list[Completion] = []
-        self.warm_up_ms = to_ms(self.model.warm_up_s)
-        self.lookup_ms = to_ms(self.model.lookup_s)
-        self.resize_ms = to_ms(self.model.resize_s)
-        self.view = Pool(
-            self.model,
-            self.queued,
-            self.lookups,
-            self.running,
-            self.workers,
-            self.idle,
-            self.arrivals_s,
-            self.completions,
-        )
-
-
-def to_ms(seconds: float) -> int:
-    """Whole milliseconds, never fewer than `seconds` (a millionth of one forgiven)."""
-    return math.ceil(seconds * 1000 - 1e-6)
 
 
 def simulate(
@@ -121,36 +42,15 @@ def simulate(
     return _Run(jobs, cluster, policy, seed, pace_s).run()
 
 
-class _Run:
+class _Run(ClusterState):
+    """One run: what happens by itself, and when the policy is asked."""
+
     def __init__(
         self, jobs: Sequence[Job], cluster: Cluster, policy: Policy, seed: int, pace_s: float
     ) -> None:
-        self.cluster = cluster
+        super().__init__(jobs, cluster, seed)
         self.policy = policy
         self.pace_ms = pace_s * 1000
-        self.random = random.Random(seed)
-        ordered = sorted(jobs, key=lambda job: job.submitted_s)
-        self.arriving = [(to_ms(job.submitted_s), _Job(job)) for job in ordered]
-        self.jobs = {record.job.job_id: record for _, record in self.arriving}
-        self.pools = {name: _Pool(cluster, name) for name in cluster.models}
-        self.pool_views = {name: pool.view for name, pool in self.pools.items()}
-        self.blank: dict[str, Worker] = {}
-        self.held: dict[str, int] = {}  # worker -> start, ms
-        self.holder: dict[str, str | None] = {}  # worker -> its model
-        self.on_worker: dict[str, str] = {}  # worker -> the job that runs on it
-        self.doomed: set[str] = set()  # failed during a lookup
-        self.load_epoch: dict[str, int] = {}
-        self.heap: list[tuple[int, int, int, str, int]] = []
-        self.sequence = 0
-        self.now = 0
-        self.wake_ms: int | None = None
-        self.changed: set[str] = set()
-        self.events: list[Event] = []
-        self.open_jobs = len(self.arriving)
-        self.worker_count = 0
-        self.held_ms = self.busy_ms = self.lookup_ms = self.warming_ms = 0
-        self.finished = self.late = self.rejected = 0
-        self.preemptions = self.resizes = self.lookups = self.decisions = self.peak = 0
 
     # -- the loop ---------------------------------------------------------------------------
 
@@ -191,13 +91,13 @@ class _Run:
     def settle(self, entry: tuple[int, int, int, str, int]) -> bool:
         """Carry out one due event; False when it has been overtaken."""
         _, kind, _, name, epoch = entry
-        if kind == _FINISH:
+        if kind == FINISH:
             if self.jobs[name].epoch != epoch:
                 return False
             self.finish(self.jobs[name])
-        elif kind == _LOOKUP_END:
+        elif kind == LOOKUP_END:
             self.end_lookup(self.jobs[name])
-        elif kind == _READY:
+        elif kind == READY:
             if name not in self.held or self.load_epoch[name] != epoch:
                 return False
             self.ready(name)
@@ -223,27 +123,20 @@ class _Run:
             len(pool.queued) + len(pool.running) for pool in self.pools.values()
         )
         for action in self.policy.decide(snapshot):
-            _APPLY[type(action)](self, action)
+            apply(self, action)
         self.peak = max(self.peak, len(self.held))
         return live
 
-    def log(self, kind: str, worker: str = "", job_id: str = "", base_model: str = "") -> None:
-        self.events.append(Event(self.now, kind, worker, job_id, base_model))
-
-    def push(self, time_ms: int, kind: int, name: str, epoch: int = 0) -> None:
-        self.sequence += 1
-        heapq.heappush(self.heap, (time_ms, kind, self.sequence, name, epoch))
-
     # -- what happens by itself ---------------------------------------------------------------
 
-    def submit(self, record: _Job) -> None:
+    def submit(self, record: JobRecord) -> None:
         record.state = "queued"
         pool = self.pools[record.job.base_model]
         pool.queued[record.job.job_id] = record.view
         pool.arrivals_s.append(self.now / 1000)
         self.changed.add(record.job.base_model)
 
-    def finish(self, record: _Job) -> None:
+    def finish(self, record: JobRecord) -> None:
         job = record.job
         pool = self.pools[job.base_model]
         self.log("job_finish", ";".join(record.workers), job.job_id, job.base_model)
@@ -260,7 +153,7 @@ class _Run:
         )
         self.changed.add(job.base_model)
 
-    def end_lookup(self, record: _Job) -> None:
+    def end_lookup(self, record: JobRecord) -> None:
         job = record.job
         pool = self.pools[job.base_model]
         lookup = pool.lookups.pop(job.job_id)
@@ -293,205 +186,17 @@ class _Run:
                 self.doomed.add(name)
                 return
             if state == "running":
-                self.preempt(act.PreemptJob(self.on_worker[name]))
+                self.preempt(self.on_worker[name])
             if state == "loading":
                 loaded = self.now - round(self.pools[model].workers[name].since_s * 1000)
                 self.warming_ms += loaded
         self.drop(name)
 
-    def make_idle(self, pool: _Pool, name: str, *, ready: bool = False) -> None:
-        now_s = self.now / 1000
-        ready_s = now_s if ready else pool.workers[name].ready_s
-        worker = Worker(name, pool.model.name, "idle", now_s, ready_s)
-        pool.workers[name] = worker
-        pool.idle[name] = worker
-
-    def release(self, pool: _Pool, record: _Job) -> None:
-        """Free the workers of a running job and account for their time."""
-        for name in record.workers:
-            worker = pool.workers[name]
-            self.busy_ms += self.now - round(worker.since_s * 1000)
-            del self.on_worker[name]
-            self.make_idle(pool, name)
-        record.workers = ()
-        record.epoch += 1
-
-    def drop(self, name: str) -> None:
-        """Give a worker's GPU back and forget it."""
-        model = self.holder.pop(name)
-        self.log("worker_stop", name, "", model or "")
-        if model is None:
-            del self.blank[name]
-        else:
-            pool = self.pools[model]
-            del pool.workers[name]
-            pool.idle.pop(name, None)
-            self.changed.add(model)
-        self.held_ms += self.now - self.held.pop(name)
-
-    # -- what the policy asks for -------------------------------------------------------------
-
-    def start_workers(self, action: act.StartWorkers) -> None:
-        if action.count < 1 or len(self.held) + action.count > self.cluster.gpus:
-            raise PolicyError(f"{action}: {len(self.held)} of {self.cluster.gpus} GPUs are held")
-        for _ in range(action.count):
-            self.worker_count += 1
-            name = f"w{self.worker_count}"
-            self.held[name] = self.now
-            self.holder[name] = None
-            self.log("worker_start", name)
-            self.blank[name] = Worker(name, None, "blank", self.now / 1000, math.inf)
-            if self.cluster.failures_per_worker_hour > 0:
-                life_s = self.random.expovariate(self.cluster.failures_per_worker_hour / 3600)
-                self.push(self.now + max(1, to_ms(life_s)), _FAIL, name)
-            if action.base_model is not None:
-                self.load(act.LoadModel(name, action.base_model))
-
-    def load(self, action: act.LoadModel) -> None:
-        name = action.worker
-        if name in self.blank:
-            del self.blank[name]
-        else:
-            held = self.holder.get(name)
-            if held is None or name not in self.pools[held].idle:
-                raise PolicyError(f"{action}: the worker is not idle")
-            del self.pools[held].workers[name]
-            del self.pools[held].idle[name]
-            self.changed.add(held)
-        pool = self.pools[action.base_model]
-        self.holder[name] = action.base_model
-        now_s = self.now / 1000
-        ready_ms = self.now + pool.warm_up_ms
-        pool.workers[name] = Worker(name, action.base_model, "loading", now_s, ready_ms / 1000)
-        self.log("worker_load", name, "", action.base_model)
-        epoch = self.load_epoch[name] = self.load_epoch.get(name, 0) + 1
-        self.push(ready_ms, _READY, name, epoch)
-        self.changed.add(action.base_model)
-
-    def stop_worker(self, action: act.StopWorker) -> None:
-        model = self.holder.get(action.worker)
-        idle = action.worker in (self.blank if model is None else self.pools[model].idle)
-        if not idle:
-            raise PolicyError(f"{action}: the worker is not idle")
-        self.drop(action.worker)
-
-    def start_lookup(self, action: act.StartLookup) -> None:
-        record, pool = self.queued(action)
-        if record.view.started or record.view.lookup_ended:
-            raise PolicyError(f"{action}: the job has started or has been looked up")
-        self.occupy(pool, (action.worker,), "lookup", action)
-        del pool.queued[action.job_id]
-        ends_ms = self.now + pool.lookup_ms
-        pool.lookups[action.job_id] = LookupView(record.view, action.worker, ends_ms / 1000)
-        record.state = "lookup"
-        self.lookups += 1
-        self.log("lookup_start", action.worker, action.job_id, record.job.base_model)
-        self.push(ends_ms, _LOOKUP_END, action.job_id)
-        self.changed.add(record.job.base_model)
-
-    def start_job(self, action: act.StartJob) -> None:
-        record, pool = self.queued(action)
-        if len(action.workers) not in pool.model.iteration_s:
-            raise PolicyError(f"{action}: {len(action.workers)} workers is not allowed")
-        self.occupy(pool, action.workers, "running", action)
-        del pool.queued[action.job_id]
-        again = record.view.started
-        record.view = replace(record.view, started=True)
-        record.state = "running"
-        self.log("job_start", ";".join(action.workers), action.job_id, record.job.base_model)
-        self.go_on(pool, record, action.workers, pool.resize_ms if again else 0)
-
-    def resize(self, action: act.ResizeJob) -> None:
-        record = self.jobs[action.job_id]
-        if record.state != "running":
-            raise PolicyError(f"{action}: the job is not running")
-        pool = self.pools[record.job.base_model]
-        if len(action.workers) not in pool.model.iteration_s:
-            raise PolicyError(f"{action}: {len(action.workers)} workers is not allowed")
-        self.keep_progress(pool, record)
-        self.release(pool, record)
-        self.occupy(pool, action.workers, "running", action)
-        self.resizes += 1
-        self.log("job_resize", ";".join(action.workers), action.job_id, record.job.base_model)
-        self.go_on(pool, record, action.workers, pool.resize_ms)
-
-    def preempt(self, action: act.PreemptJob) -> None:
-        record = self.jobs[action.job_id]
-        if record.state != "running":
-            raise PolicyError(f"{action}: the job is not running")
-        pool = self.pools[record.job.base_model]
-        self.keep_progress(pool, record)
-        workers = record.workers
-        self.release(pool, record)
-        self.preemptions += 1
-        self.log("job_preempt", ";".join(workers), action.job_id, record.job.base_model)
-        del pool.running[action.job_id]
-        record.state = "queued"
-        record.view = replace(record.view, iterations_done=record.done)
-        pool.queued[action.job_id] = record.view
-        self.changed.add(record.job.base_model)
-
-    def reject(self, action: act.RejectJob) -> None:
-        record, pool = self.queued(action)
-        del pool.queued[action.job_id]
-        record.state = "rejected"
-        self.rejected += 1
-        self.open_jobs -= 1
-        self.log("job_reject", "", action.job_id, record.job.base_model)
-        self.changed.add(record.job.base_model)
-
-    def wait_until(self, action: act.WaitUntil) -> None:
-        wake_ms = max(self.now + 1, to_ms(action.time_s))
-        self.wake_ms = wake_ms if self.wake_ms is None else min(self.wake_ms, wake_ms)
-
-    # -- shared steps -------------------------------------------------------------------------
-
-    def queued(self, action: act.StartLookup | act.StartJob | act.RejectJob) -> tuple[_Job, _Pool]:
-        record = self.jobs.get(action.job_id)
-        if record is None or record.state != "queued":
-            raise PolicyError(f"{action}: the job is not in the queue")
-        return record, self.pools[record.job.base_model]
-
-    def occupy(self, pool: _Pool, names: tuple[str, ...], state: str, action: act.Action) -> None:
-        now_s = self.now / 1000
-        for name in names:
-            worker = pool.idle.pop(name, None)
-            if worker is None:
-                raise PolicyError(f"{action}: worker {name} is not ready and free")
-            pool.workers[name] = Worker(
-                name,
-                worker.base_model,
-                "lookup" if state == "lookup" else "running",
-                now_s,
-                worker.ready_s,
-            )
-
-    def keep_progress(self, pool: _Pool, record: _Job) -> None:
-        elapsed_ms = max(0, self.now - record.from_ms)
-        iteration_s = pool.model.iteration_s[len(record.workers)]
-        record.done += elapsed_ms / 1000 / iteration_s
-
-    def go_on(self, pool: _Pool, record: _Job, workers: tuple[str, ...], penalty_ms: int) -> None:
-        """Let the job make progress on `workers` after the resize cost, and plan its finish."""
-        iteration_s = pool.model.iteration_s[len(workers)]
-        record.workers = workers
-        record.from_ms = self.now + penalty_ms
-        record.epoch += 1
-        record.view = replace(record.view, iterations_done=record.done)
-        for name in workers:
-            self.on_worker[name] = record.job.job_id
-        pool.running[record.job.job_id] = RunningJob(
-            record.view, workers, record.from_ms / 1000, iteration_s
-        )
-        left_s = max(0.0, record.need - record.done) * iteration_s
-        self.push(record.from_ms + to_ms(left_s), _FINISH, record.job.job_id, record.epoch)
-        self.changed.add(record.job.base_model)
-
     def close(self) -> None:
         """Stop what is still held: nothing is left to do (or the policy will never do it)."""
         for pool in self.pools.values():
             for job_id in list(pool.running):
-                self.preempt(act.PreemptJob(job_id))
+                self.preempt(job_id)
         for name in list(self.held):
             model = self.holder[name]
             if model is not None:
@@ -529,16 +234,3 @@ class _Run:
             makespan_s=(self.now - first_ms) / 1000,
             decisions=self.decisions,
         )
-
-
-_APPLY: dict[type, Callable[[_Run, Any], None]] = {
-    act.StartWorkers: _Run.start_workers,
-    act.LoadModel: _Run.load,
-    act.StopWorker: _Run.stop_worker,
-    act.StartLookup: _Run.start_lookup,
-    act.StartJob: _Run.start_job,
-    act.ResizeJob: _Run.resize,
-    act.PreemptJob: _Run.preempt,
-    act.RejectJob: _Run.reject,
-    act.WaitUntil: _Run.wait_until,
-}
