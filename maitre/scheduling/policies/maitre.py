@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from maitre.scheduling.actions import Action, LoadModel, StartWorkers, StopWorker, WaitUntil
 from maitre.scheduling.policies.idle_window import idle_windows_s
-from maitre.scheduling.policies.pool_plan import PlanParameters, plan_crowded_pool, plan_pool
+from maitre.scheduling.policies.plan_parameters import PlanParameters
+from maitre.scheduling.policies.pool_plan import plan_crowded_pool, plan_pool
 from maitre.scheduling.snapshot import Pool, Snapshot
 
 
@@ -13,11 +14,15 @@ from maitre.scheduling.snapshot import Pool, Snapshot
 class Maitre:
     """Parameters.
 
-    `finish_quantile`: how sure a plan wants to be that a job ends in time; `warmth`: what a warm
-    worker is worth when needed, in warm-ups; the switches turn single ideas off, for ablation.
+    `finish_quantile`: how sure a plan wants to be that a job ends in time; `release_quantile`: when
+    the workers of the jobs before it are taken to be free; `warmth`: what a warm worker is worth
+    when needed, in warm-ups; the switches turn single ideas off, for ablation.
+    `reject_hopeless` rejects what can no longer be in time: a violation either way, at less cost,
+    but the owner of the job gets nothing.
     """
 
-    finish_quantile: float = 0.93
+    finish_quantile: float = 0.9
+    release_quantile: float = 0.75
     fallback_quantiles: tuple[float, ...] = (0.7, 0.5, 0.25)
     hopeless_quantile: float = 0.05
     rescue_quantile: float = 0.75
@@ -26,17 +31,22 @@ class Maitre:
     crowded_dearest: float = 1.1
     preempt: bool = True
     lookup: bool = True
+    lookup_ahead: bool = True
+    reject_hopeless: bool = False
     name: str = "maitre"
 
     def decide(self, snapshot: Snapshot) -> Sequence[Action]:
         """Plan every pool, then give back the idle workers that are not worth keeping."""
         parameters = PlanParameters(
             self.finish_quantile,
+            self.release_quantile,
             self.fallback_quantiles,
             self.hopeless_quantile,
             self.rescue_quantile,
             self.preempt,
             self.lookup,
+            self.lookup_ahead,
+            self.reject_hopeless,
             self.usable_share,
             snapshot.cluster.gpus,
             self.crowded_dearest,
