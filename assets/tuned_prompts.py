@@ -18,6 +18,7 @@ from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
 from resources.progress import Progress
+from resources.warm_pool.held_run import held_run
 
 if TYPE_CHECKING:
     from maitre.bank.lookup import Lookup
@@ -35,7 +36,8 @@ class TuneRequestConfig(dg.Config):
     """How far to tune. Without a target the run goes on to `max_iterations`, and the best is kept.
 
     `compare_with_cold` fixes the target beforehand by a cold run of another seed and tunes cold to
-    it as well, so that the saving is seen; it costs two more runs.
+    it as well, so that the saving is seen; it costs two more runs. Without `lookup` the bank is not
+    asked and the start is cold.
     """
 
     target_loss: float | None = None
@@ -46,6 +48,7 @@ class TuneRequestConfig(dg.Config):
     virtual_tokens: int = 4
     seed: int = 0
     compare_with_cold: bool = False
+    lookup: bool = True
 
     def tune_config(self) -> "TuneConfig":
         """The tuner's configuration."""
@@ -88,20 +91,25 @@ def tuned_prompts(
     from maitre.tuning.trial import run_trial
     from maitre.tuning.tune import tune
 
+    held = held_run()
     task = find_task(inputs.tasks, context.partition_key)
     model = language_model.load()
-    bank = load_bank(home, model)
-    if config.compare_with_cold:
-        # A prompt of the task itself would make the comparison a tautology.
-        bank = bank.without([entry.entry_id for entry in bank if entry.task == task.name])
-    start = find_start(
-        model,
-        task,
-        bank,
-        build_index(bank, FEATURE) if len(bank) else None,
-        config=config.tune_config(),
-        seed=config.seed,
-    )
+    if config.lookup:
+        held.enter("lookup")
+        bank = load_bank(home, model)
+        if config.compare_with_cold:
+            # A prompt of the task itself would make the comparison a tautology.
+            bank = bank.without([entry.entry_id for entry in bank if entry.task == task.name])
+        start = find_start(
+            model,
+            task,
+            bank,
+            build_index(bank, FEATURE) if len(bank) else None,
+            config=config.tune_config(),
+            seed=config.seed,
+        )
+    else:
+        start = _cold_start(model, config)
     context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
     settings: dict[str, Any] = {
         "config": config.tune_config(),
@@ -114,8 +122,19 @@ def tuned_prompts(
         lines = {"cold": trial.cold, "from the bank": trial.warm}
         tuned = trial.warm
     else:
-        tuned = tune(model, task, init=start.choice.prompt, **settings)
+        held.enter("tuning", config.max_iterations)
+        tuned = tune(
+            model,
+            task,
+            init=start.choice.prompt,
+            should_stop=held.should_stop,
+            checkpoint=held.checkpoint,
+            **settings,
+        )
         lines = {"from the bank": tuned}
+    # From here on there are effects outside of the run: only if it is still this worker's.
+    held.check()
+    held.enter("registering")
     with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
         figures = _figures(task, start, lines)
         run.params(config.model_dump() | {"task": task.name, "start": start.choice.name})
@@ -151,10 +170,22 @@ def tuned_prompts(
     )
 
 
+def _cold_start(model: "BaseModel", config: TuneRequestConfig) -> "Lookup":
+    """The random start of the seed, as a lookup that asked nobody."""
+    from maitre.bank.lookup import Candidate, Lookup
+    from maitre.tuning.soft_prompt import random_init
+
+    prompt = random_init(model, config.virtual_tokens, config.seed)
+    cold = Candidate("random", "random", prompt)
+    return Lookup(cold, (), (cold,), 0, "no lookup was asked for", 0.0)
+
+
 def _teller(context: dg.AssetExecutionContext, config: TuneRequestConfig) -> "Any":
     progress = Progress(context.log, "iterations")
+    held = held_run()
 
     def tell(iteration: "Iteration") -> None:
+        held.step(iteration.iteration)
         loss = iteration.train_loss
         note = f"train loss {loss:.3f}" if loss is not None else ""
         if iteration.iteration < config.max_iterations:

@@ -31,10 +31,10 @@ def tune_through_the_queue(
         return
     task = settings.held_back[-1]
     if why_stale(instance, tuned_prompts, task) is None:
-        console.print(f"[green]●[/green] tuning_requests {task}: up to date")
+        console.print(f"[green]●[/green] tuning_scheduler {task}: up to date")
         return
     command = ["tune", task, "--deadline", DEADLINE]
-    console.print(f"[yellow]●[/yellow] [bold]tuning_requests[/bold]: maitre {' '.join(command)}")
+    console.print(f"[yellow]●[/yellow] [bold]tuning_scheduler[/bold]: maitre {' '.join(command)}")
     answer = subprocess.run(
         [sys.executable, "-m", "maitre.cli", *command, "--json"], check=True, capture_output=True
     )

@@ -9,7 +9,8 @@ from assets.tuning_tasks import tuning_tasks
 from pipelines.jobs import LOGGERS
 from pipelines.wiring import resources
 from resources.settings import Settings
-from sensors.tuning_requests import tuning_requests
+from resources.warm_pool.tags import BASE_MODEL_TAG
+from sensors.tuning_scheduler import tuning_scheduler
 
 INPUTS = [task_files, base_model]
 BANK = [tuning_tasks, bank_prompts, prompt_bank]
@@ -23,6 +24,9 @@ tune = dg.define_asset_job(
     "tune",
     selection=dg.AssetSelection.assets(tuned_prompts),
     description="Tune one task (a partition) from the best start that the bank has.",
+    # In one process: a warm worker's own, where there is one.
+    executor_def=dg.in_process_executor,
+    tags={BASE_MODEL_TAG: Settings.read().pool},
 )
 everything = dg.define_asset_job(
     "everything",
@@ -39,7 +43,7 @@ defs = dg.Definitions(
             name="nightly_bank_refresh", job=refresh_bank, cron_schedule="0 2 * * *"
         )
     ],
-    sensors=[tuning_requests],
+    sensors=[tuning_scheduler],
     resources=resources(Settings.read()),
     loggers=LOGGERS,
 )

@@ -1,4 +1,4 @@
-"""The servers of one machine: `dagster dev` (webserver and daemon) and `mlflow server`."""
+"""The servers of one machine: `dagster dev`, `mlflow server` and the warm workers."""
 
 import os
 import shutil
@@ -13,6 +13,12 @@ from typing import Self
 
 from resources.mlflow_tracking import MlflowTracking
 from resources.settings import Settings
+from resources.warm_pool.local_pool import LocalPool
+from resources.warm_pool.registry import read_token
+from resources.warm_pool.services_file import write_services
+
+TRAINING_POOL = "training"
+"""Dagster's pool of the ops that train; every warm worker may hold one of its slots."""
 
 
 class ServiceError(RuntimeError):
@@ -21,17 +27,24 @@ class ServiceError(RuntimeError):
 
 @dataclass(frozen=True)
 class LocalServices:
-    """Both servers as child processes; each in a group of its own, so that nothing outlives it."""
+    """Both servers as child processes; each in a group of its own, so that nothing outlives it.
+
+    The warm workers are processes of `pool`, which this stops too.
+    """
 
     dagster: subprocess.Popen
     mlflow: subprocess.Popen
     dagster_url: str
     mlflow_url: str
     log_folder: Path
+    pool: LocalPool | None
+    written: Path
 
     @classmethod
-    def start(cls, settings: Settings, dagster_port: int, mlflow_port: int) -> Self:
-        """Start both servers, bound to loopback, with their logs under the data home."""
+    def start(
+        cls, settings: Settings, dagster_port: int, mlflow_port: int, workers: int = 0
+    ) -> Self:
+        """Start all, bound to loopback, with their logs under the data home."""
         log_folder = Path(settings.home).resolve() / "logs"
         log_folder.mkdir(parents=True, exist_ok=True)
         dagster_home = Path(os.environ.get("DAGSTER_HOME", f"{settings.home}/dagster")).resolve()
@@ -44,20 +57,35 @@ class LocalServices:
             **os.environ,
             "DAGSTER_HOME": str(dagster_home),
             "MAITRE_MLFLOW_UI_URL": mlflow_url,
+            "MAITRE_WARM_POOL": "local" if workers else "off",
+            "MAITRE_WARM_WORKERS": str(workers),
         }
+        os.environ.update(environment)
         # Made here, so that two processes do not both try to create the tables.
         MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url=mlflow_url).client()
+        pool = None
+        if workers:
+            _allow_trainings(dagster_home, workers)
+            pool = LocalPool(settings.home, read_token(settings.home), workers)
+            pool.grow(settings.pool, max(0, workers - len(pool.workers(settings.pool))))
         python = sys.executable
         mlflow = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
         mlflow += [str(mlflow_port), "--backend-store-uri", settings.mlflow_tracking_uri]
         dagster = [python, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1"]
         dagster += ["-p", str(dagster_port)]
+        dagster_url = f"http://127.0.0.1:{dagster_port}"
+        told = {"dagster_url": dagster_url, "mlflow_url": mlflow_url}
+        written = write_services(
+            settings.home, told | {"warm_pool": environment["MAITRE_WARM_POOL"]}
+        )
         return cls(
             dagster=_spawn(dagster, log_folder / "dagster.log", environment),
             mlflow=_spawn(mlflow, log_folder / "mlflow.log", environment),
-            dagster_url=f"http://127.0.0.1:{dagster_port}",
+            dagster_url=dagster_url,
             mlflow_url=mlflow_url,
             log_folder=log_folder,
+            pool=pool,
+            written=written,
         )
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -83,7 +111,8 @@ class LocalServices:
             time.sleep(1.0)
 
     def stop(self) -> None:
-        """Interrupt both, and kill what has not gone after 15 s."""
+        """Interrupt both, and kill what has not gone after 15 s; then drain the workers."""
+        self.written.unlink(missing_ok=True)
         for process in (self.dagster, self.mlflow):
             _signal_group(process, signal.SIGINT)
         give_up_at = time.monotonic() + 15
@@ -92,6 +121,8 @@ class LocalServices:
                 process.wait(timeout=max(0.1, give_up_at - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal_group(process, signal.SIGKILL)
+        if self.pool is not None:
+            self.pool.stop_all()
 
     def _check_alive(self) -> None:
         for name, process in (("dagster", self.dagster), ("mlflow", self.mlflow)):
@@ -99,6 +130,14 @@ class LocalServices:
                 raise ServiceError(
                     f"{name} ended with exit code {code}; see {self.log_folder / name}.log"
                 )
+
+
+def _allow_trainings(dagster_home: Path, count: int) -> None:
+    """Let as many ops train at once as there are warm workers."""
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(dagster_home)) as instance:
+        instance.event_log_storage.set_concurrency_slots(TRAINING_POOL, count)
 
 
 def _spawn(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:

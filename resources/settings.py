@@ -6,9 +6,10 @@ fresh clone runs without either.
 """
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +46,28 @@ class Settings(BaseModel):
     mlflow_ui_url: str = Field(
         "http://127.0.0.1:5000", description="Where people open the MLflow UI; links point there."
     )
+    warm_pool: Literal["off", "local", "kubernetes"] = Field(
+        "off", description="Where tuning runs find warm workers; `maitre up` says local."
+    )
+    warm_workers: int = Field(2, ge=0, description="Warm workers that are never given back.")
+    cluster: str = Field(
+        "examples/workers.yaml",
+        description="GPUs, prices and speeds to plan warm workers with.",
+    )
+
+    dagster_url: str = Field(
+        "", description="Dagster's webserver; empty: the one that `maitre up` has started."
+    )
+
+    @property
+    def scratch(self) -> Path:
+        """A folder on this machine: the home, or, where that is a URL, a temporary one."""
+        return Path(tempfile.gettempdir(), "maitre") if "://" in self.home else Path(self.home)
+
+    @property
+    def pool(self) -> str:
+        """The base model's name, by which its workers are known."""
+        return Path(self.base_model).name
 
     @classmethod
     def read(cls, path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Self:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maitre.cli import replay_tick
 from maitre.cli.output import print_json, print_table
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="A policy's parameter, NAME=NUMBER; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.command("replay")(replay_tick.replay)
 
 
 @app.command()

@@ -1,73 +1,164 @@
 """`maitre requests`: the queue of tuning requests, and how `maitre tune` adds to it."""
 
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maitre.cli.deadline import parse_deadline
 from maitre.cli.output import print_json, print_table
 
+if TYPE_CHECKING:
+    from resources.request_queue.request import TuningRequest
+    from resources.request_queue.store import RequestStore
+
 app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def submit(task: str, deadline: str, tenant: str, json: bool) -> None:
+def submit(
+    task: str,
+    deadline: str,
+    tenant: str,
+    json: bool,
+    *,
+    key: str | None = None,
+    accept_late: bool = False,
+    lookup: bool = True,
+    max_iterations: int = 40,
+) -> None:
     """Add a row to the request queue: `task`, of the tasks folder, is to be tuned by a deadline."""
     from maitre.tuning.tasks import find_task
-    from resources.request_queue import RequestQueue
     from resources.settings import Settings
+    from resources.warm_pool import submission
 
     settings = Settings.read()
     find_task(settings.tasks, task)
     now = datetime.now(UTC)
-    request = RequestQueue(url=settings.request_queue_url).submit(
-        task, deadline_at=parse_deadline(deadline, now), now=now, tenant=tenant
+    wish = submission.Wish(
+        task,
+        parse_deadline(deadline, now),
+        tenant=tenant,
+        idempotency_key=key,
+        max_iterations=max_iterations,
+        lookup=lookup,
+        accept_late=accept_late,
     )
+    submitted = submission.submit(settings, wish, now)
+    request = submitted.request
     if json:
         print_json(asdict(request))
+        return
+    when = request.deadline_at.astimezone().strftime("%H:%M:%S")
+    print(f"Queued {task} until {when} as {request.request_id}")
+    if request.predicted_finish_at is not None:
+        finish = request.predicted_finish_at.astimezone().strftime("%H:%M:%S")
+        print(f"Predicted: done at {finish}, {request.predicted_price:.4f} of GPU time")
+    if submitted.worker is not None:
+        print(f"Started on {submitted.worker}")
     else:
-        when = request.deadline_at.astimezone().strftime("%H:%M:%S")
-        print(f"Queued {task} until {when} as {request.request_id}")
-        print("The sensor tuning_requests starts it while Dagster's daemon runs (make ui).")
+        print("The sensor tuning_scheduler starts it while Dagster's daemon runs (make ui).")
+
+
+@app.command("submit")
+def submit_request(
+    task: Annotated[str, typer.Argument(help="A task of the tasks folder.")],
+    deadline: Annotated[str, typer.Option(help="A span (10m, in 2h) or a time.")] = "1h",
+    tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: submitting twice adds one request.")
+    ] = None,
+    accept_late: Annotated[
+        bool, typer.Option("--accept-late", help="Queue it even if it cannot be done in time.")
+    ] = False,
+    lookup: Annotated[bool, typer.Option(help="Ask the prompt bank for a start.")] = True,
+    max_iterations: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 40,
+    json: Json = False,
+) -> None:
+    """Ask for a task to be tuned by a deadline, as `maitre tune` does, with every option."""
+    submit(
+        task,
+        deadline,
+        tenant,
+        json,
+        key=key,
+        accept_late=accept_late,
+        lookup=lookup,
+        max_iterations=max_iterations,
+    )
 
 
 @app.command("list")
 def list_requests(json: Json = False) -> None:
     """List the requests, the earliest deadline first."""
-    from resources.request_queue import RequestQueue
-    from resources.settings import Settings
-
-    rows = [asdict(r) for r in RequestQueue(url=Settings.read().request_queue_url).find()]
+    rows = [asdict(request) for request in _store().find()]
     if json:
         print_json(rows)
         return
-    shown = ("request_id", "task", "state", "deadline_at", "run_id")
+    shown = ("request_id", "task", "state", "deadline_at", "predicted_finish_at", "run_id")
     print_table([{name: row[name] for name in shown} for row in rows], "Tuning requests")
 
 
 @app.command()
 def show(request_id: str, json: Json = False) -> None:
     """Show one request."""
-    from resources.request_queue import RequestQueue
-    from resources.settings import Settings
-
-    row = asdict(RequestQueue(url=Settings.read().request_queue_url).get(request_id))
-    if json:
-        print_json(row)
-    else:
-        print_table([{"field": k, "value": v} for k, v in row.items()], f"Request {request_id}")
+    _tell(_store().get(request_id), json)
 
 
 @app.command()
-def cancel(request_id: str) -> None:
-    """Cancel a request that has not been started."""
-    from resources.request_queue import RequestError, RequestQueue, RequestState
+def cancel(request_id: str, json: Json = False) -> None:
+    """Cancel a request: at once in the queue, at its next step where it is being tuned."""
     from resources.settings import Settings
 
-    queue = RequestQueue(url=Settings.read().request_queue_url)
-    if not queue.move(request_id, expected=RequestState.QUEUED, state=RequestState.CANCELLED):
-        raise RequestError(f"request {request_id} is {queue.get(request_id).state}, not queued")
-    print(f"Cancelled {request_id}")
+    request = _store().cancel(request_id, now=datetime.now(UTC))
+    if request.cancel_requested and request.run_id is not None:
+        from resources.warm_pool.quick_launch import Dagster, GraphqlError
+        from resources.warm_pool.services_file import while_up
+
+        url = while_up(Settings.read()).dagster_url
+        try:
+            if url:
+                Dagster(url).terminate(request.run_id)
+        except GraphqlError as error:
+            # The scheduler cancels it at its next round.
+            print(f"maitre: not cancelled at once: {error}", file=sys.stderr)
+    if json:
+        _tell(request, json)
+    else:
+        done = "Cancelled" if request.state.is_final else "Asked to cancel"
+        print(f"{done} {request_id}")
+
+
+@app.command()
+def retry(
+    request_id: str,
+    deadline: Annotated[str | None, typer.Option(help="A new deadline: a span or a time.")] = None,
+    json: Json = False,
+) -> None:
+    """Queue a failed or cancelled request once more."""
+    now = datetime.now(UTC)
+    deadline_at = None if deadline is None else parse_deadline(deadline, now)
+    request = _store().retry(request_id, now=now, deadline_at=deadline_at)
+    if json:
+        _tell(request, json)
+    else:
+        print(f"Queued {request.task} again as attempt {request.attempt} of {request_id}")
+
+
+def _store() -> "RequestStore":
+    from resources.request_queue.store import RequestStore
+    from resources.settings import Settings
+
+    return RequestStore(Settings.read().request_queue_url)
+
+
+def _tell(request: "TuningRequest", json: bool) -> None:
+    row = asdict(request)
+    if json:
+        print_json(row)
+    else:
+        title = f"Request {request.request_id}"
+        print_table([{"field": k, "value": v} for k, v in row.items()], title)

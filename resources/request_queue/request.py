@@ -38,8 +38,8 @@ class TuningRequest:
     """A task to tune by a deadline.
 
     `attempt` counts from 1 and rises with every retry. `iterations_cold` and `iterations_bank` are
-    estimates. `owner` holds a starting request until `held_until`. `predicted_finish_at` and
-    `predicted_price` are what was told at submission.
+    estimates; `lookup` asks the bank for a start. `owner` holds a starting request until
+    `held_until`. `predicted_finish_at` and `predicted_price` are what was told at submission.
     """
 
     request_id: str
@@ -52,7 +52,8 @@ class TuningRequest:
     attempt: int = 1
     iterations_cold: float = 40.0
     iterations_bank: float = 40.0
-    max_iterations: int | None = None
+    max_iterations: int = 40
+    lookup: bool = True
     idempotency_key: str | None = None
     predicted_finish_at: datetime | None = None
     predicted_price: float | None = None

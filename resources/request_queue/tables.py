@@ -19,7 +19,8 @@ requests = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
     sa.Column("iterations_cold", sa.Float, nullable=False, server_default="40"),
     sa.Column("iterations_bank", sa.Float, nullable=False, server_default="40"),
-    sa.Column("max_iterations", sa.Integer),
+    sa.Column("max_iterations", sa.Integer, nullable=False, server_default="40"),
+    sa.Column("lookup", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("idempotency_key", sa.String(200)),
     sa.Column("predicted_finish_at", sa.DateTime(timezone=True)),
     sa.Column("predicted_price", sa.Float),
@@ -77,13 +78,17 @@ def _make_tables(made: sa.Engine) -> None:
         for column in table.columns:
             if column.name not in there:
                 kind = column.type.compile(made.dialect)
-                default = column.server_default
-                rest = ""
-                if isinstance(default, sa.DefaultClause):
-                    shown = default.arg
-                    text = shown if isinstance(shown, str) else "0"
-                    rest = f" NOT NULL DEFAULT '{text}'"
+                rest = _default(column, made.dialect)
                 with made.begin() as connection:
                     connection.execute(
                         sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}{rest}")
                     )
+
+
+def _default(column: sa.Column, dialect: sa.Dialect) -> str:
+    """What rows that are there already get in a new column."""
+    if not isinstance(column.server_default, sa.DefaultClause):
+        return ""
+    value = column.server_default.arg
+    text = f"'{value}'" if isinstance(value, str) else str(value.compile(dialect=dialect))
+    return f" NOT NULL DEFAULT {text}"

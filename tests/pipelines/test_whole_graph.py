@@ -18,7 +18,7 @@ from pipelines.staleness import why_stale
 from pipelines.wiring import resources
 from resources.request_queue import RequestQueue, RequestState
 from resources.settings import Settings
-from sensors.tuning_requests import REQUEST_TAG, tuning_requests
+from sensors.tuning_scheduler import tuning_scheduler
 from tests.tiny_inputs import write_adapters, write_model, write_tasks
 
 TASK_NAMES = ("first", "second", "third", "fourth")
@@ -107,7 +107,7 @@ def test_a_held_back_task_is_tuned_and_registered(
     assert tuned.success
     found = metadata(tuned, "tuned_prompts")
     assert found["iterations"] <= 4
-    assert found["start"].startswith(("first-", "second-", "third-", "text:", "random"))
+    assert found["start"].startswith(("first-", "second-", "third-", "text:", "random", "mean of"))
     tracking = resources(settings)["mlflow"]
     [version] = tracking.client().search_model_versions("name='tuned-prompt-fourth'")
     assert version.run_id == found["mlflow_run_id"]
@@ -203,11 +203,12 @@ def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
     now = datetime.now(UTC)
     request = queue.submit("third", deadline_at=now + timedelta(minutes=10), now=now)
     context = dg.build_sensor_context(instance=instance, resources={"request_queue": queue})
-    [asked] = tuning_requests(context).run_requests
+    [asked] = tuning_scheduler(context).run_requests
     assert asked.partition_key == "third"
-    assert asked.run_key == request.request_id
-    # Until a run exists the request stays queued: a daemon that dies here loses nothing.
-    assert queue.get(request.request_id).state is RequestState.QUEUED
+    assert asked.run_key == request.run_key
+    # Held for a while, then free again: a daemon that dies here loses nothing.
+    assert queue.get(request.request_id).state is RequestState.STARTING
+    assert tuning_scheduler(context).run_requests == []
     instance.add_dynamic_partitions(TASKS_NAME, ["third"])
     result = dg.materialize(
         [*tuning.INPUTS, *tuning.BANK, tuned_prompts],
@@ -215,11 +216,11 @@ def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
         instance=instance,
         resources=resources(settings),
         partition_key="third",
-        tags={REQUEST_TAG: request.request_id},
+        tags=asked.tags,
         run_config={"ops": {"tuned_prompts": {"config": CONFIG["tuned_prompts"]}}},
     )
     assert result.success
-    assert tuning_requests(context).run_requests == []
+    assert tuning_scheduler(context).run_requests == []
     ended = queue.get(request.request_id)
     assert ended.state is RequestState.DONE
     assert ended.run_id == result.run_id

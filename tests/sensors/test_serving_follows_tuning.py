@@ -6,7 +6,10 @@ from pipelines import serving, tuning
 
 
 def test_sensors_are_on_and_their_jobs_exist() -> None:
-    expected = {"tuning_requests": ("tune", tuning), "serving_follows_tuning": ("serving", serving)}
+    expected = {
+        "tuning_scheduler": ("tune", tuning),
+        "serving_follows_tuning": ("serving", serving),
+    }
     for name, (job, location) in expected.items():
         sensor = location.defs.resolve_sensor_def(name)
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING

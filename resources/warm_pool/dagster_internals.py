@@ -1,0 +1,131 @@
+"""Everything that Maitre takes from Dagster's inside, in one place.
+
+None of these names is public. `tests/resources/warm_pool/test_dagster_contract.py` holds what is
+relied on; the version is pinned in `pyproject.toml`. Seen with Dagster 1.13.27:
+
+- A run executes in a resident process with `core_execute_run`, on the main thread: elsewhere
+  Dagster's interrupts do nothing.
+- While it captures interrupts it also puts its own handler on SIGTERM, and leaves it there.
+- An interrupt that comes too late stays captured and would hit the next run; it must be dropped.
+- All that a run writes to the event log passes `DagsterInstance.handle_new_event`.
+- Run monitoring asks `check_run_worker_health` of every started run and resumes what is neither
+  RUNNING nor SUCCESS; a `resume_run` that raises fails the run.
+- With the queued coordinator a `launch_run` that raises `DagsterUserCodeUnreachableError` puts the
+  run back in the queue; any other error fails it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher.base import (
+    CheckRunHealthResult,
+    LaunchRunContext,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._grpc.impl import core_execute_run
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._utils import interrupts
+from dagster._utils.hosted_user_process import recon_job_from_origin
+from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
+
+__all__ = [
+    "CheckRunHealthResult",
+    "ConfigurableClass",
+    "ConfigurableClassData",
+    "DagsterUserCodeUnreachableError",
+    "DefaultRunLauncher",
+    "LaunchRunContext",
+    "ResumeRunContext",
+    "RunLauncher",
+    "WorkerStatus",
+    "capture_interrupts",
+    "execute_run",
+    "keep_own_sigterm",
+    "load_job",
+]
+
+_TO_START = (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING)
+
+
+def keep_own_sigterm() -> None:
+    """Keep Dagster from replacing this process's handler of SIGTERM.
+
+    Its own takes SIGTERM for an interrupt, which would cancel the run that a drained worker is to
+    hand on. (To block the signal instead would not do: Dagster ends helper processes with it, and
+    they inherit the mask.)
+    """
+    interrupts.setup_interrupt_handlers = lambda: None
+
+
+def load_job(module: str, job_name: str) -> None:
+    """Load a code location's job, as a run of it will ask for it."""
+    from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
+
+    repository = ReconstructableRepository.for_module(module, "defs")
+    ReconstructableJob(repository, job_name).get_definition()
+
+
+def execute_run(
+    instance: DagsterInstance, run_id: str, *, resume: bool, before_write: Callable[[], None]
+) -> None:
+    """Execute a run in this process, to its end; must be called on the main thread.
+
+    `before_write` is called before every event that the run writes; what it raises ends the
+    execution with nothing more written. Within `capture_interrupts`, SIGINT cancels the run.
+    """
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        raise LookupError(f"run {run_id}: Dagster's storage does not know it")
+    if run.is_finished:
+        return
+    if run.status is DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run)
+        return
+    if run.job_code_origin is None:
+        raise LookupError(f"run {run_id}: has no code origin; it was not launched by a workspace")
+    job = recon_job_from_origin(run.job_code_origin)
+    resume = resume and run.status not in _TO_START
+    try:
+        with _before_each_write(instance, before_write):
+            for _ in core_execute_run(
+                job, run, instance, inject_env_vars=True, resume_from_failure=resume
+            ):
+                pass
+    except KeyboardInterrupt:
+        # The run has been told to end and core_execute_run has told Dagster so.
+        pass
+    finally:
+        # One that came too late must not hit the next run.
+        pop_captured_interrupt()
+    _settle(instance, run_id)
+
+
+def _settle(instance: DagsterInstance, run_id: str) -> None:
+    """A run that was interrupted outside of a step is left in CANCELING: end it."""
+    run: DagsterRun | None = instance.get_run_by_id(run_id)
+    if run is not None and run.status is DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run)
+
+
+@contextmanager
+def _before_each_write(
+    instance: DagsterInstance, before_write: Callable[[], None]
+) -> Iterator[None]:
+    """Let `before_write` go ahead of every event that is written through this instance."""
+    write = instance.handle_new_event
+
+    def checked(*arguments: Any, **named: Any) -> None:
+        before_write()
+        write(*arguments, **named)
+
+    instance.handle_new_event = checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del instance.handle_new_event

@@ -1,0 +1,72 @@
+"""When a request would be done, and for how much: told when it is submitted."""
+
+import heapq
+from dataclasses import dataclass
+
+from maitre.scheduling.cluster import ModelSpec
+from maitre.scheduling.snapshot import JobView, Snapshot
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`finish_s`: wall clock, s; `price`: of the GPU time of the request alone; `workers`: on."""
+
+    finish_s: float
+    price: float
+    workers: int
+
+
+def forecast(snapshot: Snapshot, job: JobView) -> Forecast:
+    """The cheapest finish by the job's deadline, or else the earliest there is.
+
+    The queued jobs with earlier deadlines go first, each on the number of workers that costs least;
+    a GPU that is not held counts as free after a warm-up. Estimates are taken at their word.
+    """
+    pool = snapshot.pools[job.base_model]
+    free_s = _free_s(snapshot, job.base_model)
+    for other in sorted(pool.queued.values(), key=lambda queued: queued.deadline_s):
+        if other.job_id != job.job_id and other.deadline_s <= job.deadline_s:
+            count = min(pool.model.counts_by_cost[0], len(free_s))
+            start_s = max(heapq.heappop(free_s) for _ in range(count))
+            for _ in range(count):
+                heapq.heappush(free_s, start_s + _run_s(pool.model, other, count))
+    starts_s = sorted(free_s)
+    found = []
+    for count in pool.model.worker_counts:
+        if count <= len(starts_s):
+            run_s = _run_s(pool.model, job, count)
+            price = count * run_s / 3600 * snapshot.cluster.gpu_price_per_hour
+            found.append(Forecast(starts_s[count - 1] + run_s, price, count))
+    in_time = [one for one in found if one.finish_s <= job.deadline_s]
+    if in_time:
+        return min(in_time, key=lambda one: (one.price, one.finish_s))
+    return min(found, key=lambda one: (one.finish_s, one.price))
+
+
+def _free_s(snapshot: Snapshot, base_model: str) -> list[float]:
+    """When each GPU that the model can have comes free, as a heap."""
+    pool = snapshot.pools[base_model]
+    now_s = snapshot.time_s
+    busy_until_s = {}
+    for running in pool.running.values():
+        left = running.job.iterations_estimate - running.iterations_done(now_s)
+        for worker in running.workers:
+            busy_until_s[worker] = now_s + max(0.0, left) * running.iteration_s
+    for lookup in pool.lookups.values():
+        left = lookup.job.iterations_bank_estimate * pool.model.iteration_s[1]
+        busy_until_s[lookup.worker] = lookup.ends_s + left
+    free = [
+        busy_until_s.get(worker.worker, worker.ready_s if worker.state == "loading" else now_s)
+        for worker in pool.workers.values()
+    ]
+    cold = snapshot.cluster.gpus - snapshot.held
+    free += [now_s + pool.model.warm_up_s] * max(0, cold)
+    free = [max(now_s, moment) for moment in free] or [now_s + pool.model.warm_up_s]
+    heapq.heapify(free)
+    return free
+
+
+def _run_s(model: ModelSpec, job: JobView, count: int) -> float:
+    counts = [k for k in model.worker_counts if k <= count] or [model.worker_counts[0]]
+    left = max(0.0, job.iterations_estimate - job.iterations_done)
+    return left * model.iteration_s[counts[-1]]

@@ -1,0 +1,163 @@
+"""Workers on Kubernetes: one Deployment of workers per base model.
+
+Listed by label, claimed over HTTP, grown through the scale subresource. To shrink, the workers are
+drained first; then they get the lowest deletion cost, so that the ReplicaSet removes these and no
+others; then the Deployment is scaled down.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
+from resources.warm_pool.pool import PoolWorker, with_views
+
+Answer = TypeVar("Answer")
+COMPONENT = "app.kubernetes.io/component=warm-worker"
+MODEL_LABEL = "maitre/base-model"
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+WORKER_PORT = 8080
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_TRIES = 6
+_ANSWER_S = 3.0
+
+
+class KubernetesError(RuntimeError):
+    """The API server refused a call for good; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class KubernetesPool:
+    """Worker Deployments of one namespace, through an API client of the package `kubernetes`."""
+
+    api: Any
+    namespace: str
+    token: str
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    @classmethod
+    def in_cluster(cls, token: str) -> "KubernetesPool":
+        """As the ServiceAccount of the pod that this runs in."""
+        from kubernetes import client, config
+
+        config.load_incluster_config()
+        return cls(client.ApiClient(), _NAMESPACE_FILE.read_text().strip(), token)
+
+    def workers(self, base_model: str | None = None) -> list[PoolWorker]:
+        """The worker pods that are not on their way out."""
+        selector = COMPONENT + (f",{MODEL_LABEL}={base_model}" if base_model else "")
+        listed = []
+        page: str | None = None
+        while True:
+            pods = self._call(
+                "list pods",
+                lambda token=page: self._core().list_namespaced_pod(
+                    self.namespace, label_selector=selector, limit=500, _continue=token
+                ),
+            )
+            listed += [_worker(pod) for pod in pods.items if not _is_leaving(pod)]
+            page = pods.metadata._continue
+            if not page:
+                return with_views(listed, self.token, _ANSWER_S)
+
+    def grow(self, base_model: str, count: int) -> None:
+        """Add `count` replicas to the model's Deployment."""
+        self._scale(base_model, count)
+
+    def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        """Drain the workers, mark them as the first to go, and take their replicas away."""
+        for worker in workers:
+            try:
+                if worker.url:
+                    self.client(worker.url).drain()
+            except (WorkerUnreachableError, ClaimRefusedError):
+                # It does not answer: nothing is on it that would be lost.
+                continue
+        for worker in workers:
+            mark = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
+            self._call(
+                f"patch pod {worker.name}",
+                lambda name=worker.name, body=mark: self._core().patch_namespaced_pod(
+                    name, self.namespace, body
+                ),
+                may_be_gone=True,
+            )
+        for model in sorted({worker.base_model for worker in workers}):
+            self._scale(model, -sum(worker.base_model == model for worker in workers))
+
+    def client(self, url: str) -> WorkerClient:
+        """Talks to the worker at `url`."""
+        return WorkerClient(url, self.token, _ANSWER_S)
+
+    def _scale(self, base_model: str, change: int) -> None:
+        """Change the replicas, against the version that was read: two schedulers do not add up."""
+        name = deployment_name(base_model)
+
+        def once() -> Any:
+            scale = self._apps().read_namespaced_deployment_scale(name, self.namespace)
+            scale.spec.replicas = max(0, (scale.spec.replicas or 0) + change)
+            return self._apps().replace_namespaced_deployment_scale(name, self.namespace, scale)
+
+        self._call(f"scale Deployment {name}", once)
+
+    def _call(
+        self, what: str, call: Callable[[], Answer], may_be_gone: bool = False
+    ) -> Answer | Any:
+        """Call the API server; again after a conflict, a throttle or an error of its own."""
+        from kubernetes.client import ApiException
+
+        for attempt in range(_TRIES):
+            try:
+                return call()
+            except ApiException as error:
+                if error.status == 404 and may_be_gone:
+                    return None
+                again = error.status in (409, 429) or error.status >= 500
+                if not again or attempt == _TRIES - 1:
+                    raise KubernetesError(self._explain(what, error)) from None
+                wait = (error.headers or {}).get("Retry-After")
+                self.sleep(float(wait) if wait else 0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _explain(self, what: str, error: Any) -> str:
+        hints = {
+            401: "the ServiceAccount's token is not accepted",
+            403: "the ServiceAccount's Role does not allow it (k8s/base/rbac.yaml)",
+            404: "it is not there; apply k8s/ first",
+            409: "somebody else keeps changing it",
+            422: "the object is not valid",
+        }
+        hint = hints.get(error.status, str(error.reason))
+        return f"cannot {what} in namespace {self.namespace}: {error.status}, {hint}"
+
+    def _core(self) -> Any:
+        from kubernetes import client
+
+        return client.CoreV1Api(self.api)
+
+    def _apps(self) -> Any:
+        from kubernetes import client
+
+        return client.AppsV1Api(self.api)
+
+
+def deployment_name(base_model: str) -> str:
+    """The Deployment of a base model's workers."""
+    return f"worker-{base_model}".replace(".", "-").lower()
+
+
+def _is_leaving(pod: Any) -> bool:
+    over = pod.status.phase in ("Succeeded", "Failed")
+    return over or pod.metadata.deletion_timestamp is not None
+
+
+def _worker(pod: Any) -> PoolWorker:
+    address = pod.status.pod_ip
+    return PoolWorker(
+        name=pod.metadata.name,
+        url=f"http://{address}:{WORKER_PORT}" if address else "",
+        base_model=pod.metadata.labels[MODEL_LABEL],
+        started_s=pod.metadata.creation_timestamp.timestamp(),
+    )

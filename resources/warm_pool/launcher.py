@@ -1,0 +1,247 @@
+"""`WarmPoolRunLauncher`: runs tagged for a base model go to a worker that holds it.
+
+Every other run goes to the launcher named under `otherwise` (Dagster's default one when none is).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+import dagster as dg
+import yaml
+
+from resources.settings import Settings
+from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
+from resources.warm_pool.dagster_internals import (
+    CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
+    DagsterUserCodeUnreachableError,
+    DefaultRunLauncher,
+    LaunchRunContext,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
+from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
+from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG, WORKERS_TAG
+from resources.warm_pool.wire import Claim
+
+_CLAIM_TAKES = timedelta(seconds=5)
+"""How long after its placement a run may not have reached its worker yet."""
+
+
+class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
+    """Hands runs to warm workers; see the module.
+
+    A run tagged `maitre/base-model` goes to a worker named in `maitre/workers` (comma-separated),
+    or to any idle one of that model. With none idle it goes back to the queue; where no worker of
+    the model is held at all and none is named, it starts cold. Whatever launches, resumes or
+    terminates a run goes through its placement, so that of two daemons one wins.
+    """
+
+    def __init__(
+        self,
+        inst_data: ConfigurableClassData | None = None,
+        otherwise: RunLauncher | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self._inst_data = inst_data
+        self._otherwise = otherwise or DefaultRunLauncher()
+        self._given_settings = settings
+        super().__init__()
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """Where in `dagster.yaml` it was configured."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """The configuration's schema."""
+        launcher = {
+            "module": dg.Field(str),
+            "class": dg.Field(str),
+            "config": dg.Field(dg.Permissive(), is_required=False, default_value={}),
+        }
+        return {"otherwise": dg.Field(launcher, is_required=False)}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> Self:
+        """Made by Dagster from `dagster.yaml`."""
+        otherwise = None
+        if named := config_value.get("otherwise"):
+            config = yaml.safe_dump(named["config"])
+            data = ConfigurableClassData(named["module"], named["class"], config)
+            otherwise = data.rehydrate(as_type=RunLauncher)  # type: ignore[type-abstract]
+        return cls(inst_data=inst_data, otherwise=otherwise)
+
+    def register_instance(self, instance: dg.DagsterInstance) -> None:
+        """Called by Dagster once the instance is there."""
+        super().register_instance(instance)
+        self._otherwise.register_instance(instance)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Place the run on an idle worker, or launch it the ordinary way."""
+        run = context.dagster_run
+        pool = self._pool_for(run)
+        named = _named(run)
+        workers = pool.workers(run.tags[BASE_MODEL_TAG]) if pool else []
+        if pool is None or (not workers and not named):
+            self._otherwise.launch_run(context)
+            return
+        before = self._placements.current(run.run_id)
+        if before is not None and before.state is PlacementState.PLACED:
+            # Another daemon has launched it between this one's look and now.
+            return
+        if not self.place(run, pool, [w for w in workers if not named or w.name in named], before):
+            raise DagsterUserCodeUnreachableError(
+                f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}; the run goes back to the queue"
+            )
+
+    @property
+    def supports_resume_run(self) -> bool:
+        """Run monitoring may resume runs."""
+        return True
+
+    def resume_run(self, context: ResumeRunContext) -> None:
+        """Place a run whose worker is gone on another; it goes on from its checkpoint.
+
+        With none idle nothing happens: the next health check asks again.
+        """
+        run = context.dagster_run
+        before = self._placements.current(run.run_id)
+        pool = self._pool_for(run)
+        if before is None or pool is None:
+            self._otherwise.resume_run(context)
+            return
+        self.place(run, pool, pool.workers(run.tags[BASE_MODEL_TAG]), before)
+
+    def take_over(self, run: dg.DagsterRun, pool: WarmPool, workers: Sequence[PoolWorker]) -> bool:
+        """Place a run that has no worker any more on one of `workers`; whether one has it."""
+        before = self._placements.current(run.run_id)
+        if before is None or before.state is not PlacementState.RELEASED:
+            return False
+        return self.place(run, pool, workers, before)
+
+    def place(
+        self,
+        run: dg.DagsterRun,
+        pool: WarmPool,
+        workers: Sequence[PoolWorker],
+        before: Placement | None,
+    ) -> bool:
+        """Claim the first of `workers` that is idle for the run; whether one has it now.
+
+        `before` is the placement that the new one replaces; when another launcher replaces it
+        first, that one has the run, and the answer is yes.
+        """
+        for worker in workers:
+            if not worker.is_idle:
+                continue
+            placement = self._placements.place(
+                run.run_id, worker=worker.name, url=worker.url, after=before, now=datetime.now(UTC)
+            )
+            if placement is None:
+                return True
+            claim = Claim(placement.attempt, run.run_id, placement.number, placement.number > 1)
+            try:
+                pool.client(worker.url).claim(claim)
+            except (ClaimRefusedError, WorkerUnreachableError) as error:
+                self._placements.release(run.run_id, placement.attempt, str(error))
+                before = self._placements.current(run.run_id)
+                continue
+            self._instance.add_run_tags(run.run_id, {WORKER_TAG: worker.name})
+            self._tell(run, f"Placed on warm worker {worker.name} ({placement.attempt})")
+            return True
+        return False
+
+    def terminate(self, run_id: str) -> bool:
+        """Cancel a run at its next step; one whose worker is gone is cancelled here."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        placement = self._placements.current(run_id)
+        pool = self._pool_for(run)
+        if placement is None or pool is None:
+            return bool(self._otherwise.terminate(run_id))
+        self._instance.report_run_canceling(run)
+        if placement.state is PlacementState.PLACED:
+            try:
+                pool.client(placement.url).cancel(placement.attempt)
+                return True
+            except (ClaimRefusedError, WorkerUnreachableError) as error:
+                self._placements.release(run_id, placement.attempt, str(error))
+        canceling = self._instance.get_run_by_id(run_id)
+        if canceling is not None and not canceling.is_finished:
+            self._instance.report_run_canceled(canceling)
+        return True
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Run monitoring may ask after runs."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """FAILED when the run's worker is gone and another is idle to take it.
+
+        While none is, the run waits and counts as running.
+        """
+        placement = self._placements.current(run.run_id)
+        pool = self._pool_for(run)
+        if placement is None or pool is None:
+            if self._otherwise.supports_check_run_worker_health:
+                return self._otherwise.check_run_worker_health(run)
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "launched the ordinary way")
+        if placement.state is PlacementState.ENDED:
+            return CheckRunHealthResult(WorkerStatus.SUCCESS)
+        gone = self.why_gone(pool, placement)
+        if gone is None or placement.message == PREEMPTED:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, gone, run_worker_id=placement.worker)
+        if not any(worker.is_idle for worker in pool.workers(run.tags[BASE_MODEL_TAG])):
+            message = f"{gone}; waiting for an idle worker"
+            return CheckRunHealthResult(WorkerStatus.RUNNING, message)
+        return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=placement.worker)
+
+    def why_gone(self, pool: WarmPool, placement: Placement) -> str | None:
+        """Why the placement's worker no longer works on the run; `None` when it does."""
+        if placement.state is PlacementState.RELEASED:
+            return f"{placement.worker} gave the run up: {placement.message}"
+        try:
+            view = pool.client(placement.url).status()
+        except WorkerUnreachableError as error:
+            if error.is_gone or placement.lease_until < datetime.now(UTC):
+                return f"{placement.worker} is gone: {error}"
+            return None
+        except ClaimRefusedError as error:
+            return f"{placement.worker} is gone: {error}"
+        if view.claim is not None and view.claim.attempt == placement.attempt:
+            return None
+        if datetime.now(UTC) - placement.placed_at < _CLAIM_TAKES:
+            return None
+        # Over since the placement was read?
+        now = self._placements.current(placement.run_id)
+        if now is not None and now.state is PlacementState.ENDED:
+            return None
+        return f"{placement.worker} does not have the run"
+
+    @property
+    def _placements(self) -> PlacementStore:
+        return PlacementStore(self._settings().request_queue_url)
+
+    def _settings(self) -> Settings:
+        return self._given_settings or Settings.read()
+
+    def _pool_for(self, run: dg.DagsterRun) -> WarmPool | None:
+        """The warm pool, for a run that is tagged for one."""
+        return pool_of(self._settings()) if BASE_MODEL_TAG in run.tags else None
+
+    def _tell(self, run: dg.DagsterRun, message: str) -> None:
+        self._instance.report_engine_event(message, run, cls=self.__class__)
+
+
+def _named(run: dg.DagsterRun) -> frozenset[str]:
+    return frozenset(name for name in run.tags.get(WORKERS_TAG, "").split(",") if name)

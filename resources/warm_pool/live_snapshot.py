@@ -1,0 +1,151 @@
+"""What the policy sees of the live system: the same `Snapshot` that the simulator builds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from maitre.scheduling.cluster import Cluster, ModelSpec
+from maitre.scheduling.snapshot import (
+    Completion,
+    JobView,
+    LookupView,
+    Pool,
+    RunningJob,
+    Snapshot,
+    Worker,
+    WorkerState,
+)
+from resources.request_queue.request import RequestState, TuningRequest
+from resources.warm_pool.pool import PoolWorker
+from resources.warm_pool.wire import ClaimView
+
+HANDED_TO = "worker "
+"""A starting request's owner says so which worker its run will go to."""
+
+
+def live_snapshot(
+    time_s: float,
+    cluster: Cluster,
+    requests: Sequence[TuningRequest],
+    workers: Sequence[PoolWorker],
+    waiting: Mapping[str, int],
+) -> Snapshot:
+    """The cluster at `time_s` (wall clock, s since the epoch).
+
+    `requests` are the open ones and the ended ones to learn from; `waiting` maps the runs whose
+    worker is gone, and which are to go on elsewhere, to the iterations that they have done.
+    """
+    pools = {
+        name: _pool(time_s, model, requests, workers, waiting)
+        for name, model in cluster.models.items()
+    }
+    return Snapshot(time_s, cluster, pools, {}, len(workers), frozenset(cluster.models))
+
+
+def job_view(request: TuningRequest, model: ModelSpec, done: float = 0.0) -> JobView:
+    """A request as a job. A lookup for the result's sake counts as the iterations of its time."""
+    extra = 0.0
+    if request.lookup and request.iterations_bank >= request.iterations_cold:
+        extra = model.lookup_s / model.iteration_s[model.worker_counts[0]]
+    return JobView(
+        job_id=request.request_id,
+        base_model=request.base_model,
+        submitted_s=request.submitted_at.timestamp(),
+        deadline_s=request.deadline_at.timestamp(),
+        iterations_cold_estimate=request.iterations_cold + extra,
+        iterations_bank_estimate=request.iterations_bank + extra,
+        iterations_done=done + extra if done else 0.0,
+        started=done > 0,
+    )
+
+
+def _pool(
+    time_s: float,
+    model: ModelSpec,
+    requests: Sequence[TuningRequest],
+    workers: Sequence[PoolWorker],
+    waiting: Mapping[str, int],
+) -> Pool:
+    own = [worker for worker in workers if worker.base_model == model.name]
+    asked = sorted(
+        (r for r in requests if r.base_model == model.name), key=lambda r: r.submitted_at
+    )
+    queued: dict[str, JobView] = {}
+    lookups: dict[str, LookupView] = {}
+    running: dict[str, RunningJob] = {}
+    seen = {worker.name: _worker(worker, model) for worker in own}
+    by_run = _claims(own)
+    for request in asked:
+        if request.state.is_final:
+            continue
+        held = by_run.get(request.run_id or "")
+        if held is not None:
+            name, claim = held
+            job = job_view(request, model, claim.iteration)
+            if claim.phase == "lookup":
+                began_s = claim.marks.get("lookup", time_s)
+                lookups[job.job_id] = LookupView(job, name, max(time_s, began_s + model.lookup_s))
+                seen[name] = _as(seen[name], "lookup")
+            else:
+                running[job.job_id] = RunningJob(job, (name,), time_s, model.iteration_s[1])
+        elif request.run_id in waiting:
+            queued[request.request_id] = job_view(request, model, waiting[request.run_id or ""])
+        elif request.state is RequestState.QUEUED:
+            queued[request.request_id] = job_view(request, model)
+        elif (name := handed_to(request)) in seen and seen[name].state == "idle":
+            # On its way: the worker is as good as busy.
+            seen[name] = _as(seen[name], "running")
+            job = job_view(request, model)
+            running[job.job_id] = RunningJob(job, (name,), time_s, model.iteration_s[1])
+    return Pool(
+        model,
+        queued,
+        lookups,
+        running,
+        seen,
+        {name: worker for name, worker in seen.items() if worker.state == "idle"},
+        [request.submitted_at.timestamp() for request in asked],
+        _completions(asked),
+    )
+
+
+def handed_to(request: TuningRequest) -> str:
+    """The worker that a starting request's run will go to; empty where that is open."""
+    owner = request.owner or ""
+    return owner.removeprefix(HANDED_TO) if owner.startswith(HANDED_TO) else ""
+
+
+def _claims(workers: Iterable[PoolWorker]) -> dict[str, tuple[str, ClaimView]]:
+    return {
+        worker.view.claim.run_id: (worker.name, worker.view.claim)
+        for worker in workers
+        if worker.view is not None and worker.view.claim is not None
+    }
+
+
+def _worker(worker: PoolWorker, model: ModelSpec) -> Worker:
+    view = worker.view
+    ready_s = worker.started_s + model.warm_up_s
+    if view is None:
+        # Without an address it still starts; with one it does not answer and is of no use now.
+        state: WorkerState = "running" if worker.url else "loading"
+        return Worker(worker.name, model.name, state, worker.started_s, ready_s)
+    states: dict[str, WorkerState] = {"loading": "loading", "idle": "idle"}
+    return Worker(worker.name, model.name, states.get(view.state, "running"), view.since_s, ready_s)
+
+
+def _as(worker: Worker, state: WorkerState) -> Worker:
+    return Worker(worker.worker, worker.base_model, state, worker.since_s, worker.ready_s)
+
+
+def _completions(requests: Iterable[TuningRequest]) -> list[Completion]:
+    done = [
+        Completion(
+            finished_s=request.finished_at.timestamp(),
+            banked=False,
+            iterations_estimate=request.iterations_cold,
+            iterations=float(request.max_iterations),
+            violated=request.finished_at > request.deadline_at,
+        )
+        for request in requests
+        if request.state is RequestState.DONE and request.finished_at is not None
+    ]
+    return sorted(done, key=lambda completion: completion.finished_s)

@@ -1,0 +1,85 @@
+"""A warm pool: lists, grows and shrinks the workers of each base model, here or on Kubernetes."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from resources.settings import Settings
+from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
+from resources.warm_pool.registry import read_token
+from resources.warm_pool.wire import WorkerView
+
+_ASKED_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class PoolWorker:
+    """A worker of a pool. `view`: what it says of itself, `None` when it does not answer (yet).
+
+    `started_s`: when it was started, wall-clock s.
+    """
+
+    name: str
+    url: str
+    base_model: str
+    started_s: float
+    view: WorkerView | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it would take a claim."""
+        return self.view is not None and self.view.state == "idle"
+
+
+class WarmPool(Protocol):
+    """Where warm workers live."""
+
+    def workers(self, base_model: str | None = None) -> list[PoolWorker]:
+        """The workers that are held, of one base model or of all, each asked for its view."""
+        ...
+
+    def grow(self, base_model: str, count: int) -> None:
+        """Start `count` more workers of a base model; returns before they are ready."""
+        ...
+
+    def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        """Drain these workers and give back what they held."""
+        ...
+
+    def client(self, url: str) -> WorkerClient:
+        """Talks to the worker at `url`."""
+        ...
+
+
+def with_views(workers: Iterable[PoolWorker], token: str, timeout_s: float) -> list[PoolWorker]:
+    """The workers with what they say of themselves, all asked at once."""
+
+    def ask(worker: PoolWorker) -> PoolWorker:
+        if not worker.url:
+            return worker
+        try:
+            view = WorkerClient(worker.url, token, timeout_s).status()
+        except (WorkerUnreachableError, ClaimRefusedError):
+            return worker
+        # A worker of another name has taken over the address.
+        return PoolWorker(**{**vars(worker), "view": view if view.worker == worker.name else None})
+
+    listed = list(workers)
+    if len(listed) < 2:
+        return [ask(worker) for worker in listed]
+    with ThreadPoolExecutor(min(len(listed), _ASKED_TOGETHER)) as threads:
+        return list(threads.map(ask, listed))
+
+
+def pool_of(settings: Settings) -> WarmPool | None:
+    """The pool that the settings name; `None` when there is none."""
+    if settings.warm_pool == "local":
+        from resources.warm_pool.local_pool import LocalPool
+
+        return LocalPool(settings.home, read_token(settings.home), settings.warm_workers)
+    if settings.warm_pool == "kubernetes":
+        from resources.warm_pool.kubernetes_pool import KubernetesPool
+
+        return KubernetesPool.in_cluster(read_token(str(settings.scratch)))
+    return None

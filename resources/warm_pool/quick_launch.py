@@ -1,0 +1,146 @@
+"""Starts a request's run at once through Dagster's GraphQL interface, where a worker is idle.
+
+The scheduler finds a request within its interval anyway; this is for whoever waits at a terminal.
+What goes wrong here is no error: the request goes back to the queue and the scheduler starts it.
+"""
+
+import json
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from resources.request_queue.request import RequestState, TuningRequest
+from resources.request_queue.store import RequestStore
+from resources.settings import Settings
+from resources.warm_pool.live_snapshot import HANDED_TO
+from resources.warm_pool.pool import PoolWorker
+from resources.warm_pool.tags import (
+    ATTEMPT_TAG,
+    BASE_MODEL_TAG,
+    DEADLINE_TAG,
+    REQUEST_TAG,
+    TENANT_TAG,
+    WORKERS_TAG,
+)
+
+LOCATION = "pipelines.tuning"
+_REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
+_HOLD_S = 20.0
+_ANSWER_S = 10.0
+_RUN_IDS = uuid.UUID("6f0c4f0e-3f53-4a86-9d1c-6a6d0a3e7c11")
+_ADD_PARTITION = """
+mutation($repository: RepositorySelector!, $task: String!) {
+  addDynamicPartition(repositorySelector: $repository, partitionsDefName: "tasks",
+                      partitionKey: $task) {
+    __typename
+    ... on PythonError { message }
+    ... on UnauthorizedError { message }
+  }
+}"""
+_LAUNCH = """
+mutation($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on RunConflict { message }
+  }
+}"""
+_TERMINATE = """
+mutation($run: String!) { terminateRun(runId: $run) { __typename } }"""
+
+
+class GraphqlError(RuntimeError):
+    """Dagster's webserver did not do what was asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Dagster:
+    """A Dagster webserver."""
+
+    url: str
+
+    def launch(self, request: TuningRequest, worker: str) -> str:
+        """Launch the request's run for a worker; the run's id, which is the same for each try."""
+        run_id = str(uuid.uuid5(_RUN_IDS, request.run_key))
+        self._ask(_ADD_PARTITION, {"repository": _REPOSITORY, "task": request.task})
+        tags = {
+            REQUEST_TAG: request.request_id,
+            ATTEMPT_TAG: str(request.attempt),
+            DEADLINE_TAG: request.deadline_at.isoformat(),
+            TENANT_TAG: request.tenant,
+            BASE_MODEL_TAG: request.base_model,
+            WORKERS_TAG: worker,
+            "dagster/partition": request.task,
+        }
+        config = {"max_iterations": request.max_iterations, "lookup": request.lookup}
+        parameters = {
+            "selector": {**_REPOSITORY, "jobName": "tune"},
+            "mode": "default",
+            "runConfigData": {"ops": {"tuned_prompts": {"config": config}}},
+            "executionMetadata": {
+                "runId": run_id,
+                "tags": [{"key": key, "value": value} for key, value in tags.items()],
+            },
+        }
+        answer = self._ask(_LAUNCH, {"parameters": parameters})["launchRun"]
+        if answer["__typename"] not in ("LaunchRunSuccess", "RunConflict"):
+            raise GraphqlError(f"launchRun: {json.dumps(answer)}")
+        return run_id
+
+    def terminate(self, run_id: str) -> bool:
+        """Cancel a run; whether Dagster has taken it up."""
+        answer = self._ask(_TERMINATE, {"run": run_id})["terminateRun"]
+        return bool(answer["__typename"] == "TerminateRunSuccess")
+
+    def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.url}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
+                document = json.load(answer)
+        except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+            raise GraphqlError(f"{self.url}: {error}") from None
+        if document.get("errors"):
+            raise GraphqlError(f"{self.url}: {document['errors'][0]['message']}")
+        data: dict[str, Any] = document["data"]
+        return data
+
+
+def launch_on_idle(
+    settings: Settings, request: TuningRequest, workers: list[PoolWorker], now: datetime
+) -> str | None:
+    """Start the request on an idle worker of its model; the worker's name, `None` if on none.
+
+    Whoever holds the request may launch it, nobody else: here as in the scheduler.
+    """
+    idle = [w for w in workers if w.base_model == request.base_model and w.is_idle]
+    if not idle or not settings.dagster_url:
+        return None
+    dagster = Dagster(settings.dagster_url)
+    # The last one used first, so that the others may reach their idle window.
+    worker = max(idle, key=lambda w: w.view.since_s if w.view else 0.0)
+    store = RequestStore(settings.request_queue_url)
+    owner = HANDED_TO + worker.name
+    if not store.take(request.request_id, owner=owner, now=now, hold_s=_HOLD_S):
+        return None
+    try:
+        run_id = dagster.launch(request, worker.name)
+    except GraphqlError as error:
+        store.give_back(request.request_id, owner=owner, message=f"not launched at once: {error}")
+        return None
+    store.move(
+        request.request_id,
+        expected=RequestState.STARTING,
+        state=RequestState.LAUNCHED,
+        run_id=run_id,
+        message=f"on {worker.name}",
+    )
+    return worker.name

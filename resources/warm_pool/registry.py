@@ -1,0 +1,94 @@
+"""Where the workers of one machine are: a file a worker in the data home, and the shared token."""
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
+
+
+@dataclass(frozen=True)
+class RegisteredWorker:
+    """A worker process of this machine."""
+
+    name: str
+    url: str
+    base_model: str
+    pid: int
+
+    def is_alive(self) -> bool:
+        """Whether its process is there and is no zombie."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError, IndexError):
+            return False
+        return fields[0] not in ("Z", "X")
+
+
+@dataclass(frozen=True)
+class WorkerRegistry:
+    """The files under `<home>/workers`."""
+
+    home: str
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return Path(self.home) / "workers"
+
+    def add(self, name: str, url: str, base_model: str, pid: int) -> None:
+        """Tell of a worker process; without a `url` only until it tells of itself."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.json"
+        unfinished = self.folder / f".{name}.{secrets.token_hex(4)}.tmp"
+        unfinished.write_text(json.dumps(vars(RegisteredWorker(name, url, base_model, pid))))
+        try:
+            if url:
+                os.replace(unfinished, path)
+            else:
+                # The worker may have been quicker; its own file stays.
+                with suppress(FileExistsError):
+                    os.link(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Forget a worker."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def workers(self) -> list[RegisteredWorker]:
+        """All registered ones that live, by name; what dead ones left is removed."""
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                worker = RegisteredWorker(**json.loads(path.read_text()))
+            except FileNotFoundError:
+                continue
+            if worker.is_alive():
+                found.append(worker)
+            else:
+                self.remove(worker.name)
+        return found
+
+
+def read_token(home: str) -> str:
+    """The token between launcher and workers: `MAITRE_WORKER_TOKEN`, or one made in the home."""
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return token
+    path = Path(home) / "workers" / "token"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        # Readable by its owner only from the first moment; of two makers the first wins.
+        unfinished = path.with_name(f".token.{secrets.token_hex(8)}")
+        with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            pass
+        finally:
+            unfinished.unlink()
+    return path.read_text()

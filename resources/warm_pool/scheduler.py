@@ -1,0 +1,191 @@
+"""One round of the scheduler: look, ask the policy, act, and leave a record of both.
+
+Any number of these may run at once (two daemons by mistake): a request is handed over by
+compare-and-set, a run is placed by compare-and-set, and only the winner acts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from maitre.scheduling import actions as act
+from maitre.scheduling.cluster import Cluster, read_cluster
+from maitre.scheduling.policies import named_policy
+from resources.request_queue.request import OPEN_STATES, RequestState, TuningRequest
+from resources.request_queue.store import RequestStore
+from resources.settings import Settings
+from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
+from resources.warm_pool.launcher import WarmPoolRunLauncher
+from resources.warm_pool.live_snapshot import HANDED_TO, live_snapshot
+from resources.warm_pool.placements import PlacementState, PlacementStore
+from resources.warm_pool.pool import PoolWorker, WarmPool
+from resources.warm_pool.tick import to_document, write_tick
+
+POLICY = "maitre"
+HOLD_S = 60.0
+"""How long a request is held for the run that this round asks for."""
+_REMEMBERED = 500
+_MOST_PLACEMENTS = 20
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """A run to start for a request; `worker` is where, empty when any will do."""
+
+    request: TuningRequest
+    worker: str = ""
+    lookup: bool = True
+
+
+@dataclass
+class Round:
+    """What one round did. `to_spare`: how many workers may still be given back in it."""
+
+    starts: list[StartRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    to_spare: int = 0
+
+
+def schedule(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    pool: WarmPool,
+    waiting: Sequence[TuningRequest],
+    now: datetime,
+) -> Round:
+    """Decide on the open requests (`waiting`: those without a run) and act on it."""
+    done = Round()
+    store = RequestStore(settings.request_queue_url)
+    workers = pool.workers()
+    staying = [w for w in workers if w.view is None or w.view.state != "draining"]
+    done.to_spare = len(staying) - settings.warm_workers
+    to_resume = _to_resume(settings, instance, pool, done)
+    requests = store.find([RequestState.DONE], limit=_REMEMBERED) + store.find(OPEN_STATES)
+    cluster = cluster_of(settings)
+    snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
+    actions = list(named_policy(POLICY).decide(snapshot))
+    decided = [a for a in actions if not isinstance(a, act.WaitUntil)]
+    if decided:
+        folder = settings.scratch / "ticks"
+        write_tick(folder, to_document(snapshot, POLICY, actions))
+    by_id = {request.request_id: request for request in requests}
+    by_name = {worker.name: worker for worker in workers}
+    startable = {request.request_id for request in waiting}
+    for action in decided:
+        if isinstance(action, act.StartJob | act.StartLookup):
+            request = by_id[action.job_id]
+            names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
+            if request.run_id in to_resume:
+                _resume(instance, pool, request, [by_name[name] for name in names], done)
+            elif request.request_id in startable and store.take(
+                request.request_id, owner=HANDED_TO + names[0], now=now, hold_s=HOLD_S
+            ):
+                asked = isinstance(action, act.StartLookup)
+                for_quality = request.iterations_bank >= request.iterations_cold
+                lookup = request.lookup and (asked or for_quality)
+                done.starts.append(StartRun(request, names[0], lookup))
+        else:
+            _act(settings, pool, action, by_id, by_name, done)
+    return done
+
+
+def cluster_of(settings: Settings) -> Cluster:
+    """What the settings' cluster file says; `SchedulingError` naming what is wrong with it."""
+    return read_cluster(Path(settings.cluster))
+
+
+def _act(
+    settings: Settings,
+    pool: WarmPool,
+    action: act.Action,
+    requests: dict[str, TuningRequest],
+    workers: dict[str, PoolWorker],
+    done: Round,
+) -> None:
+    if isinstance(action, act.StartWorkers) and action.base_model is not None:
+        pool.grow(action.base_model, action.count)
+        done.notes.append(f"started {action.count} workers of {action.base_model}")
+    elif isinstance(action, act.StopWorker):
+        if done.to_spare > 0:
+            done.to_spare -= 1
+            pool.shrink([workers[action.worker]])
+            done.notes.append(f"gave {action.worker} back")
+    elif isinstance(action, act.LoadModel):
+        pool.shrink([workers[action.worker]])
+        pool.grow(action.base_model, 1)
+        done.notes.append(f"{action.base_model} in place of {action.worker}")
+    elif isinstance(action, act.PreemptJob):
+        _preempt(settings, pool, requests[action.job_id], done)
+    else:
+        done.notes.append(f"cannot do {action}")
+
+
+def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: Round) -> None:
+    placement = PlacementStore(settings.request_queue_url).current(request.run_id or "")
+    if placement is None or placement.state is not PlacementState.PLACED:
+        return
+    try:
+        pool.client(placement.url).preempt(placement.attempt)
+        done.notes.append(f"preempted {request.request_id} on {placement.worker}")
+    except (ClaimRefusedError, WorkerUnreachableError) as error:
+        done.notes.append(f"could not preempt {request.request_id}: {error}")
+
+
+def _to_resume(
+    settings: Settings, instance: dg.DagsterInstance, pool: WarmPool, done: Round
+) -> dict[str, int]:
+    """Runs whose worker is gone, each with about how many iterations it has done."""
+    launcher = instance.run_launcher
+    found: dict[str, int] = {}
+    if not isinstance(launcher, WarmPoolRunLauncher):
+        return found
+    store = PlacementStore(settings.request_queue_url)
+    for state in (PlacementState.PLACED, PlacementState.RELEASED):
+        for placement in store.find(state):
+            run = instance.get_run_by_id(placement.run_id)
+            if run is None or run.is_finished:
+                store.end(placement.run_id, placement.attempt)
+                continue
+            if launcher.why_gone(pool, placement) is None:
+                continue
+            if run.status is dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run)
+                continue
+            if placement.number >= _MOST_PLACEMENTS:
+                instance.report_run_failed(run, f"gave up after {placement.number} workers")
+                continue
+            store.release(placement.run_id, placement.attempt, "its worker is gone")
+            done.notes.append(f"{placement.run_id} waits for a worker")
+            # How far it was is in the checkpoint; one step says that it has begun.
+            found[placement.run_id] = 1
+    return found
+
+
+def _resume(
+    instance: dg.DagsterInstance,
+    pool: WarmPool,
+    request: TuningRequest,
+    workers: Sequence[PoolWorker],
+    done: Round,
+) -> None:
+    launcher = instance.run_launcher
+    run = instance.get_run_by_id(request.run_id or "")
+    if run is None or run.is_finished or not isinstance(launcher, WarmPoolRunLauncher):
+        return
+    if launcher.take_over(run, pool, workers):
+        done.notes.append(f"{request.request_id} goes on on {workers[0].name}")
+
+
+def now_utc() -> datetime:
+    """The time, for whoever starts a round."""
+    return datetime.now(UTC)
+
+
+def run_config(start: StartRun) -> dict[str, Any]:
+    """The run configuration of a request's run."""
+    values = {"max_iterations": start.request.max_iterations, "lookup": start.lookup}
+    return {"ops": {"tuned_prompts": {"config": values}}}

@@ -1,0 +1,31 @@
+"""What `maitre up` tells other commands of this machine: where its servers are."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from resources.settings import Settings
+
+_NAME = "services.json"
+
+
+def write_services(home: str, services: Mapping[str, str]) -> Path:
+    """Write the file; whoever stops the servers removes it."""
+    path = Path(home) / _NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(services)))
+    return path
+
+
+def while_up(settings: Settings) -> Settings:
+    """The settings, with what `maitre up` has started where they leave it open."""
+    try:
+        services = json.loads((Path(settings.home) / _NAME).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return settings
+    changes: dict[str, str] = {}
+    if settings.warm_pool == "off":
+        changes["warm_pool"] = services["warm_pool"]
+    if not settings.dagster_url:
+        changes["dagster_url"] = services["dagster_url"]
+    return settings.model_copy(update=changes)

@@ -1,0 +1,17 @@
+"""The run tags by which scheduler, launcher and people speak of warm runs."""
+
+BASE_MODEL_TAG = "maitre/base-model"
+"""The base model whose workers may take the run."""
+
+WORKERS_TAG = "maitre/workers"
+"""The workers that the policy chose, comma-separated."""
+
+WORKER_TAG = "maitre/worker"
+"""The worker that has taken the run."""
+
+REQUEST_TAG = "maitre/request"
+"""The tuning request that the run is for; `ATTEMPT_TAG` says which attempt of it."""
+
+ATTEMPT_TAG = "maitre/attempt"
+DEADLINE_TAG = "maitre/deadline"
+TENANT_TAG = "maitre/tenant"

@@ -1,0 +1,58 @@
+"""What launcher, pool and worker say to each other over HTTP, as JSON."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+WorkerState = Literal["loading", "idle", "busy", "draining"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run for a worker, by its placement's attempt id and number.
+
+    Claiming twice with one attempt is claiming once. `resume`: an earlier worker has begun the run.
+    """
+
+    attempt: str
+    run_id: str
+    number: int = 1
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """How far a worker is with a claim; `marks` are wall-clock times in s."""
+
+    attempt: str
+    run_id: str
+    phase: str
+    iteration: int
+    iterations: int
+    marks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """A worker's own account of itself. `since_s`, `started_s`: wall-clock times in s."""
+
+    worker: str
+    base_model: str
+    state: WorkerState
+    since_s: float
+    started_s: float
+    claim: ClaimView | None = None
+    last: ClaimView | None = None
+    load_s: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it goes over the wire."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read what `to_json` made."""
+        claims = {
+            name: ClaimView(**document[name]) if document.get(name) else None
+            for name in ("claim", "last")
+        }
+        return cls(**{**document, **claims})

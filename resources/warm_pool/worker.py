@@ -1,0 +1,257 @@
+"""A worker: takes one claim at a time, from any thread, and runs it on the main thread."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Protocol
+
+from resources.warm_pool.checkpoints import CheckpointStore
+from resources.warm_pool.held_run import HeldRun, Progress, holding
+from resources.warm_pool.metrics import WorkerMetrics
+from resources.warm_pool.placements import LEASE_S, PREEMPTED, PlacementLost, PlacementStore
+from resources.warm_pool.wire import Claim, ClaimView, WorkerState, WorkerView
+
+STOP_GRACE_S = 15.0
+"""How long a run that is to stop may take to reach its next step, before it is interrupted."""
+
+
+class BusyError(RuntimeError):
+    """The worker cannot take a claim now; the message says why."""
+
+
+class NoSuchClaimError(LookupError):
+    """The worker does not hold that claim."""
+
+
+class Execute(Protocol):
+    """Runs a Dagster run to its end; `before_write` guards everything it writes."""
+
+    def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
+        """Return when the run is over; raise `PlacementLost` when it is given up."""
+        ...
+
+
+@dataclass
+class _Running:
+    claim: Claim
+    progress: Progress = field(default_factory=Progress)
+    stop: threading.Event = field(default_factory=threading.Event)
+    # Set when this worker gives the run up: from then on it writes nothing more of it.
+    given_up: str | None = None
+    started: bool = False
+    why_stop: str = ""
+
+    def view(self) -> ClaimView:
+        seen = self.progress
+        return ClaimView(
+            self.claim.attempt,
+            self.claim.run_id,
+            seen.phase,
+            seen.iteration,
+            seen.iterations,
+            dict(seen.marks),
+        )
+
+
+class Worker:
+    """One base model, one run at a time. All methods but `serve` may be called from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        base_model: str,
+        execute: Execute,
+        placements: PlacementStore,
+        checkpoints: CheckpointStore,
+        log: logging.Logger,
+    ) -> None:
+        self.name = name
+        self.base_model = base_model
+        self.metrics = WorkerMetrics(base_model)
+        self._execute = execute
+        self._placements = placements
+        self._checkpoints = checkpoints
+        self._log = log
+        self._lock = threading.Lock()
+        self._inbox: SimpleQueue[_Running | None] = SimpleQueue()
+        self._running: _Running | None = None
+        self._last: ClaimView | None = None
+        self._state: WorkerState = "loading"
+        self._started_s = self._since_s = time.time()
+        self._load_s: dict[str, float] = {}
+
+    def ready(self, load_s: dict[str, float]) -> None:
+        """The model is loaded: take claims from now."""
+        self._load_s = load_s
+        self.metrics.loaded(load_s)
+        with self._lock:
+            if self._state == "loading":
+                self._enter("idle")
+
+    def view(self) -> WorkerView:
+        """The worker as it is now."""
+        with self._lock:
+            claim = self._running.view() if self._running else None
+            return WorkerView(
+                self.name,
+                self.base_model,
+                self._state,
+                self._since_s,
+                self._started_s,
+                claim,
+                self._last,
+                self._load_s,
+            )
+
+    def claim(self, claim: Claim) -> None:
+        """Take a run; `BusyError` when there is one already, or while loading or draining."""
+        with self._lock:
+            if self._running is not None and self._running.claim.attempt == claim.attempt:
+                return
+            if self._state != "idle":
+                raise BusyError(f"{self.name} is {self._state}")
+            self._running = _Running(claim)
+            self._running.progress.mark("claimed")
+            self._enter("busy")
+            self._inbox.put(self._running)
+
+    def cancel(self, attempt: str) -> None:
+        """Cancel the run at its next step, with Dagster's own interrupt.
+
+        One that has not begun here needs none: it is seen to be canceling when it begins.
+        """
+        with self._lock:
+            if self._held(attempt).started:
+                self._interrupt()
+
+    def preempt(self, attempt: str, why: str = PREEMPTED) -> None:
+        """Give the run up at its next step, with its checkpoint; another worker goes on."""
+        with self._lock:
+            running = self._held(attempt)
+            if running.given_up is not None:
+                return
+            running.why_stop = why
+            running.stop.set()
+        threading.Thread(target=self._give_up, args=(running, why), daemon=True).start()
+
+    def drain(self, preempt: bool = True) -> None:
+        """Take nothing more; end when the current run, if any, has been given up or is over."""
+        with self._lock:
+            if self._state == "draining":
+                return
+            self._enter("draining")
+            running = self._running
+            self._inbox.put(None)
+        if running is not None and preempt:
+            self.preempt(running.claim.attempt, "its worker is drained")
+
+    def serve(self) -> None:
+        """Run what is claimed until drained. On the main thread: Dagster's interrupts need it."""
+        threading.Thread(target=self._keep_lease, daemon=True).start()
+        while (running := self._inbox.get()) is not None:
+            self._run(running)
+
+    def _run(self, running: _Running) -> None:
+        claim = running.claim
+        started_s = time.monotonic()
+        end = "broken"
+        try:
+            with self._lock:
+                running.started = True
+            with holding(self._held_run(running)):
+                self._execute(
+                    claim.run_id,
+                    resume=claim.resume,
+                    before_write=lambda: self._check_write(running),
+                )
+            self._placements.end(claim.run_id, claim.attempt)
+            self._checkpoints.remove(claim.run_id)
+            end = "finished"
+        except PlacementLost as lost:
+            end = "preempted" if running.given_up else "lost"
+            self._log.warning("run %s: %s", claim.run_id, lost)
+        except Exception:
+            self._log.exception("run %s broke outside of its steps", claim.run_id)
+            running.given_up = "broke outside of its steps; see its worker's log"
+        finally:
+            self._finish(running, end, time.monotonic() - started_s)
+
+    def _held_run(self, running: _Running) -> HeldRun:
+        """The run as its op sees it, with the checkpoint of the worker before, if there was one."""
+        claim = running.claim
+        checkpoint = self._checkpoints.prepare(claim.run_id, claim.number)
+        keep = self._checkpoints.keeper(
+            claim.run_id, claim.number, lambda: self._check_write(running)
+        )
+
+        def check() -> None:
+            keep()
+            if running.stop.is_set():
+                running.given_up = running.given_up or running.why_stop
+            self._check_write(running)
+
+        return HeldRun(running.progress, running.stop, check, checkpoint, keep)
+
+    def _finish(self, running: _Running, end: str, busy_s: float) -> None:
+        if running.given_up:
+            # Only now, when nothing of the run executes here any more, may another take it.
+            claim = running.claim
+            self._placements.release(claim.run_id, claim.attempt, running.given_up)
+        with self._lock:
+            running.started = False
+            self._last = running.view()
+            self._running = None
+            if self._state == "busy":
+                self._enter("idle")
+        self.metrics.claim_ended(end, busy_s)
+
+    def _give_up(self, running: _Running, why: str) -> None:
+        """Wait for the next step's checkpoint, or for a result to be stored; else cut it off."""
+        until_s = time.monotonic() + STOP_GRACE_S
+        while running.progress.phase in ("tuning", "registering") and time.monotonic() < until_s:
+            if self._running is not running:
+                return
+            time.sleep(0.02)
+        with self._lock:
+            if self._running is running:
+                running.given_up = why
+                if running.started:
+                    self._interrupt()
+
+    def _check_write(self, running: _Running) -> None:
+        if running.given_up is not None:
+            raise PlacementLost(running.given_up)
+        if not self._placements.is_current(running.claim.run_id, running.claim.attempt):
+            raise PlacementLost("another worker has been given this run")
+
+    def _keep_lease(self) -> None:
+        while True:
+            time.sleep(LEASE_S / 3)
+            running = self._running
+            if running is not None:
+                claim = running.claim
+                try:
+                    self._placements.renew(claim.run_id, claim.attempt, now=datetime.now(UTC))
+                except Exception:
+                    # The database may be away for a while; the lease then runs out by itself.
+                    self._log.exception("could not renew the lease of run %s", claim.run_id)
+
+    def _held(self, attempt: str) -> _Running:
+        if self._running is None or self._running.claim.attempt != attempt:
+            raise NoSuchClaimError(f"{self.name} does not hold attempt {attempt}")
+        return self._running
+
+    def _enter(self, state: WorkerState) -> None:
+        self._state = state
+        self._since_s = time.time()
+
+    @staticmethod
+    def _interrupt() -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)

@@ -1,0 +1,159 @@
+"""What the policy sees of the live system, and that a decision can be taken again."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maitre.scheduling.cluster import Cluster, ModelSpec
+from maitre.scheduling.policies import named_policy
+from maitre.scheduling.snapshot import Snapshot
+from resources.request_queue.request import RequestState, TuningRequest
+from resources.warm_pool.forecast import forecast
+from resources.warm_pool.live_snapshot import HANDED_TO, job_view, live_snapshot
+from resources.warm_pool.pool import PoolWorker
+from resources.warm_pool.tick import (
+    TickError,
+    decided,
+    from_document,
+    read_tick,
+    replay,
+    to_document,
+    write_tick,
+)
+from resources.warm_pool.wire import ClaimView, WorkerView
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+NOW_S = NOW.timestamp()
+MODEL = ModelSpec("tiny", warm_up_s=10.0, lookup_s=2.0, resize_s=1.0, iteration_s={1: 0.5})
+CLUSTER = Cluster(4, 3.6, {"tiny": MODEL})
+
+
+def request(
+    name: str, state: RequestState = RequestState.QUEUED, **fields: object
+) -> TuningRequest:
+    values: dict = {
+        "request_id": name, "task": name, "base_model": "tiny", "tenant": "default",
+        "submitted_at": NOW - timedelta(seconds=5), "deadline_at": NOW + timedelta(minutes=5),
+        "state": state, "lookup": False,
+    }  # fmt: skip
+    return TuningRequest(**(values | fields))
+
+
+def worker(name: str, state: str | None, claim: ClaimView | None = None) -> PoolWorker:
+    view = None
+    if state is not None:
+        view = WorkerView(name, "tiny", state, NOW_S - 3, NOW_S - 60, claim)  # type: ignore[arg-type]
+    return PoolWorker(name, "http://x" if state else "", "tiny", NOW_S - 4, view)
+
+
+def claim(run_id: str, phase: str, iteration: int = 0) -> ClaimView:
+    return ClaimView("attempt", run_id, phase, iteration, 40, {"lookup": NOW_S - 1})
+
+
+def test_workers_and_requests_become_what_the_simulator_shows() -> None:
+    launched = RequestState.LAUNCHED
+    seen = live_snapshot(
+        NOW_S,
+        CLUSTER,
+        [
+            request("waits"),
+            request("looks", launched, run_id="r1", lookup=True),
+            request("runs", launched, run_id="r2"),
+            request("lost", launched, run_id="r3"),
+            request("handed", RequestState.STARTING, owner=HANDED_TO + "c"),
+            request("over", RequestState.DONE, finished_at=NOW),
+        ],
+        [
+            worker("a", "busy", claim("r1", "lookup")),
+            worker("b", "busy", claim("r2", "tuning", 7)),
+            worker("c", "idle"),
+            worker("d", "idle"),
+            worker("e", None),
+        ],
+        {"r3": 12},
+    ).pools["tiny"]
+    assert set(seen.queued) == {"waits", "lost"}
+    assert seen.queued["lost"].started
+    assert seen.lookups["looks"].ends_s == NOW_S + 1
+    assert seen.running["runs"].job.iterations_done == 7
+    assert seen.running["handed"].workers == ("c",)
+    assert set(seen.idle) == {"d"}
+    assert {name: w.state for name, w in seen.workers.items()} == {
+        "a": "lookup", "b": "running", "c": "running", "d": "idle", "e": "loading",
+    }  # fmt: skip
+    assert seen.workers["e"].ready_s == NOW_S + 6
+    assert [c.violated for c in seen.completions] == [False]
+
+
+def test_a_lookup_for_quality_counts_as_the_iterations_of_its_time() -> None:
+    assert job_view(request("a", lookup=True), MODEL).iterations_cold_estimate == 44
+    saves = request("b", lookup=True, iterations_bank=20.0)
+    assert job_view(saves, MODEL).iterations_cold_estimate == 40
+
+
+@pytest.mark.parametrize(
+    ("states", "ahead", "expected_s"),
+    [
+        (["idle"], 0, 20.0),  # now, on the idle worker
+        (["idle"], 1, 30.0),  # it goes to the earlier one; a cold GPU is quicker than waiting
+        ([None], 0, 26.0),  # ready in 6 s
+        ([], 0, 30.0),  # nothing is held
+        ([], 4, 50.0),  # and all four GPUs go to others first
+    ],
+)
+def test_a_forecast_counts_who_goes_first(
+    states: list[str | None], ahead: int, expected_s: float
+) -> None:
+    others = [request(f"o{i}", deadline_at=NOW + timedelta(seconds=60 + i)) for i in range(ahead)]
+    workers = [worker(f"w{i}", state) for i, state in enumerate(states)]
+    seen = live_snapshot(NOW_S, CLUSTER, others, workers, {})
+    told = forecast(seen, job_view(request("new"), MODEL))
+    assert told.finish_s - NOW_S == pytest.approx(expected_s)
+    assert told.price == pytest.approx(20.0 / 3600 * 3.6)
+
+
+STATES = st.sampled_from(["idle", "loading", "busy", "draining", None])
+
+
+@given(
+    states=st.lists(STATES, max_size=4),
+    waits=st.integers(0, 5),
+    runs=st.integers(0, 2),
+    done=st.integers(0, 12),
+)
+def test_a_decision_survives_its_document(
+    states: list[str | None], waits: int, runs: int, done: int
+) -> None:
+    requests = [request(f"q{i}") for i in range(waits)]
+    requests += [request(f"r{i}", RequestState.LAUNCHED, run_id=f"run{i}") for i in range(runs)]
+    requests += [request(f"d{i}", RequestState.DONE, finished_at=NOW) for i in range(done)]
+    workers = [
+        worker(f"w{i}", state, claim(f"run{i}", "tuning", 3) if state == "busy" else None)
+        for i, state in enumerate(states)
+    ]
+    seen = live_snapshot(NOW_S, CLUSTER, requests, workers, {})
+    actions = list(named_policy("maitre").decide(seen))
+    document = json.loads(json.dumps(to_document(seen, "maitre", actions)))
+    again = from_document(document)
+    assert isinstance(again, Snapshot)
+    assert again.pools == seen.pools
+    assert decided(document) == actions
+    assert replay(document) == actions
+
+
+def test_the_last_ticks_are_kept_and_anything_else_is_refused(tmp_path: Path) -> None:
+    seen = live_snapshot(NOW_S, CLUSTER, [], [], {})
+    for second in range(4):
+        later = replace(seen, time_s=NOW_S + second)
+        path = write_tick(tmp_path, to_document(later, "maitre", []), keep=2)
+    assert sorted(tmp_path.iterdir())[-1].name == path.name
+    assert len(list(tmp_path.iterdir())) == 2
+    other = tmp_path / "other.json"
+    other.write_text('{"format": "else"}')
+    with pytest.raises(TickError, match="not a tick"):
+        read_tick(other)

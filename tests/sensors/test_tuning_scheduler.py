@@ -1,0 +1,147 @@
+"""The scheduler's round with a pool that only says what it is told."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from resources.request_queue.request import RequestState
+from resources.request_queue.store import RequestStore
+from resources.settings import Settings
+from resources.warm_pool.client import WorkerClient
+from resources.warm_pool.pool import PoolWorker
+from resources.warm_pool.scheduler import schedule
+from resources.warm_pool.tick import read_tick, replay
+from resources.warm_pool.wire import WorkerView
+from sensors.tuning_scheduler import note_run
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class SaidPool:
+    """Idle workers that were idle for a while; notes how it is scaled."""
+
+    def __init__(self, idle: int, idle_s: float = 1.0) -> None:
+        self.grown: list[tuple[str, int]] = []
+        self.shrunk: list[str] = []
+        since_s = NOW.timestamp() - idle_s
+        self.said = [
+            PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, view)
+            for name in (f"w{i}" for i in range(idle))
+            for view in [WorkerView(name, "tiny", "idle", since_s, since_s)]
+        ]
+
+    def workers(self, base_model: str | None = None) -> list[PoolWorker]:
+        return self.said
+
+    def grow(self, base_model: str, count: int) -> None:
+        self.grown.append((base_model, count))
+
+    def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        self.shrunk += [worker.name for worker in workers]
+
+    def client(self, url: str) -> WorkerClient:
+        raise AssertionError("nobody is to be asked")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    model = {"warm_up_s": 10, "lookup_s": 2, "resize_s": 1, "iteration_s": {1: 0.5}}
+    cluster = {"gpus": 4, "gpu_price_per_hour": 1.0, "models": {"tiny": model}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+    return Settings(
+        home=str(tmp_path / "home"),
+        base_model="models/tiny",
+        cluster=str(tmp_path / "cluster.yaml"),
+        request_queue_url=f"sqlite:///{tmp_path}/requests.db",
+        warm_workers=1,
+    )
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def submit(store: RequestStore, *names: str) -> None:
+    for name in names:
+        store.submit(
+            name, deadline_at=NOW + timedelta(minutes=5), now=NOW, base_model="tiny", lookup=False
+        )
+
+
+def test_queued_requests_go_to_idle_workers_and_the_tick_replays(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a", "b")
+    pool = SaidPool(idle=3)
+    done = schedule(settings, instance, pool, store.find(), NOW)
+    assert {start.request.task for start in done.starts} == {"a", "b"}
+    assert len({start.worker for start in done.starts}) == 2
+    assert {r.state for r in store.find()} == {RequestState.STARTING}
+    [tick] = (Path(settings.home) / "ticks").iterdir()
+    document = read_tick(tick)
+    seen_again = replay(document)
+    assert [type(action).__name__ for action in seen_again] == [
+        entry["action"] for entry in document["actions"]
+    ]
+
+
+def test_two_daemons_start_a_request_once(settings: Settings, instance: dg.DagsterInstance) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, *"abcd")
+    waiting = store.find()
+
+    def daemon(_: int) -> list[str]:
+        done = schedule(settings, instance, SaidPool(idle=4), waiting, NOW)
+        return [start.request.task for start in done.starts]
+
+    with ThreadPoolExecutor(3) as daemons:
+        started = [task for tasks in daemons.map(daemon, range(3)) for task in tasks]
+    assert sorted(started) == list("abcd")
+
+
+def test_the_pool_grows_for_work_and_shrinks_to_its_floor_without(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a", "b")
+    empty = SaidPool(idle=0)
+    schedule(settings, instance, empty, store.find(), NOW)
+    # One is enough for two short jobs with minutes to go.
+    assert empty.grown == [("tiny", 1)]
+    for request in store.find():
+        store.cancel(request.request_id, now=NOW)
+    rested = SaidPool(idle=2, idle_s=10_000.0)
+    schedule(settings, instance, rested, [], NOW)
+    assert len(rested.shrunk) == 1
+    floor = SaidPool(idle=1, idle_s=10_000.0)
+    schedule(settings, instance, floor, [], NOW)
+    assert floor.shrunk == []
+
+
+def test_a_request_whose_run_failed_has_failed_and_can_be_tried_again(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+
+    @dg.job
+    def nothing() -> None: ...
+
+    run = instance.create_run_for_job(
+        nothing, tags={"maitre/request": request.request_id, "maitre/attempt": "1"}
+    )
+    instance.report_run_failed(run)
+    assert note_run(instance, store, request)
+    failed = store.get(request.request_id)
+    assert (failed.state, failed.run_id) == (RequestState.FAILED, run.run_id)
+    again = store.retry(request.request_id, now=NOW)
+    assert not note_run(instance, store, again)
