@@ -27,7 +27,10 @@ from maitre.maxpack.scores import macro_f1, signed_error, symmetric_error
 from maitre.placement.bound import relaxed_servers
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.check import check_plan
-from maitre.placement.place import DEFAULT_HEADROOM, as_is, place, replan
+from maitre.placement.place import place
+from maitre.placement.replan import replan
+from maitre.placement.replicas import as_is
+from maitre.placement.settings import DEFAULT_HEADROOM
 from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workload
 
 CHECKED_UP_TO = 1_000

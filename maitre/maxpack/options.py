@@ -17,6 +17,7 @@ SLOTS = (8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 3
 # Mean lengths of the runs that the shipped profiles were fitted on.
 MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS = 222.4, 195.0
 _MOMENT_DRAWS = 20_000
+_CPU_STEP = 32
 
 
 def default_lengths() -> Lengths:
@@ -109,11 +110,14 @@ class ServerOptions:
         return slots[np.minimum(np.searchsorted(slots, adapters), len(slots) - 1)]
 
     def config(self, row: int, adapters: int) -> ServerConfig:
-        """Configuration `row` for a server of that many adapters, all kept in CPU memory."""
+        """Configuration `row` for a server of that many adapters, all kept in CPU memory.
+
+        With room for a few more, so that one can join without a restart.
+        """
         slots = int(self.max_loras[row])
         return ServerConfig(
             max_loras=slots,
-            max_cpu_loras=max(slots, adapters),
+            max_cpu_loras=max(slots, -(-adapters // _CPU_STEP) * _CPU_STEP),
             max_lora_rank=int(self.max_lora_rank[row]),
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,

@@ -20,10 +20,16 @@ from maitre.maxpack.options import ServerOptions
 class SteadyStateModel:
     """Risk rises from 0 to 1 as the fluid fill passes `limit`, over about `width` each way."""
 
-    limit: float = 0.98
+    limit: float = 0.94
     width: float = 0.01
 
     def risk(self, sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
         """Risk of each set on configuration `rows[i]`, from its fill."""
-        fluid = fluid_features(sets, options, rows)
+        return self.risk_of(sets, options, rows, fluid_features(sets, options, rows))
+
+    def risk_of(
+        self, sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
+    ) -> np.ndarray:
+        """`risk` where the steady state of each set is known already."""
+        del sets, options, rows
         return np.asarray(expit((fluid[:, 0] - self.limit) / self.width))

@@ -11,8 +11,8 @@ from maitre.placement.capacity import Capacity, Choice
 from maitre.placement.demand import Demand
 
 _RATE = TERMS.index("rate_rps")
-_LENGTHS_AT_ONCE = 12
-_BRACKET = np.array([0.25, 0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.15, 1.3, 1.6, 2.5, 5.0])
+_LENGTHS_AT_ONCE = 5
+_BRACKET = np.array([0.5, 0.8, 0.95, 1.0, 1.05, 1.2, 1.6, 2.5, 5.0])
 
 
 @dataclass(frozen=True)
@@ -52,29 +52,55 @@ def tier_order(demand: Demand, tiers: np.ndarray, hot_first: tuple[bool, ...]) -
 
 
 def fill_in_order(
-    demand: Demand, order: np.ndarray, capacity: Capacity, *, max_fill: float = np.inf
+    demand: Demand,
+    order: np.ndarray,
+    capacity: Capacity,
+    *,
+    max_fill: float = np.inf,
+    max_step_ms: float = np.inf,
 ) -> Assignment | None:
     """Fill one server after another with consecutive parts of `order`.
 
-    A server is full when one more part would put its risk above the capacity's limit or its fill
-    above `max_fill`. `None` when some part does not fit a server of its own.
+    A server is full when one more part would put its risk above the capacity's limit, its fill
+    above `max_fill` or its step time above `max_step_ms`. Pinned parts start the first servers, one
+    for each name that they are pinned to, whatever their place in `order`. `None` when some part
+    does not fit a server of its own, or pinned ones do not fit together.
     """
-    terms, ranks = demand.terms[order], demand.rank[order]
-    server = np.empty(len(order), dtype=np.int64)
-    rows: list[int] = []
-    risks: list[float] = []
-    fills: list[float] = []
+    server = np.empty(len(demand), dtype=np.int64)
+    pinned_to = demand.pins()
+    free = order[~demand.is_pinned[order]]
+    terms, ranks = demand.terms[free], demand.rank[free]
+    limits = _Limits(capacity.risk, max_fill, max_step_ms)
+    found: list[tuple[int, float, float]] = []
     start, guess = 0, 32
-    while start < len(order):
-        length, choice = _longest(terms, ranks, start, guess, capacity, max_fill)
-        if length == 0:
+    while start < len(free) or len(found) < len(pinned_to):
+        base = None
+        if len(found) < len(pinned_to):
+            mine = pinned_to[len(found)]
+            server[mine] = len(found)
+            base = demand.take(mine).sums(np.zeros(len(mine), dtype=np.int64), 1)
+        length, choice = _longest(terms, ranks, start, guess, capacity, limits, base)
+        if choice is None:
             return None
-        server[order[start : start + length]] = len(rows)
-        rows.append(choice[0])
-        risks.append(choice[1])
-        fills.append(choice[2])
-        start, guess = start + length, length
-    return Assignment(server, np.array(rows), np.array(risks), np.array(fills))
+        server[free[start : start + length]] = len(found)
+        found.append(choice)
+        start, guess = start + length, max(length, 1)
+    rows, risks, fills = (np.array(column) for column in zip(*found, strict=True))
+    return Assignment(server, rows, risks, fills)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    risk: float
+    fill: float
+    step_ms: float
+
+    def allow(self, choice: Choice) -> np.ndarray:
+        return np.asarray(
+            (choice.risk <= self.risk)
+            & (choice.fill <= self.fill)
+            & (choice.step_ms <= self.step_ms)
+        )
 
 
 def _longest(
@@ -83,16 +109,26 @@ def _longest(
     start: int,
     guess: int,
     capacity: Capacity,
-    max_fill: float,
-) -> tuple[int, tuple[int, float, float]]:
-    """The longest fitting stretch from `start` and its (row, risk, fill)."""
-    most = min(len(terms) - start, capacity.max_adapters)
+    limits: _Limits,
+    base: SetSums | None,
+) -> tuple[int, tuple[int, float, float] | None]:
+    """The longest fitting stretch from `start` beside `base`, and its (row, risk, fill)."""
+    held = 0 if base is None else int(base.column("adapters")[0])
+    most = min(len(terms) - start, capacity.max_adapters - held)
+    best = None
+    if base is not None:
+        alone = capacity.best(base)
+        if alone.risk[0] > limits.risk:
+            return 0, None
+        best = _pick(alone, 0)
     fits_up_to, fails_from = 0, most + 1
-    best = (0, 1.0, np.inf)
-    lengths = np.unique(np.clip((guess * _BRACKET).astype(np.int64), 1, most))
+    near = None
+    lengths = np.unique(np.clip((guess * _BRACKET).astype(np.int64), 1, max(most, 0)))
+    lengths = lengths[(lengths >= 1) & (lengths <= most)]
     while len(lengths):
-        choice = capacity.best(_stretches(terms, ranks, start, lengths))
-        good = (choice.risk <= capacity.risk) & (choice.fill <= max_fill)
+        sets = _stretches(terms, ranks, start, lengths, base)
+        choice = capacity.best(sets, near_row=near)
+        good = limits.allow(choice)
         # The first failure ends the stretch even if the model lets a longer one pass.
         count = len(good) if good.all() else int(np.argmin(good))
         if count:
@@ -100,8 +136,9 @@ def _longest(
             best = _pick(choice, count - 1)
         if count < len(lengths):
             fails_from = int(lengths[count])
+            near = int(choice.rows[count])
         if fails_from > most and fits_up_to < most:
-            further = (fits_up_to * _BRACKET[6:]).astype(np.int64)
+            further = (fits_up_to * _BRACKET[5:]).astype(np.int64)
             lengths = np.unique(np.clip(further, fits_up_to + 1, most))
         else:
             lengths = np.unique(
@@ -115,10 +152,19 @@ def _pick(choice: Choice, i: int) -> tuple[int, float, float]:
     return int(choice.rows[i]), float(choice.risk[i]), float(choice.fill[i])
 
 
-def _stretches(terms: np.ndarray, ranks: np.ndarray, start: int, lengths: np.ndarray) -> SetSums:
+def _stretches(
+    terms: np.ndarray, ranks: np.ndarray, start: int, lengths: np.ndarray, base: SetSums | None
+) -> SetSums:
     stop = start + int(lengths[-1])
-    return SetSums(
+    sets = SetSums(
         np.cumsum(terms[start:stop], axis=0)[lengths - 1],
         np.maximum.accumulate(ranks[start:stop])[lengths - 1],
         np.maximum.accumulate(terms[start:stop, _RATE])[lengths - 1],
+    )
+    if base is None:
+        return sets
+    return SetSums(
+        sets.sums + base.sums,
+        np.maximum(sets.max_rank, base.max_rank),
+        np.maximum(sets.max_rate_rps, base.max_rate_rps),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,8 @@ class Demand:
 
     A part is an adapter, or one of several replicas of it. `adapter` is the position in the
     catalogue, `share` the part of its requests, `rate_rps` what the part has to sustain, `rank`
-    its LoRA rank, `terms` its additive features (`maitre.maxpack.features`).
+    its LoRA rank, `terms` its additive features (`maitre.maxpack.features`); `pin` the number of
+    the server that it must be on, -1 for any.
     """
 
     adapter: np.ndarray
@@ -25,6 +26,7 @@ class Demand:
     input_tokens: np.ndarray
     output_tokens: np.ndarray
     terms: np.ndarray
+    pin: np.ndarray
 
     @classmethod
     def of(
@@ -34,8 +36,12 @@ class Demand:
         input_tokens: np.ndarray,
         output_tokens: np.ndarray,
         replicas: np.ndarray | None = None,
+        pin: np.ndarray | None = None,
     ) -> Demand:
-        """One part an adapter, or `replicas[i]` equal parts of adapter i."""
+        """One part an adapter, or `replicas[i]` equal parts of adapter i.
+
+        Of a pinned adapter (`pin`, one number each) the first part is pinned.
+        """
         count = np.ones(len(rates_rps), dtype=np.int64) if replicas is None else replicas
         adapter = np.repeat(np.arange(len(rates_rps)), count)
         share = 1.0 / count[adapter]
@@ -48,6 +54,7 @@ class Demand:
             input_tokens[adapter],
             output_tokens[adapter],
             adapter_terms(rates, input_tokens[adapter], output_tokens[adapter]),
+            _first_of_each(adapter, pin),
         )
 
     @classmethod
@@ -56,7 +63,23 @@ class Demand:
         rates = whole.rate_rps[adapter] * share
         inputs, outputs = whole.input_tokens[adapter], whole.output_tokens[adapter]
         terms = adapter_terms(rates, inputs, outputs)
-        return cls(adapter, share, rates, whole.rank[adapter], inputs, outputs, terms)
+        pin = np.where(whole.pin[adapter] >= 0, whole.pin[adapter], -1)
+        return cls(adapter, share, rates, whole.rank[adapter], inputs, outputs, terms, pin)
+
+    def at_rates(self, factor: float) -> Demand:
+        """The same parts with all rates multiplied."""
+        rates = self.rate_rps * factor
+        terms = adapter_terms(rates, self.input_tokens, self.output_tokens)
+        return replace(self, rate_rps=rates, terms=terms)
+
+    @property
+    def is_pinned(self) -> np.ndarray:
+        """Whether each part has its server prescribed."""
+        return self.pin >= 0
+
+    def pins(self) -> list[np.ndarray]:
+        """The pinned parts of each prescribed server, by its number."""
+        return [np.flatnonzero(self.pin == number) for number in range(int(self.pin.max()) + 1)]
 
     def __len__(self) -> int:
         return len(self.adapter)
@@ -75,4 +98,12 @@ class Demand:
             self.input_tokens[parts],
             self.output_tokens[parts],
             self.terms[parts],
+            self.pin[parts],
         )
+
+
+def _first_of_each(adapter: np.ndarray, pin: np.ndarray | None) -> np.ndarray:
+    if pin is None:
+        return np.full(len(adapter), -1)
+    first = np.diff(adapter, prepend=-1) > 0
+    return np.where(first, pin[adapter], -1)

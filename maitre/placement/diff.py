@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from maitre.placement.steps import Step, ordered_steps
+
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
 
@@ -29,7 +31,7 @@ class AdapterMove:
 
 @dataclass(frozen=True)
 class PlanDiff:
-    """The steps from one plan to another; everything is sorted by name."""
+    """What changes from one plan to another, sorted by name, and the steps in their order."""
 
     servers_added: tuple[str, ...]
     servers_removed: tuple[str, ...]
@@ -40,6 +42,7 @@ class PlanDiff:
     reshared: tuple[AdapterMove, ...]
     gpus_before: int
     gpus_after: int
+    steps: tuple[Step, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -73,18 +76,22 @@ def compare(before: PlacementPlan, after: PlacementPlan) -> PlanDiff:
         for adapter in sorted(placed_old.keys() & placed_new.keys())
         if placed_old[adapter] != placed_new[adapter]
     ]
+    added = tuple(sorted(new.keys() - old.keys()))
+    removed = tuple(sorted(old.keys() - new.keys()))
+    reconfigured = tuple(
+        name
+        for name in sorted(old.keys() & new.keys())
+        if (old[name].config, old[name].base_model) != (new[name].config, new[name].base_model)
+    )
     return PlanDiff(
-        servers_added=tuple(sorted(new.keys() - old.keys())),
-        servers_removed=tuple(sorted(old.keys() - new.keys())),
-        servers_reconfigured=tuple(
-            name
-            for name in sorted(old.keys() & new.keys())
-            if (old[name].config, old[name].base_model) != (new[name].config, new[name].base_model)
-        ),
+        servers_added=added,
+        servers_removed=removed,
+        servers_reconfigured=reconfigured,
         adapters_added=tuple(sorted(placed_new.keys() - placed_old.keys())),
         adapters_removed=tuple(sorted(placed_old.keys() - placed_new.keys())),
         moves=tuple(move for move in changed if move.servers_change),
         reshared=tuple(move for move in changed if not move.servers_change),
         gpus_before=before.gpus,
         gpus_after=after.gpus,
+        steps=ordered_steps(placed_old, placed_new, added, reconfigured, removed),
     )

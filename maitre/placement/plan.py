@@ -53,7 +53,8 @@ class PlacementPlan:
     """Servers and their adapters; the shares of each adapter sum to 1.
 
     `profile` names the server profile planned for; `lower_bound_gpus` is a number of GPUs below
-    which no plan for the same promise exists; `baselines` the GPUs that simpler methods need.
+    which no plan keeps up with the catalogue's rates; `baselines` the GPUs that simpler methods
+    need; `evidence` what is promised (`risk`, `headroom`) and how it was checked.
 
     Raises:
         PlanError: shares that do not sum to 1, an adapter twice on a server, a server without
@@ -64,6 +65,7 @@ class PlacementPlan:
     servers: tuple[PlannedServer, ...]
     lower_bound_gpus: int = 0
     baselines: dict[str, int] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_servers(self.servers)
@@ -103,6 +105,7 @@ class PlacementPlan:
             ],
             "lower_bound_gpus": self.lower_bound_gpus,
             "baselines": dict(self.baselines),
+            "evidence": dict(self.evidence),
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
@@ -138,6 +141,7 @@ class PlacementPlan:
             servers=tuple(_server(i, entry) for i, entry in enumerate(servers)),
             lower_bound_gpus=int(document.get("lower_bound_gpus", 0)),
             baselines={str(k): int(v) for k, v in dict(document.get("baselines", {})).items()},
+            evidence=dict(document.get("evidence") or {}),
         )
 
 

@@ -1,230 +1,163 @@
-"""From the running plan to one for new rates, moving few adapters."""
+"""The running plan carried over to new rates with few moves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from maitre.maxpack.features import SetSums
-from maitre.placement.capacity import Capacity
+from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
+from maitre.maxpack.options import default_lengths
+from maitre.placement.bound import lower_bound_servers
+from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
+from maitre.placement.chain import Assignment
 from maitre.placement.demand import Demand
-from maitre.placement.plan import PlacementPlan
+from maitre.placement.place import Model, capacity_of, evidence
+from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.placement.replicas import as_is
+from maitre.placement.servers import planned_servers
+from maitre.placement.settings import DEFAULT_HEADROOM, Constraints, PlacementSettings
+from maitre.placement.settle import carried_over, settle
+from maitre.twin import Lengths, ServerProfile
 
-NEW = -1
+# A server is relieved only when its risk is this many times what it is packed to.
+HYSTERESIS = 5.0
 
 
-@dataclass(frozen=True)
-class Carried:
-    """A running plan under new rates: parts with their servers, and the servers' configurations.
+def replan(
+    plan: PlacementPlan,
+    catalogue: AdapterCatalogue,
+    profile: ServerProfile,
+    *,
+    model: Model | None = None,
+    risk: float = 0.01,
+    seed: int = 0,
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
+    headroom: float = DEFAULT_HEADROOM,
+    max_moves: int | None = None,
+    max_closing_moves: int = 0,
+    tolerated_risk: float | None = None,
+    pins: Mapping[str, str] | None = None,
+    lengths: Lengths | None = None,
+) -> PlacementPlan:
+    """The running plan for the catalogue's new rates, moving few adapters.
 
-    `server` is `NEW` for adapters that no server holds yet; `names` are the servers' names.
+    Servers within `tolerated_risk` (`HYSTERESIS` times `risk` unless given) stay as they are;
+    others, the riskiest first, are reconfigured or give up the fewest adapters until within `risk`;
+    new adapters go where they cost least. At most `max_moves` adapters are moved (None: as many as
+    it takes), of them `max_closing_moves` only to close servers; servers that stay over the
+    tolerated risk for want of moves are named in `evidence["servers_over_risk"]`. `pins`
+    (adapter to server) are moved first and then stay. Servers keep their names, and their
+    `max_cpu_loras` while it suffices, as a change would restart them. Not simulated: use
+    `check_plan`.
+
+    Raises:
+        CatalogueError, PlacementError: as `place`; pins to servers that the plan does not have.
     """
-
-    demand: Demand
-    server: np.ndarray
-    rows: np.ndarray
-    names: tuple[str, ...]
-
-
-def carried_over(
-    plan: PlacementPlan, names: np.ndarray, whole: Demand, capacity: Capacity
-) -> Carried:
-    """The plan's parts under new rates: `whole` has one part an adapter, called `names`.
-
-    Adapters that are gone are dropped. A configuration that is not among the capacity's options
-    becomes the smallest option that holds it.
-    """
-    place = {str(name): i for i, name in enumerate(names)}
-    adapter, share, server = [], [], []
-    held: set[int] = set()
-    for i, planned in enumerate(plan.servers):
-        for part in planned.adapters:
-            if part.adapter in place:
-                adapter.append(place[part.adapter])
-                share.append(part.share)
-                server.append(i)
-                held.add(place[part.adapter])
-    for i in range(len(whole)):
-        if i not in held:
-            adapter.append(i)
-            share.append(1.0)
-            server.append(NEW)
-    demand = Demand.of_shares(whole, np.array(adapter), np.array(share))
-    rows = np.array(
-        [
-            _row(capacity, planned.config["max_loras"], planned.config["max_lora_rank"])
-            for planned in plan.servers
-        ]
+    settings = PlacementSettings(risk, ttft_slo_ms, headroom, 0.0, baselines=False, seed=seed)
+    constraints = Constraints(pins or {})
+    catalogue.check(base_models={profile.base_model}, max_rank=profile.valid.max_lora_rank[1])
+    constraints.check(catalogue)
+    lengths = lengths or default_lengths()
+    capacity = capacity_of(profile, model, settings, lengths)
+    tolerated = HYSTERESIS * risk if tolerated_risk is None else tolerated_risk
+    whole = as_is(catalogue, lengths, 1 + headroom)
+    running = _with_pins(plan, constraints, catalogue)
+    carried = carried_over(running, catalogue.names, whole, capacity)
+    carried = replace(carried, demand=_pinned(carried.demand, constraints, catalogue))
+    moved = settle(
+        carried,
+        capacity,
+        tolerated_risk=tolerated,
+        moves=max_moves,
+        closing_moves=max_closing_moves,
     )
-    return Carried(demand, np.array(server), rows, tuple(s.name for s in plan.servers))
+    kept, server = np.unique(moved.server, return_inverse=True)
+    choice = capacity.best(carried.demand.sums(server, len(kept)), moved.rows[kept])
+    found = Assignment(server, choice.rows, choice.risk, choice.fill)
+    names = [
+        carried.names[i] if i < len(carried.names) else _fresh_name(profile, carried.names, i)
+        for i in kept
+    ]
+    servers = _unrestarted(
+        plan,
+        planned_servers(found, carried.demand, catalogue, profile, capacity, names, headroom),
+    )
+    over = [names[i] for i in np.flatnonzero(choice.risk > max(tolerated, risk))]
+    as_told = lower_bound_servers(as_is(catalogue, lengths), capacity.options)
+    promised = lower_bound_servers(whole, capacity.options)
+    return PlacementPlan(
+        profile.name,
+        servers,
+        min(as_told, len(servers)),
+        {},
+        evidence(
+            settings,
+            {"servers_checked": 0, "servers_over_risk": over},
+            min(promised, len(servers)),
+            profile,
+        ),
+    )
 
 
-@dataclass(frozen=True)
-class Moved:
-    """The outcome: each part's server, the servers' rows, and the parts that had to move."""
-
-    server: np.ndarray
-    rows: np.ndarray
-    moved: np.ndarray
-
-
-def settle(carried: Carried, capacity: Capacity, *, closing_moves: int = 0) -> Moved:
-    """Keep what still fits; else reconfigure; else move the fewest parts; then close servers.
-
-    A server within its risk stays as it is, however unbalanced: moves cost more than balance is
-    worth. One that is over tries its other configurations first, which moves nobody. Then it gives
-    up parts, those that relieve it most first, to the servers where they cost least, or to a
-    new one. At most `closing_moves` parts are moved only to close servers.
-    """
-    state = _State(carried, capacity)
-    for part in np.flatnonzero(state.server == NEW):
-        state.house(int(part), banned=())
-    for i in range(state.count):
-        if state.risk[i] > capacity.risk:
-            state.reconfigure(i)
-        state.unload(i)
-    state.close(closing_moves)
-    return state.outcome()
-
-
-class _State:
-    """The assignment while parts move; sums are kept up to date part by part."""
-
-    def __init__(self, carried: Carried, capacity: Capacity) -> None:
-        self.demand, self.capacity = carried.demand, capacity
-        self.before = carried.server
-        self.server = carried.server.copy()
-        self.count = len(carried.rows)
-        known = self.server != NEW
-        self.sums = SetSums.of_groups(
-            self.demand.terms[known], self.demand.rank[known], self.server[known], self.count
-        )
-        choice = capacity.best(self.sums, carried.rows)
-        self.rows = carried.rows.copy()
-        self.risk, self.fill = choice.risk.copy(), choice.fill.copy()
-        tier = capacity.options.rank_tier(self.sums.max_rank)
-        self.risk[capacity.options.max_lora_rank[self.rows] < tier] = 1.0
-
-    def set_of(self, i: int) -> SetSums:
-        return self.sums.take(np.array([i]))
-
-    def refresh(self, i: int) -> None:
-        parts = np.flatnonzero(self.server == i)
-        zero = np.zeros(len(parts), dtype=np.int64)
-        fresh = SetSums.of_groups(self.demand.terms[parts], self.demand.rank[parts], zero, 1)
-        self.sums.sums[i] = fresh.sums[0]
-        self.sums.max_rank[i] = fresh.max_rank[0]
-        self.sums.max_rate_rps[i] = fresh.max_rate_rps[0]
-        choice = self.capacity.best(fresh, self.rows[i : i + 1])
-        self.risk[i], self.fill[i] = choice.risk[0], choice.fill[0]
-
-    def reconfigure(self, i: int) -> None:
-        choice = self.capacity.best(self.set_of(i))
-        if choice.risk[0] < self.risk[i]:
-            self.rows[i] = choice.rows[0]
-            self.risk[i], self.fill[i] = choice.risk[0], choice.fill[0]
-
-    def target(self, part: int, banned: tuple[int, ...]) -> int | None:
-        """The server as it is configured where the part costs the least fill, if any takes it."""
-        grown = self.sums.plus(self.demand.terms[part], self.demand.rank[part])
-        options = self.capacity.options
-        choice = self.capacity.best(grown, self.rows)
-        fits = choice.risk <= self.capacity.risk
-        fits &= options.max_lora_rank[self.rows] >= self.demand.rank[part]
-        fits &= grown.column("adapters") <= self.capacity.max_adapters
-        same = self.server[self.demand.adapter == self.demand.adapter[part]]
-        fits[same[same != NEW]] = False
-        fits[list(banned)] = False
-        if not fits.any():
-            return None
-        return int(np.argmin(np.where(fits, choice.fill - self.fill, np.inf)))
-
-    def house(self, part: int, banned: tuple[int, ...]) -> None:
-        target = self.target(part, banned)
-        if target is None:
-            target = self.count
-            self.count += 1
-            alone = self.demand.take(np.array([part])).sums(np.zeros(1, dtype=np.int64), 1)
-            # Sized for company: a server opened for one adapter will take others.
-            row = _row(self.capacity, 64, int(self.capacity.options.rank_tier(alone.max_rank)[0]))
-            self.sums = SetSums(
-                np.vstack([self.sums.sums, np.zeros_like(alone.sums)]),
-                np.append(self.sums.max_rank, 0),
-                np.append(self.sums.max_rate_rps, 0.0),
-            )
-            self.rows = np.append(self.rows, row)
-            self.risk, self.fill = np.append(self.risk, 0.0), np.append(self.fill, 0.0)
-        source = int(self.server[part])
-        self.server[part] = target
-        self.refresh(target)
-        if source not in (NEW, target):
-            self.refresh(source)
-
-    def unload(self, i: int) -> None:
-        """Move parts off server i until it is within its risk."""
-        while self.risk[i] > self.capacity.risk:
-            parts = np.flatnonzero(self.server == i)
-            if len(parts) <= 1:
-                return
-            options = self.capacity.options
-            large = self.demand.rank[parts] > options.max_lora_rank[self.rows[i]]
-            pool = parts[large] if large.any() else parts
-            # The part whose leaving brings the server within its limit with the least excess; if
-            # none does alone, the one that relieves it most.
-            less = self._without(i, pool)
-            choice = self.capacity.best(less, np.full(len(pool), self.rows[i]))
-            enough = choice.risk <= self.capacity.risk
-            if enough.any():
-                pick = int(np.argmax(np.where(enough, choice.fill, -1.0)))
-            else:
-                pick = int(np.argmin(choice.fill))
-            self.house(int(pool[pick]), banned=(i,))
-            self.reconfigure_if_over(i)
-
-    def reconfigure_if_over(self, i: int) -> None:
-        if self.risk[i] > self.capacity.risk:
-            self.reconfigure(i)
-
-    def _without(self, i: int, parts: np.ndarray) -> SetSums:
-        """Server i without each of these parts in turn (maxima kept: they can only fall)."""
-        one = self.set_of(i).take(np.zeros(len(parts), dtype=np.int64))
-        return SetSums(one.sums - self.demand.terms[parts], one.max_rank, one.max_rate_rps)
-
-    def close(self, moves: int) -> None:
-        """Close the emptiest servers while their parts fit elsewhere and the moves last."""
-        while self.count > 1:
-            sizes = np.bincount(self.server, minlength=self.count)
-            open_ = np.flatnonzero(sizes > 0)
-            i = int(open_[np.argmin(self.fill[open_])])
-            if sizes[i] > moves or len(open_) == 1:
-                return
-            before = self._copies()
-            empty = tuple(np.flatnonzero(sizes == 0).tolist())
-            for part in np.flatnonzero(self.server == i):
-                target = self.target(int(part), banned=(i, *empty))
-                if target is None:
-                    self.server, self.sums, self.rows, self.risk, self.fill = before
-                    return
-                self.server[part] = target
-                self.refresh(target)
-            moves -= int(sizes[i])
-            self.refresh(i)
-
-    def _copies(self) -> tuple[np.ndarray, SetSums, np.ndarray, np.ndarray, np.ndarray]:
-        sums = SetSums(
-            self.sums.sums.copy(), self.sums.max_rank.copy(), self.sums.max_rate_rps.copy()
-        )
-        return self.server.copy(), sums, self.rows.copy(), self.risk.copy(), self.fill.copy()
-
-    def outcome(self) -> Moved:
-        return Moved(self.server, self.rows, np.flatnonzero(self.server != self.before))
+def _with_pins(
+    plan: PlacementPlan, constraints: Constraints, catalogue: AdapterCatalogue
+) -> PlacementPlan:
+    """The plan with pinned adapters on their servers."""
+    if not constraints.pins:
+        return plan
+    names = {server.name for server in plan.servers}
+    unknown = [
+        f"pin: adapter {adapter!r} to server {server!r}, which the running plan does not have"
+        for adapter, server in constraints.pins.items()
+        if server not in names
+    ]
+    if unknown:
+        raise CatalogueError(catalogue.source, unknown)
+    placed = plan.servers_of()
+    loose = {
+        adapter
+        for adapter, server in constraints.pins.items()
+        if server not in placed.get(adapter, {})
+    }
+    servers = []
+    for server in plan.servers:
+        stay = [held for held in server.adapters if held.adapter not in loose]
+        join = [a for a in sorted(loose) if constraints.pins[a] == server.name]
+        shares = (*stay, *(type(server.adapters[0])(a) for a in join))
+        if shares:
+            servers.append(replace(server, adapters=shares))
+    return replace(plan, servers=tuple(servers))
 
 
-def _row(capacity: Capacity, slots: int, rank: int) -> int:
-    options = capacity.options
-    fits = (options.max_loras >= slots) & (options.max_lora_rank >= rank)
-    if not fits.any():
-        return int(np.lexsort((options.max_loras, options.max_lora_rank))[-1])
-    candidates = np.flatnonzero(fits)
-    return int(candidates[np.lexsort((options.max_loras[fits], options.max_lora_rank[fits]))[0]])
+def _pinned(demand: Demand, constraints: Constraints, catalogue: AdapterCatalogue) -> Demand:
+    """The parts of pinned adapters marked, so that they stay where they are."""
+    if not constraints.pins:
+        return demand
+    return replace(demand, pin=constraints.pin_numbers(catalogue)[demand.adapter])
+
+
+def _unrestarted(
+    plan: PlacementPlan, servers: tuple[PlannedServer, ...]
+) -> tuple[PlannedServer, ...]:
+    """The servers, with the running `max_cpu_loras` where nothing else of a server changes."""
+    running = {server.name: server.config for server in plan.servers}
+    kept = []
+    for server in servers:
+        was = running.get(server.name)
+        enough = was is not None and was["max_cpu_loras"] >= len(server.adapters)
+        if was is not None and enough and _but_cpu(was) == _but_cpu(server.config):
+            server = replace(server, config=dict(was))
+        kept.append(server)
+    return tuple(kept)
+
+
+def _but_cpu(config: dict[str, int]) -> dict[str, int]:
+    return {name: value for name, value in config.items() if name != "max_cpu_loras"}
+
+
+def _fresh_name(profile: ServerProfile, taken: tuple[str, ...], i: int) -> str:
+    while (name := f"{profile.base_model}-{i:04d}") in taken:
+        i += len(taken)
+    return name

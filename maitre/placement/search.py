@@ -11,7 +11,8 @@ from maitre.placement.demand import Demand
 # Directions in which the rank tiers are walked by rate. With the coldest adapters of one tier
 # beside the hottest (True) or the coldest (False) of the next.
 _DIRECTIONS = ((True,), (True, False), (False, True), (False,))
-_EVENING_STEPS = 7
+_EVENING_STEPS, _EVENING_STEPS_MANY = 7, 3
+_STEP_BISECTIONS = 10
 # Above this many parts the directions are not all tried: their differences shrink with size.
 _MANY_PARTS = 20_000
 
@@ -40,6 +41,26 @@ def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
     return even_out(best, best_order, demand, capacity)
 
 
+def shortest_steps(demand: Demand, capacity: Capacity, servers: int) -> Assignment | None:
+    """The chain on at most that many servers whose longest step is shortest: low latency.
+
+    `None` when some part fits no server alone, or all within the risk need more servers.
+    """
+    order = tier_order(demand, capacity.options.rank_tier(demand.rank), _DIRECTIONS[0])
+    best = fewest_servers(demand, capacity)
+    if best is None or best.servers > servers:
+        return None
+    low, high = np.log(1.0), np.log(2_000.0)
+    for _ in range(_STEP_BISECTIONS):
+        middle = 0.5 * (low + high)
+        tried = fill_in_order(demand, order, capacity, max_step_ms=float(np.exp(middle)))
+        if tried is not None and tried.servers <= servers:
+            best, high = tried, middle
+        else:
+            low = middle
+    return best
+
+
 def even_out(
     found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity
 ) -> Assignment:
@@ -49,7 +70,7 @@ def even_out(
     """
     low, high = 0.5 * float(found.fill.max()), float(found.fill.max())
     best = found
-    for _ in range(_EVENING_STEPS):
+    for _ in range(_EVENING_STEPS if len(demand) <= _MANY_PARTS else _EVENING_STEPS_MANY):
         middle = 0.5 * (low + high)
         tried = fill_in_order(demand, order, capacity, max_fill=middle)
         if tried is not None and tried.servers <= found.servers:
@@ -63,7 +84,10 @@ def close_servers(found: Assignment, demand: Demand, capacity: Capacity) -> Assi
     """Close the emptiest servers as long as the others can take their parts."""
     current = found
     while current.servers > 1:
-        emptiest = int(np.argmin(current.fill))
+        pinned = np.isin(np.arange(current.servers), current.server[demand.is_pinned])
+        if pinned.all():
+            return current
+        emptiest = int(np.argmin(np.where(pinned, np.inf, current.fill)))
         moved = _rehoused(current, emptiest, demand, capacity)
         if moved is None:
             return current

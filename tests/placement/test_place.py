@@ -14,9 +14,11 @@ from maitre.placement.bound import relaxed_servers
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.check import check_plan
-from maitre.placement.place import PlacementError, as_is, place, replicated
+from maitre.placement.place import place
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.placement.replicas import as_is, replicated
 from maitre.placement.search import fewest_servers
+from maitre.placement.settings import PlacementError
 from maitre.twin import ServerProfile
 
 MODEL = "llama-3.1-8b-instruct"
@@ -108,9 +110,9 @@ def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
 
 def test_a_checked_plan_holds_in_the_twin(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(80)
-    plan = place(catalogue, profile, check_duration_s=120.0, workers=1)
+    plan = place(catalogue, profile, check_duration_s=300.0, workers=1)
     assert_sound(plan, catalogue)
-    check = check_plan(plan, profile, catalogue, seed=9, duration_s=120.0, workers=1)
+    check = check_plan(plan, profile, catalogue, seed=9, duration_s=300.0, workers=1)
     assert check.passed
     assert [server.server for server in check.servers] == [s.name for s in plan.servers]
     assert plan.baselines

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from maitre.placement.catalogue import AdapterCatalogue
-from maitre.placement.place import place, replan
+from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.replan import replan
 from maitre.twin import ServerProfile
 
 

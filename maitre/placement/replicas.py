@@ -1,0 +1,114 @@
+"""The catalogue as parts to place: adapters hotter than one server divided into replicas."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maitre.placement.capacity import Capacity
+from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
+from maitre.placement.chain import Assignment
+from maitre.placement.demand import Demand
+from maitre.placement.settings import Constraints
+from maitre.twin import Lengths
+
+MAX_REPLICAS = 4096
+
+
+def as_is(catalogue: AdapterCatalogue, lengths: Lengths, factor: float = 1.0) -> Demand:
+    """The catalogue as demand: one part an adapter, rates times `factor`."""
+    mean_in, mean_out = lengths.means()
+    return Demand.of(
+        catalogue.rates_rps * factor,
+        catalogue.ranks,
+        np.where(np.isfinite(catalogue.mean_input_tokens), catalogue.mean_input_tokens, mean_in),
+        np.where(np.isfinite(catalogue.mean_output_tokens), catalogue.mean_output_tokens, mean_out),
+    )
+
+
+def replicated(
+    catalogue: AdapterCatalogue,
+    lengths: Lengths,
+    capacity: Capacity,
+    factor: float = 1.0,
+    constraints: Constraints | None = None,
+) -> Demand:
+    """The catalogue as demand, adapters hotter than one server divided into equal replicas.
+
+    Raises:
+        CatalogueError: an adapter fits no server even as `MAX_REPLICAS` replicas.
+    """
+    whole = as_is(catalogue, lengths, factor)
+    constraints = constraints or Constraints()
+    replicas = constraints.least_replicas(catalogue)
+    todo = np.arange(len(whole))
+    while len(todo):
+        parts = Demand.of(
+            whole.rate_rps[todo] / replicas[todo],
+            whole.rank[todo],
+            whole.input_tokens[todo],
+            whole.output_tokens[todo],
+        )
+        fits = capacity.fits(parts.sums(np.arange(len(parts)), len(parts)))
+        todo = todo[~fits]
+        hopeless = todo[replicas[todo] >= MAX_REPLICAS]
+        if len(hopeless):
+            raise CatalogueError(
+                catalogue.source,
+                [
+                    f"row {i + 1}: adapter {catalogue.names[i]!r} fits no server, not even as "
+                    f"{MAX_REPLICAS} replicas"
+                    for i in hopeless
+                ],
+            )
+        replicas[todo] = np.maximum(replicas[todo] + 1, (replicas[todo] * 1.1).astype(np.int64))
+    return Demand.of(
+        whole.rate_rps,
+        whole.rank,
+        whole.input_tokens,
+        whole.output_tokens,
+        replicas,
+        constraints.pin_numbers(catalogue) if constraints.pins else None,
+    )
+
+
+def separated(
+    found: Assignment, demand: Demand, capacity: Capacity, adapters: np.ndarray
+) -> Assignment:
+    """The assignment with the replicas of each of `adapters` on servers of their own.
+
+    A replica that shares a server with another of its adapter changes places with the part of
+    another server that is most like it, else it gets a new server.
+    """
+    server = found.server.copy()
+    count = found.servers
+    for adapter in adapters:
+        parts = np.flatnonzero(demand.adapter == adapter)
+        for part in parts.tolist():
+            others = parts[parts != part]
+            if server[part] not in server[others] or demand.is_pinned[part]:
+                continue
+            partner = _like(part, server, demand, banned=server[parts])
+            if partner is not None:
+                swapped = server.copy()
+                swapped[[part, partner]] = server[[partner, part]]
+                both = np.isin(swapped, server[[part, partner]])
+                _, place = np.unique(swapped[both], return_inverse=True)
+                sets = demand.take(np.flatnonzero(both)).sums(place, 2)
+                if capacity.fits(sets).all():
+                    server = swapped
+                    continue
+            server[part], count = count, count + 1
+    return found if np.array_equal(server, found.server) else Assignment.judged(
+        server, demand, capacity
+    )  # fmt: skip
+
+
+def _like(part: int, server: np.ndarray, demand: Demand, banned: np.ndarray) -> int | None:
+    """The part of another server nearest in rank and rate, of an adapter with one part only."""
+    single = np.bincount(demand.adapter)[demand.adapter] == 1
+    candidates = np.flatnonzero(single & ~np.isin(server, banned) & ~demand.is_pinned)
+    if not len(candidates):
+        return None
+    away = np.abs(np.log((demand.rate_rps[candidates] + 1e-9) / (demand.rate_rps[part] + 1e-9)))
+    away += 10.0 * (demand.rank[candidates] != demand.rank[part])
+    return int(candidates[np.argmin(away)])

@@ -1,0 +1,88 @@
+"""Writes an assignment out as the servers of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maitre.maxpack.features import SetSums
+from maitre.maxpack.fluid import FLUID_FEATURES, fluid_features
+from maitre.placement.capacity import Capacity
+from maitre.placement.catalogue import AdapterCatalogue
+from maitre.placement.chain import Assignment
+from maitre.placement.demand import Demand
+from maitre.placement.plan import AdapterShare, PlannedServer
+from maitre.twin import ServerProfile
+
+
+def planned_servers(
+    found: Assignment,
+    demand: Demand,
+    catalogue: AdapterCatalogue,
+    profile: ServerProfile,
+    capacity: Capacity,
+    names: Sequence[str] = (),
+    headroom: float = 0.0,
+) -> tuple[PlannedServer, ...]:
+    """The assignment written out; replicas of one adapter on one server become one share.
+
+    `demand` is at rates `headroom` above the catalogue's. `names` are those of the first servers.
+    """
+    sets = demand.sums(found.server, found.servers)
+    offered = demand.at_rates(1 / (1 + headroom)).sums(found.server, found.servers)
+    fluid = fluid_features(sets, capacity.options, found.rows)
+    order = np.argsort(found.server, kind="stable")
+    edges = np.searchsorted(found.server[order], np.arange(found.servers + 1))
+    servers = []
+    for i in range(found.servers):
+        shares: dict[int, float] = {}
+        for part in order[edges[i] : edges[i + 1]]:
+            adapter = int(demand.adapter[part])
+            shares[adapter] = shares.get(adapter, 0.0) + float(demand.share[part])
+        config = capacity.options.config(int(found.rows[i]), len(shares))
+        servers.append(
+            PlannedServer(
+                name=names[i] if i < len(names) else f"{profile.base_model}-{i:04d}",
+                base_model=profile.base_model,
+                config={
+                    "max_loras": config.max_loras,
+                    "max_cpu_loras": config.max_cpu_loras,
+                    "max_lora_rank": config.max_lora_rank,
+                    "max_num_seqs": config.max_num_seqs,
+                    "max_num_batched_tokens": config.max_num_batched_tokens,
+                },
+                adapters=tuple(
+                    AdapterShare(str(catalogue.names[a]), min(s, 1.0)) for a, s in shares.items()
+                ),
+                predicted=_predicted(i, offered, fluid[i], found),
+            )
+        )
+    return tuple(servers)
+
+
+def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> dict[str, Any]:
+    """What is expected of one server: its load as told, the rest with the headroom on top."""
+    values = dict(zip(FLUID_FEATURES, fluid.tolist(), strict=True))
+    return {
+        "rate_rps": round(float(sets.column("rate_rps")[i]), 4),
+        "offered_tps": round(float(sets.column("input_tps")[i] + sets.column("output_tps")[i]), 1),
+        "starvation_risk": round(float(found.risk[i]), 5),
+        "fill": round(values["fill"], 4),
+        "kv_fraction": round(values["kv_fraction"], 4),
+        "adapters_in_batch": round(values["adapters_in_batch"], 1),
+        "itl_ms": round(values["step_ms"], 1),
+        "limited_by": _binding(values),
+    }
+
+
+def _binding(values: dict[str, float]) -> str:
+    """What runs out first on a server beside the time of its steps."""
+    limits = {
+        "KV cache": values["fill_kv"],
+        "slots": values["fill_slots"],
+        "batch": values["fill_batch"],
+    }
+    name, fill = max(limits.items(), key=lambda item: item[1])
+    return name if fill >= values["fill"] - 1e-3 else "step time"
