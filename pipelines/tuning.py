@@ -1,13 +1,20 @@
 """The code location of the tuning half: prompt bank, tuned prompts, the request sensor."""
 
+import logging
+from pathlib import Path
+
 import dagster as dg
 
+from assets.bank_prompts import bank_prompts
+from assets.bank_quality import bank_is_sound, bank_quality
 from assets.inputs import base_model, task_files
-from assets.prompt_bank import bank_is_sound, bank_prompts, prompt_bank
+from assets.prompt_bank import prompt_bank
 from assets.tuned_prompts import tuned_prompt_beats_majority, tuned_prompts
 from assets.tuning_tasks import tuning_tasks
 from pipelines.jobs import LOGGERS
 from pipelines.wiring import resources
+from resources.language_model import LanguageModel
+from resources.mlflow_tracking import MlflowTracking
 from resources.settings import Settings
 from resources.warm_pool.tags import BASE_MODEL_TAG
 from sensors.tuning_scheduler import tuning_scheduler
@@ -36,7 +43,7 @@ everything = dg.define_asset_job(
 
 defs = dg.Definitions(
     assets=[*INPUTS, *BANK, tuned_prompts],
-    asset_checks=[bank_is_sound, tuned_prompt_beats_majority],
+    asset_checks=[bank_is_sound, bank_quality, tuned_prompt_beats_majority],
     jobs=[refresh_bank, tune, everything],
     schedules=[
         dg.ScheduleDefinition(
@@ -47,3 +54,29 @@ defs = dg.Definitions(
     resources=resources(Settings.read()),
     loggers=LOGGERS,
 )
+
+
+def warm_up() -> None:
+    """Do what the first tuning run of a process would do for the first time.
+
+    A warm worker calls this while it loads: the imports that only a run needs, the tracking store,
+    and one step of tuning a task, where there is one to be read.
+    """
+    from maitre.bank import index
+    from maitre.tuning import bank_entries, start, trial
+    from maitre.tuning.config import TuneConfig
+    from maitre.tuning.tasks import find_task
+    from maitre.tuning.tune import tune as tune_prompt
+
+    del index, bank_entries, start, trial
+    settings = Settings.read()
+    mlflow = MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="")
+    mlflow.client().search_experiments(max_results=1)
+    model = LanguageModel(path_or_id=settings.base_model).load()
+    config = TuneConfig(max_iterations=1, batch_size=2, eval_rows=1)
+    for header in sorted(Path(settings.tasks).glob("*/task.yaml"))[:1]:
+        try:
+            task = find_task(settings.tasks, header.parent.name)
+            tune_prompt(model, task, init=None, config=config, seed=0)
+        except ValueError as error:
+            logging.getLogger(__name__).warning("no step to warm up with: %s", error)

@@ -5,6 +5,7 @@ then runs what is claimed. SIGTERM drains.
 """
 
 import hmac
+import importlib
 import json
 import logging
 import os
@@ -214,6 +215,10 @@ class _Executor:
             dagster_internals.load_job(self._module, self._job)
         with _timed(load_s, "model"):
             LanguageModel(path_or_id=base_model).load()
+        with _timed(load_s, "warm-up"):
+            location = importlib.import_module(self._module)
+            if hasattr(location, "warm_up"):
+                location.warm_up()
         return load_s
 
     def serve(self, worker: Worker) -> None:

@@ -1,0 +1,223 @@
+"""A worker without Dagster: its states, its HTTP interface, what it writes and what not."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from resources.warm_pool.checkpoints import CheckpointStore
+from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
+from resources.warm_pool.held_run import held_run
+from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
+from resources.warm_pool.server import app_for
+from resources.warm_pool.wire import Claim
+from resources.warm_pool.worker import Worker
+from tests.resources.warm_pool.live import until
+
+
+class Steps:
+    """An op of so many steps, with a checkpoint at each, that commits at the end."""
+
+    def __init__(self, steps: int = 10_000) -> None:
+        self.steps = steps
+        self.committed: list[str] = []
+        self.began_at: list[str] = []
+
+    def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
+        held = held_run()
+        assert held.checkpoint is not None
+        before = held.checkpoint.read_text() if held.checkpoint.exists() else "nothing"
+        self.began_at.append(before)
+        held.enter("tuning", self.steps)
+        for step in range(1, self.steps + 1):
+            if held.should_stop():
+                break
+            held.checkpoint.write_text(f"step {step} of placement {held.checkpoint.stem[-1]}")
+            held.step(step)
+            time.sleep(0.002)
+        held.check()
+        before_write()
+        self.committed.append(run_id)
+
+
+class Held:
+    """A worker that serves in a thread, and its client."""
+
+    def __init__(self, folder: Path, execute: Steps) -> None:
+        self.placements = PlacementStore(f"sqlite:///{folder}/queue.db")
+        checkpoints = CheckpointStore(str(folder / "shared"), folder / "own")
+        log = logging.getLogger("worker")
+        self.worker = Worker("w", "tiny", execute, self.placements, checkpoints, log)
+        # Dagster's interrupts are not at hand here; the steps ask by themselves.
+        self.worker._interrupt = lambda: None  # type: ignore[method-assign]
+        app = app_for(self.worker, "secret")
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        threading.Thread(target=self.server.run, daemon=True).start()
+        until(lambda: self.server.started)
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.client = WorkerClient(f"http://127.0.0.1:{port}", "secret")
+        self.thread = threading.Thread(target=self.worker.serve, daemon=True)
+        self.thread.start()
+
+    def place(self, run_id: str, after: Placement | None = None) -> Placement:
+        placed = self.placements.place(
+            run_id, worker="w", url=self.client.url, after=after, now=datetime.now(UTC)
+        )
+        assert placed is not None
+        return placed
+
+    def claim(self, placed: Placement) -> None:
+        claim = Claim(placed.attempt, placed.run_id, placed.number, placed.number > 1)
+        self.client.claim(claim)
+
+    def free(self) -> None:
+        until(lambda: self.client.status().claim is None)
+
+
+@pytest.fixture
+def execute() -> Steps:
+    return Steps()
+
+
+@pytest.fixture
+def held(tmp_path: Path, execute: Steps) -> Iterator[Held]:
+    made = Held(tmp_path, execute)
+    try:
+        yield made
+    finally:
+        made.worker.drain()
+        made.server.should_exit = True
+
+
+def status_of(call: Callable[[], object]) -> str:
+    with pytest.raises(ClaimRefusedError) as refused:
+        call()
+    return str(refused.value)
+
+
+def test_it_takes_claims_only_when_loaded_and_one_at_a_time(held: Held, execute: Steps) -> None:
+    first, second = held.place("r1"), held.place("r2")
+    assert "409" in status_of(lambda: held.claim(first))
+    assert "loading" in status_of(lambda: held.claim(first))
+    held.worker.ready({"model": 1.0})
+    held.claim(first)
+    held.claim(first)  # the same attempt once more is no second claim
+    assert "w is busy" in status_of(lambda: held.claim(second))
+    until(lambda: (c := held.client.status().claim) and c.iteration > 3)
+    held.client.preempt(first.attempt)
+    held.free()
+    assert execute.committed == []
+    execute.steps = 3
+    held.claim(second)
+    until(lambda: execute.committed == ["r2"])
+    held.free()
+    ended = held.placements.current("r2")
+    assert ended is not None
+    assert ended.state is PlacementState.ENDED
+
+
+def test_a_preempted_run_goes_on_from_its_last_step(held: Held, execute: Steps) -> None:
+    held.worker.ready({})
+    placed = held.place("r")
+    held.claim(placed)
+    until(lambda: (c := held.client.status().claim) and c.iteration > 3)
+    held.client.preempt(placed.attempt)
+    held.free()
+    before = held.placements.current("r")
+    assert before is not None
+    assert (before.state, before.message) == (PlacementState.RELEASED, PREEMPTED)
+    last = held.client.status().last
+    assert last is not None
+    execute.steps = 2
+    held.claim(held.place("r", after=before))
+    until(lambda: execute.committed == ["r"])
+    assert execute.began_at[1] == f"step {last.iteration} of placement 1"
+    held.free()
+    # What is over needs no checkpoint.
+    assert not list((held.worker._checkpoints.folder).glob("*.safetensors"))
+
+
+def test_a_worker_whose_run_was_placed_elsewhere_commits_nothing(
+    held: Held, execute: Steps
+) -> None:
+    held.worker.ready({})
+    placed = held.place("r")
+    held.claim(placed)
+    until(lambda: (c := held.client.status().claim) and c.iteration > 3)
+    successor = held.place("r", after=placed)
+    held.free()
+    assert execute.committed == []
+    now = held.placements.current("r")
+    assert now is not None
+    assert (now.attempt, now.state) == (successor.attempt, PlacementState.PLACED)
+
+
+def test_a_drained_worker_gives_its_run_up_and_ends(held: Held, execute: Steps) -> None:
+    held.worker.ready({})
+    placed = held.place("r")
+    held.claim(placed)
+    until(lambda: (c := held.client.status().claim) and c.iteration > 3)
+    held.client.drain()
+    held.thread.join(timeout=10)
+    assert not held.thread.is_alive()
+    assert "draining" in status_of(lambda: held.claim(held.place("other")))
+    now = held.placements.current("r")
+    assert now is not None
+    assert now.state is PlacementState.RELEASED
+
+
+def test_everything_but_the_probes_needs_the_token(held: Held) -> None:
+    import urllib.error
+    import urllib.request
+
+    def answers(path: str) -> int:
+        try:
+            with urllib.request.urlopen(held.client.url + path) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert answers("/healthz") == 200
+    assert answers("/readyz") == 503
+    held.worker.ready({})
+    assert answers("/readyz") == 200
+    assert {answers(path) for path in ("/status", "/metrics", "/claims/x/progress")} == {401}
+    stranger = WorkerClient(held.client.url, "guessed")
+    assert "401" in status_of(stranger.status)
+    assert "404" in status_of(lambda: held.client.cancel("unknown"))
+
+
+def test_metrics_and_progress_tell_what_it_does(held: Held, execute: Steps) -> None:
+    import urllib.request
+
+    held.worker.ready({"model": 1.5})
+    execute.steps = 200
+    placed = held.place("r")
+    held.claim(placed)
+    headers = {"Authorization": "Bearer secret"}
+    path = f"{held.client.url}/claims/{placed.attempt}/progress"
+    with urllib.request.urlopen(urllib.request.Request(path, headers=headers)) as stream:
+        told = [json.loads(line) for line in stream]
+    iterations = [line["iteration"] for line in told]
+    assert iterations == sorted(iterations)
+    assert told[-1]["run_id"] == "r"
+    held.free()
+    request = urllib.request.Request(f"{held.client.url}/metrics", headers=headers)
+    text = urllib.request.urlopen(request).read().decode()
+    assert 'maitre_worker_claims_total{base_model="tiny",end="finished"} 1.0' in text
+    assert 'maitre_worker_load_seconds{base_model="tiny",stage="model"} 1.5' in text
+    assert "maitre_worker_busy_seconds_total" in text
+
+
+def test_nobody_there_is_told_from_somebody_slow(held: Held) -> None:
+    held.server.should_exit = True
+    until(lambda: not held.server.servers[0].is_serving())
+    with pytest.raises(WorkerUnreachableError) as gone:
+        until(lambda: held.client.status() and None)
+    assert gone.value.is_gone
