@@ -66,7 +66,8 @@ class PromptBank:
 
         An entry whose prompt is a near duplicate (cosine of the matrices, flattened, at or above
         `near_duplicate_similarity`) of one that the same tenants see is rejected; so is an id that
-        is taken by another prompt. An id that comes again with the same prompt updates its facts.
+        is taken by another prompt or tenant. An id that comes again with the same prompt of the
+        same tenant updates its facts.
         Raises `BankError` for an entry of another base model, tokenizer, shape or position.
         """
         coming = list(entries)
@@ -78,7 +79,8 @@ class PromptBank:
             self._check_fits(entry, kept[0] if kept else None)
             if entry.entry_id in places:
                 place = places[entry.entry_id]
-                if np.array_equal(kept[place].prompt, entry.prompt):
+                is_same_tenant = kept[place].tenant == entry.tenant
+                if is_same_tenant and np.array_equal(kept[place].prompt, entry.prompt):
                     kept[place] = entry
                 else:
                     why = "its id is taken by another prompt"
@@ -124,6 +126,15 @@ class PromptBank:
             key=lambda e: (average if e.benefit is None else e.benefit, e.created_at, e.entry_id),
         )
         return self.without(e.entry_id for e in ranked[: len(self) - most_entries])
+
+    def hit_rate(self) -> float | None:
+        """The share of tunings that started from a prompt of the bank; `None` before the first."""
+        kinds = [record.kind for record in self.history if record.chosen]
+        return sum(kind in ("bank", "mix") for kind in kinds) / len(kinds) if kinds else None
+
+    def iterations_saved(self) -> float:
+        """What tunings started from the entries have saved so far, by the entries' benefits."""
+        return sum((entry.benefit or 0.0) * entry.uses for entry in self.entries)
 
     def with_features(
         self, name: str, compute: Callable[[np.ndarray], np.ndarray], again: bool = False

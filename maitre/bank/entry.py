@@ -88,7 +88,13 @@ class BankEntry:
         return plain | shape | {"created_at": self.created_at.isoformat()}
 
 
-def entry_id(task: str, prompt: np.ndarray) -> str:
-    """An id that says which task and which values: the same prompt always gets the same one."""
-    digest = hashlib.sha256(np.ascontiguousarray(prompt, dtype=np.float32).tobytes()).hexdigest()
-    return f"{task}-{digest[:12]}"
+def entry_id(task: str, prompt: np.ndarray, tenant: str | None = None) -> str:
+    """An id that says which task and which values: the same prompt always gets the same one.
+
+    Another tenant's copy of it gets another, so that nobody learns from an id that is taken what
+    others have.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(prompt, dtype=np.float32).tobytes())
+    if tenant is not None:
+        digest.update(tenant.encode())
+    return f"{task}-{digest.hexdigest()[:12]}"

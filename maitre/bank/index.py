@@ -6,7 +6,7 @@ vectors; faiss finds the nearest vectors of a query.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import kmedoids
@@ -14,6 +14,11 @@ import numpy as np
 
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankError
+
+Device = Literal["auto", "cpu"]
+
+MOST_NEIGHBOURS = 2048
+"""What faiss finds at most on a GPU."""
 
 _GROWTH = 0.25
 _DRIFT = 1.5
@@ -32,14 +37,19 @@ class BankIndex:
     mean_distance: float
     entry_ids: tuple[str, ...]
     _vectors: Any = field(repr=False)
+    _medoid_vectors: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.entry_ids)
 
     def nearest(self, vector: np.ndarray, count: int) -> list[tuple[str, float]]:
-        """The entries whose feature vectors are nearest to `vector`, with their cosines."""
+        """The entries whose feature vectors are nearest to `vector`, with their cosines.
+
+        `MOST_NEIGHBOURS` at most.
+        """
         query = _unit(vector[None].astype(np.float32))
-        similarities, places = self._vectors.search(query, min(count, len(self)))
+        wanted = min(count, len(self), MOST_NEIGHBOURS)
+        similarities, places = self._vectors.search(query, wanted)
         return [
             (self.entry_ids[place], float(similarity))
             for place, similarity in zip(places[0], similarities[0], strict=True)
@@ -63,17 +73,21 @@ class BankIndex:
         return None
 
     def _to_nearest_medoid(self, vector: np.ndarray) -> float:
-        medoids = set(self.medoids)
-        return max(s for entry_id, s in self.nearest(vector, len(self)) if entry_id in medoids)
+        return float((self._medoid_vectors @ _unit(vector[None].astype(np.float32))[0]).max())
 
 
 def build_index(
-    bank: PromptBank, feature: str, clusters: int | None = None, seed: int = 0
+    bank: PromptBank,
+    feature: str,
+    clusters: int | None = None,
+    seed: int = 0,
+    device: Device = "auto",
 ) -> BankIndex:
     """Cluster the bank on a feature that all its entries have (`PromptBank.with_features`).
 
     `clusters` defaults to twice the square root of the entries: too few clusters miss badly,
-    since a medoid then speaks for prompts that have little to do with it.
+    since a medoid then speaks for prompts that have little to do with it. With `device="auto"` the
+    vectors are searched on a GPU where faiss has one.
     Raises `BankError` for an empty bank or an entry without the feature.
     """
     if not len(bank):
@@ -87,8 +101,6 @@ def build_index(
         found = kmedoids.fasterpam(distances, count, random_state=seed)
         medoids, labels = found.medoids, found.labels
     ids = [entry.entry_id for entry in bank]
-    flat = faiss.IndexFlatIP(vectors.shape[1])
-    flat.add(vectors)
     return BankIndex(
         feature=feature,
         medoids=tuple(ids[medoid] for medoid in medoids),
@@ -98,8 +110,19 @@ def build_index(
         ),
         mean_distance=float(distances[np.arange(len(ids)), medoids[labels]].mean()),
         entry_ids=tuple(ids),
-        _vectors=flat,
+        _vectors=_searchable(vectors, device),
+        _medoid_vectors=vectors[medoids],
     )
+
+
+def _searchable(vectors: np.ndarray, device: Device) -> Any:
+    """A faiss index of the vectors by inner product, on the GPUs when there are any."""
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    # faiss built without CUDA has neither function nor devices.
+    if device == "auto" and hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
+        flat = faiss.index_cpu_to_all_gpus(flat)
+    flat.add(vectors)
+    return flat
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ a short history it says what the shipped ones say, with a long one what the bank
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,8 @@ class StartRecord:
 
     Losses are in nats: `start_loss` on samples of the task, `probed_loss` on the same after a few
     probing steps (`None` where none were taken), `entropy` of the task's labels. A run that ended
-    before its target counts with the iterations it took.
+    before its target counts with the iterations it took. `kind` is the candidate's; `chosen` is
+    false for a run that was only made to compare.
     """
 
     task: str
@@ -30,6 +31,8 @@ class StartRecord:
     probed_loss: float | None
     entropy: float
     iterations: float
+    kind: str = "bank"
+    chosen: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,7 @@ SHIPPED = ItaModel(unprobed=(0.74, 1.06), probed=(0.6, 0.6, 0.8))
 
 
 def _without_probe(record: StartRecord) -> StartRecord:
-    return StartRecord(
-        record.task, record.start, record.start_loss, None, record.entropy, record.iterations
-    )
+    return replace(record, probed_loss=None)
 
 
 def _features(start_loss: float, probed_loss: float | None, entropy: float) -> np.ndarray:

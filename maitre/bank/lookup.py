@@ -61,8 +61,8 @@ class Lookup:
 
     `candidates` are all that were scored, those scored on the most samples first and the better of
     them before the worse. `evaluated` counts passes of one candidate over one sample. `why` says
-    in a sentence how the choice came about. The last three say what is known of the choice: the
-    iterations it is predicted to need, its loss, and its loss after probing steps.
+    in a sentence how the choice came about. The last say what is known of the choice: its loss, its
+    loss after probing steps, the iterations it is predicted to need, and those of a cold start.
     """
 
     choice: Candidate
@@ -71,9 +71,10 @@ class Lookup:
     evaluated: int
     why: str
     seconds: float
-    predicted_iterations: float | None = None
     start_loss: float | None = None
     probed_loss: float | None = None
+    predicted_iterations: float | None = None
+    predicted_cold_iterations: float | None = None
 
 
 def lookup(
@@ -178,7 +179,7 @@ class _Race:
         choice = leaders[0]
         loss = self.losses[choice.name][2]
         ranked = sorted(self.losses.values(), key=lambda scored: (-scored[1], scored[2]))
-        runner_up = f", next {leaders[1].name} with {self.losses[leaders[1].name][2]:.3f}"
+        following = [f", next {c.name} with {self.losses[c.name][2]:.3f}" for c in leaders[1:2]]
         return Lookup(
             choice=choice,
             candidates=tuple(
@@ -188,7 +189,7 @@ class _Race:
             evaluated=self.evaluated,
             why=(
                 f"{choice.kind} prompt {choice.name} has the lowest loss, {loss:.3f}"
-                f"{runner_up if len(leaders) > 1 else ''} ({why})"
+                f"{''.join(following)} ({why})"
             ),
             seconds=self.elapsed_s(),
         )

@@ -86,6 +86,8 @@ def search(
             {
                 "choice": found.choice.name,
                 "why": found.why,
+                "predicted_iterations": found.predicted_iterations,
+                "predicted_cold_iterations": found.predicted_cold_iterations,
                 "seconds": found.seconds,
                 "evaluated": found.evaluated,
                 "candidates": ranked,
@@ -132,7 +134,7 @@ def add(
     if values.shape[1] != model.hidden_size:
         raise BankError(f"the prompt is {values.shape[1]} wide, {model.name} {model.hidden_size}")
     entry = BankEntry(
-        entry_id=entry_id(task, values),
+        entry_id=entry_id(task, values, tenant),
         prompt=values,
         task=task,
         description=description,
@@ -185,8 +187,9 @@ def export(
 @app.command()
 def stats(bank: Bank = None, tenant: Tenant = None, json: Json = False) -> None:
     """Sum up the bank: how many prompts, of what, and what they have been good for."""
-    entries = list(_load(bank).visible_to(tenant))
-    used = [entry for entry in entries if entry.uses]
+    visible = _load(bank).visible_to(tenant)
+    entries = list(visible)
+    uses = sum(entry.uses for entry in entries)
     first = entries[0] if entries else None
     figures: dict[str, Any] = {
         "entries": len(entries),
@@ -196,12 +199,10 @@ def stats(bank: Bank = None, tenant: Tenant = None, json: Json = False) -> None:
         "base_model": first.base_model if first else None,
         "virtual_tokens": first.prompt.shape[0] if first else None,
         "position": first.position if first else None,
-        "uses": sum(entry.uses for entry in entries),
-        "mean_iterations_saved": (
-            sum((e.benefit or 0.0) * e.uses for e in used) / sum(e.uses for e in used)
-            if used
-            else None
-        ),
+        "uses": uses,
+        "hit_rate": visible.hit_rate(),
+        "iterations_saved": visible.iterations_saved(),
+        "mean_iterations_saved": visible.iterations_saved() / uses if uses else None,
     }
     if json:
         print_json(figures)

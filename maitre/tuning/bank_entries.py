@@ -32,7 +32,7 @@ def bank_entry(
 ) -> BankEntry:
     """An entry for a prompt tuned for `task`; `run_id` is the tracking run it was tuned in."""
     entry = BankEntry(
-        entry_id=entry_id(task.name, prompt),
+        entry_id=entry_id(task.name, prompt, tenant),
         prompt=np.ascontiguousarray(prompt, dtype=np.float32),
         task=task.name,
         description=task.description,

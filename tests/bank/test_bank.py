@@ -33,6 +33,21 @@ def test_a_near_duplicate_of_another_tenants_private_prompt_is_no_duplicate(make
     assert not rejected
 
 
+def test_another_tenants_copy_neither_takes_over_a_private_prompt_nor_meets_its_id(
+    make: Make,
+) -> None:
+    prompt = make("a").prompt
+    ids = {tenant: entry_id("t", prompt, tenant) for tenant in ("blue", "red", None)}
+    assert len(set(ids.values())) == 3
+    copies = [make(ids[tenant], prompt=prompt, tenant=tenant) for tenant in ids]
+    bank, rejected = PromptBank().add(copies)
+    assert (len(bank), rejected) == (3, ())
+    forged = make(ids["blue"], prompt=prompt, tenant="red")
+    after, [refused] = bank.add([forged])
+    assert after[ids["blue"]].tenant == "blue"
+    assert "blue" not in refused.why
+
+
 def test_the_same_prompt_again_updates_its_facts(make: Make) -> None:
     bank, _ = PromptBank().add([make("a")])
     bank, rejected = bank.add([make("a", ita=12.0)])

@@ -1,6 +1,7 @@
 """The index's two layers, and the lookup: finds the best, spends little, keeps its budget."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +141,13 @@ def test_few_samples_are_enough_to_run(clustered: PromptBank, samples: int) -> N
     assert found.candidates[0].samples == samples
 
 
+def test_a_single_candidate_is_chosen(make: Make) -> None:
+    bank = PromptBank((make("a"),))
+    found = lookup(bank, None, lambda prompts, _: np.ones(len(prompts)), 4, clock=lambda: 0.0)
+    assert found.choice.name == "a"
+    assert "next" not in found.why
+
+
 def test_nothing_to_choose_from_is_an_error() -> None:
     with pytest.raises(BankError, match="nothing to look up"):
         lookup(PromptBank(), None, Distance(np.zeros(1)), 16, clock=still)
@@ -156,3 +164,36 @@ def test_the_index_says_when_it_no_longer_fits(clustered: PromptBank, make: Make
     alien = make("alien", seed=1, prompt=-10 * clustered["c0-0"].prompt)
     drifted = clustered.add([alien])[0].with_features("mean", mean_embeddings)
     assert "medoids" in str(index.stale_because(drifted))
+
+
+class _Gpus:
+    """faiss as it is built with CUDA, with one device that keeps what it is given."""
+
+    def __init__(self, faiss: Any) -> None:
+        self.moved = 0
+        self._faiss = faiss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._faiss, name)
+
+    def get_num_gpus(self) -> int:
+        return 1
+
+    def index_cpu_to_all_gpus(self, flat: Any) -> Any:
+        self.moved += 1
+        return flat
+
+
+def test_vectors_are_searched_on_a_gpu_where_there_is_one(
+    clustered: PromptBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maitre.bank import index as module
+
+    gpus = _Gpus(module.faiss)
+    monkeypatch.setattr(module, "faiss", gpus)
+    vector = clustered.entries[3].feature("mean")
+    on_cpu = build_index(clustered, "mean", device="cpu")
+    assert gpus.moved == 0
+    anywhere = build_index(clustered, "mean")
+    assert gpus.moved == 1
+    assert on_cpu.nearest(vector, 3) == anywhere.nearest(vector, 3)
