@@ -10,7 +10,7 @@ the same samples finds. Work is kept in files: run it again, and it goes on wher
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,17 +20,14 @@ import torch
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankEntry
 from maitre.bank.index import BankIndex, build_index
-from maitre.bank.lookup import SAMPLE_ROUNDS, lookup
 from maitre.tuning.bank_entries import FEATURE
+from maitre.tuning.bank_quality import SAMPLES, WITHIN, lookup_quality, lookup_scorer
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneConfig
-from maitre.tuning.encoding import encode
-from maitre.tuning.prompt_scores import PromptScorer, output_distributions
+from maitre.tuning.prompt_scores import output_distributions
 from maitre.tuning.start import find_start
 from maitre.tuning.tasks import Task, load_tasks
 
-SAMPLES = SAMPLE_ROUNDS[-1]
-WITHIN = 0.02
 REACH_SECONDS, REACH_SHARE = 10.0, 0.95
 _SAME_GROUP = 0.7
 _MOST_OF_THE_OTHER = 0.5
@@ -82,10 +79,11 @@ def with_features(model: BaseModel, bank: PromptBank, file: Path) -> PromptBank:
 
 
 def exhaustive(
-    model: BaseModel, task: Task, prompts: np.ndarray, seed: int, file: Path, until_s: float
+    model: BaseModel, task: Task, bank: PromptBank, seed: int, file: Path, until_s: float
 ) -> np.ndarray | None:
     """The loss of every prompt on the lookup's samples; `None` where time ran out before."""
-    scorer = _scorer(model, task, seed, prompts.shape[1])
+    scorer = lookup_scorer(model, task, bank, seed)
+    prompts = bank.prompts()
     found = np.load(file) if file.is_file() else np.zeros(0, dtype=np.float32)
     while len(found) < len(prompts):
         if time.monotonic() > until_s:
@@ -105,32 +103,24 @@ def compare(
     seed: int,
 ) -> dict[str, float | str]:
     """The two layers' choice by loss against the best of all, and what the lookup took."""
-    by_id = {entry.entry_id: float(loss) for entry, loss in zip(bank, losses, strict=True)}
-    started_s = time.monotonic()
-    scorer = _scorer(model, task, seed, bank.entries[0].prompt.shape[0])
-    found = lookup(bank, index, scorer, SAMPLES, clock=time.monotonic, budget_s=REACH_SECONDS)
-    layers_s = time.monotonic() - started_s
-    whole = find_start(
-        model, task, bank, index, config=TuneConfig(virtual_tokens=4), seed=seed, budget_s=10.0
+    found = lookup_quality(
+        model,
+        task,
+        bank,
+        index,
+        seed=seed,
+        clock=time.monotonic,
+        budget_s=REACH_SECONDS,
+        losses=losses,
     )
-    best, chosen = min(by_id.values()), by_id[found.choice.name]
+    config = TuneConfig(virtual_tokens=bank.entries[0].prompt.shape[0])
+    whole = find_start(model, task, bank, index, config=config, seed=seed, budget_s=REACH_SECONDS)
     return {
-        "task": task.name,
-        "best": best,
-        "chosen": chosen,
-        "excess": chosen / best - 1,
-        "evaluated": found.evaluated,
-        "exhaustive": len(bank) * SAMPLES,
-        "layers_s": layers_s,
+        **asdict(found),
+        "excess": found.excess,
         "find_start_s": whole.seconds,
         "start": whole.choice.name,
     }
-
-
-def _scorer(model: BaseModel, task: Task, seed: int, virtual_tokens: int) -> PromptScorer:
-    order = np.random.default_rng(seed).permutation(len(task.train))[:SAMPLES].tolist()
-    drawn = encode(model, task, virtual_tokens, train=order, eval=()).train
-    return PromptScorer(model, drawn, "suffix")
 
 
 def _keep(file: Path, values: np.ndarray) -> None:
@@ -144,9 +134,11 @@ def report(found: list[dict[str, float | str]]) -> None:
     """The figures, with the reach beside them."""
     excess = np.array([float(one["excess"]) for one in found])
     within = float((excess <= WITHIN).mean())
-    layers = np.array([float(one["layers_s"]) for one in found])
+    layers = np.array([float(one["seconds"]) for one in found])
     whole = np.array([float(one["find_start_s"]) for one in found])
-    work = np.array([float(one["evaluated"]) / float(one["exhaustive"]) for one in found])
+    work = np.array(
+        [float(one["evaluated"]) / float(one["evaluated_exhaustively"]) for one in found]
+    )
     print(f"\n{len(found)} tasks, {torch.get_num_threads()} threads")
     print(f"within {WITHIN:.0%} of the best of all by loss: {within:.0%} (reach {REACH_SHARE:.0%})")
     print(f"excess loss: median {np.median(excess):.1%}, worst {excess.max():.1%}")
@@ -184,7 +176,7 @@ def main() -> None:
     for name in (names[place] for place in order):
         visible = PromptBank(tuple(e for e in bank if name not in e.task.split("|")))
         file = folder / f"{name}.npy"
-        losses = exhaustive(model, tasks[name], visible.prompts(), options.seed, file, until_s)
+        losses = exhaustive(model, tasks[name], visible, options.seed, file, until_s)
         if losses is None:
             continue
         started_s = time.monotonic()

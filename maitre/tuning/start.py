@@ -124,14 +124,18 @@ def find_start(
         )
         probed = zip(finalists, after, strict=True)
         ranked = sorted((judged(c, known[c], loss) for c, loss in probed), key=_order)
+    cold = [j.ita for j in ranked if j.candidate.kind == "random"]
     return replace(
         found,
         choice=ranked[0].candidate,
         finalists=tuple(j.candidate for j in ranked),
         why=_why(ranked, found),
-        predicted_iterations=ranked[0].ita,
         start_loss=ranked[0].start_loss,
         probed_loss=ranked[0].probed_loss,
+        predicted_iterations=ranked[0].ita,
+        predicted_cold_iterations=cold[0]
+        if cold
+        else ita_model.predict(losses["random"], None, entropy),
         seconds=clock() - started_s,
     )
 
