@@ -14,6 +14,8 @@ from maitre.tuning.tasks import Task
 LABELS = "label_embedding"
 """The entry's feature that says in which words its task is answered."""
 
+MEAN_OF_BANK = "mean of the bank"
+
 # How often the difference between the tasks' labels is added to each virtual token.
 RELABEL_STRENGTHS = (2.0, 4.0)
 # A task with more different completions than this is no classification.
@@ -77,5 +79,5 @@ def mixtures(
         best = np.stack([entry.prompt for entry in leaders[:2]])
         found.append(Candidate("mean of the best two", "mix", best.mean(0), leaders[0].entry_id))
     if len(bank) > 2:
-        found.append(Candidate("mean of the bank", "mix", bank.prompts().mean(0)))
+        found.append(Candidate(MEAN_OF_BANK, "mix", bank.prompts().mean(0)))
     return found

@@ -13,7 +13,7 @@ from maitre.bank.index import BankIndex
 from maitre.bank.ita import SHIPPED, ItaModel
 from maitre.bank.lookup import SAMPLE_ROUNDS, Candidate, Lookup, ScoredCandidate, lookup
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.candidates import label_embedding, mixtures, own_candidates
+from maitre.tuning.candidates import MEAN_OF_BANK, label_embedding, mixtures, own_candidates
 from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import encode
 from maitre.tuning.probe import probe_losses
@@ -26,10 +26,12 @@ PROBE_ITERATIONS = 4
 SURE_ITERATIONS = 8.0
 """A start predicted to need no more iterations is chosen without probing, which takes as long."""
 
-# The share of those iterations within which mixtures have nothing to add.
-_NO_MIXTURES = 0.4
+# Predicted to need no more iterations than this, a start leaves mixtures nothing to add.
+_NO_MIXTURES = 1.5
+# A prompt moved to the task's labels whose loss is not below so many times the entropy of these has
+# nothing to do with the task: it would be slower than the cold start, however low it begins.
+_RELATED = 3.0
 _LEADERS = 3
-_PROBED_OF_BANK = 2
 # Share of the budget after which there is no time left to probe.
 _PROBE_BEFORE = 0.5
 
@@ -107,10 +109,11 @@ def find_start(
     losses = {c.name: c.loss for c in found.candidates}
     known = {c: losses[c.name] for c in found.finalists}
     ranked = [judged(c, loss, None) for c, loss in known.items()]
-    if probe_iterations and not is_decided(ranked, _NO_MIXTURES * sure_iterations):
+    if probe_iterations and not is_decided(ranked, min(_NO_MIXTURES, sure_iterations)):
         others = [*_mixed(model, task, visible, found), *_always(own)]
-        known |= dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
-        found = _with_scores(found, others, known, len(drawn))
+        scored = dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
+        found = _with_scores(found, scored, len(drawn))
+        known |= {c: loss for c, loss in scored.items() if _may_start(c, loss, entropy)}
         ranked = sorted((judged(c, loss, None) for c, loss in known.items()), key=_order)
     if probe_iterations and not is_decided(ranked, sure_iterations):
         finalists = _finalists(known)
@@ -164,9 +167,9 @@ def _always(own: Sequence[Candidate]) -> list[Candidate]:
 def _finalists(known: dict[Candidate, float]) -> list[Candidate]:
     """Who is probed: the best of the bank, the best mixture, the bank's mean and the own words."""
     by_loss = sorted(known, key=lambda candidate: known[candidate])
-    best = [c for c in by_loss if c.kind == "bank"][:_PROBED_OF_BANK]
+    best = [c for c in by_loss if c.kind == "bank"][:1]
     best += [c for c in by_loss if c.kind == "mix"][:1]
-    best += [c for c in by_loss if c.name == "mean of the bank"]
+    best += [c for c in by_loss if c.name == MEAN_OF_BANK]
     return list({c.name: c for c in (*best, *_always(by_loss))}.values())
 
 
@@ -177,15 +180,18 @@ def _losses(scorer: PromptScorer, candidates: Sequence[Candidate], samples: int)
     return [float(loss) if np.isfinite(loss) else math.inf for loss in losses]
 
 
-def _with_scores(
-    found: Lookup, others: Sequence[Candidate], known: dict[Candidate, float], samples: int
-) -> Lookup:
+def _may_start(candidate: Candidate, loss: float, entropy: float) -> bool:
+    is_safe = candidate.kind != "mix" or candidate.name == MEAN_OF_BANK
+    return is_safe or loss <= _RELATED * entropy
+
+
+def _with_scores(found: Lookup, scored: dict[Candidate, float], samples: int) -> Lookup:
     """The lookup with what was scored after it, each candidate once."""
-    fresh = [ScoredCandidate(c.name, c.kind, known[c], samples) for c in others]
+    fresh = [ScoredCandidate(c.name, c.kind, loss, samples) for c, loss in scored.items()]
     names = {c.name for c in fresh}
     before = [c for c in found.candidates if c.name not in names]
     ranked = sorted([*fresh, *before], key=lambda c: (-c.samples, c.loss))
-    evaluated = found.evaluated + len(others) * samples
+    evaluated = found.evaluated + len(scored) * samples
     return replace(found, candidates=tuple(ranked), evaluated=evaluated)
 
 
