@@ -42,9 +42,17 @@ class LocalServices:
 
     @classmethod
     def start(
-        cls, settings: Settings, dagster_port: int, mlflow_port: int, workers: int = 0
+        cls,
+        settings: Settings,
+        dagster_port: int,
+        mlflow_port: int,
+        workers: int = 0,
+        keep: int | None = None,
     ) -> Self:
-        """Start all, bound to loopback, with their logs under the data home."""
+        """Start all, bound to loopback, with their logs under the data home.
+
+        Of the warm `workers` the scheduler never gives back `keep` (all of them, if not said).
+        """
         log_folder = Path(settings.home).resolve() / "logs"
         log_folder.mkdir(parents=True, exist_ok=True)
         dagster_home = Path(os.environ.get("DAGSTER_HOME", f"{settings.home}/dagster")).resolve()
@@ -58,7 +66,7 @@ class LocalServices:
             "DAGSTER_HOME": str(dagster_home),
             "MAITRE_MLFLOW_UI_URL": mlflow_url,
             "MAITRE_WARM_POOL": "local" if workers else "off",
-            "MAITRE_WARM_WORKERS": str(workers),
+            "MAITRE_WARM_WORKERS": str(workers if keep is None else keep),
         }
         os.environ.update(environment)
         # Made here, so that two processes do not both try to create the tables.

@@ -7,7 +7,6 @@ What goes wrong here is no error: the request goes back to the queue and the sch
 import json
 import urllib.error
 import urllib.request
-import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +29,6 @@ LOCATION = "pipelines.tuning"
 _REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
 _HOLD_S = 20.0
 _ANSWER_S = 10.0
-_RUN_IDS = uuid.UUID("6f0c4f0e-3f53-4a86-9d1c-6a6d0a3e7c11")
 _ADD_PARTITION = """
 mutation($repository: RepositorySelector!, $task: String!) {
   addDynamicPartition(repositorySelector: $repository, partitionsDefName: "tasks",
@@ -47,7 +45,6 @@ mutation($parameters: ExecutionParams!) {
     ... on LaunchRunSuccess { run { runId } }
     ... on PythonError { message }
     ... on RunConfigValidationInvalid { errors { message } }
-    ... on RunConflict { message }
   }
 }"""
 _TERMINATE = """
@@ -55,7 +52,14 @@ mutation($run: String!) { terminateRun(runId: $run) { __typename } }"""
 
 
 class GraphqlError(RuntimeError):
-    """Dagster's webserver did not do what was asked; the message says why."""
+    """Dagster's webserver did not do what was asked; the message says why.
+
+    `maybe_done`: it did not answer, and may have done it.
+    """
+
+    def __init__(self, message: str, maybe_done: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_done = maybe_done
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,7 @@ class Dagster:
     url: str
 
     def launch(self, request: TuningRequest, worker: str) -> str:
-        """Launch the request's run for a worker; the run's id, which is the same for each try."""
-        run_id = str(uuid.uuid5(_RUN_IDS, request.run_key))
+        """Launch the request's run for a worker; the run's id."""
         self._ask(_ADD_PARTITION, {"repository": _REPOSITORY, "task": request.task})
         tags = {
             REQUEST_TAG: request.request_id,
@@ -83,14 +86,13 @@ class Dagster:
             "mode": "default",
             "runConfigData": {"ops": {"tuned_prompts": {"config": config}}},
             "executionMetadata": {
-                "runId": run_id,
                 "tags": [{"key": key, "value": value} for key, value in tags.items()],
             },
         }
         answer = self._ask(_LAUNCH, {"parameters": parameters})["launchRun"]
-        if answer["__typename"] not in ("LaunchRunSuccess", "RunConflict"):
+        if answer["__typename"] != "LaunchRunSuccess":
             raise GraphqlError(f"launchRun: {json.dumps(answer)}")
-        return run_id
+        return str(answer["run"]["runId"])
 
     def terminate(self, run_id: str) -> bool:
         """Cancel a run; whether Dagster has taken it up."""
@@ -106,8 +108,12 @@ class Dagster:
         try:
             with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
                 document = json.load(answer)
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")[:500]
+            raise GraphqlError(f"{self.url}: {error.code} {text}") from None
         except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
-            raise GraphqlError(f"{self.url}: {error}") from None
+            refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
+            raise GraphqlError(f"{self.url}: {error}", maybe_done=not refused) from None
         if document.get("errors"):
             raise GraphqlError(f"{self.url}: {document['errors'][0]['message']}")
         data: dict[str, Any] = document["data"]
@@ -134,7 +140,10 @@ def launch_on_idle(
     try:
         run_id = dagster.launch(request, worker.name)
     except GraphqlError as error:
-        store.give_back(request.request_id, owner=owner, message=f"not launched at once: {error}")
+        if not error.maybe_done:
+            why = f"not launched at once: {error}"
+            store.give_back(request.request_id, owner=owner, message=why)
+        # Else it stays held for a while, and the scheduler looks whether it has a run.
         return None
     store.move(
         request.request_id,

@@ -1,0 +1,41 @@
+"""What is asked of Dagster's GraphQL interface is what its schema knows."""
+
+import pytest
+from dagster_graphql.schema import create_schema
+from graphql import parse, validate
+from graphql.utilities import coerce_input_value
+
+from resources.warm_pool import quick_launch
+
+SCHEMA = create_schema().graphql_schema
+
+
+@pytest.mark.parametrize("query", ["_ADD_PARTITION", "_LAUNCH", "_TERMINATE"])
+def test_the_queries_are_valid(query: str) -> None:
+    assert validate(SCHEMA, parse(getattr(quick_launch, query))) == []
+
+
+def test_the_parameters_of_a_launch_are_those_of_the_schema(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from datetime import UTC, datetime
+
+    from resources.request_queue.request import RequestState, TuningRequest
+
+    asked: list[dict] = []
+
+    def ask(self: object, query: str, variables: dict) -> dict:
+        asked.append(variables)
+        return {"launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "r"}}}
+
+    monkeypatch.setattr(quick_launch.Dagster, "_ask", ask)
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    request = TuningRequest("id", "task", "tiny", "t", now, now, RequestState.STARTING)
+    assert quick_launch.Dagster("http://nowhere").launch(request, "w") == "r"
+    problems: list[str] = []
+    coerce_input_value(
+        asked[1]["parameters"],
+        SCHEMA.get_type("ExecutionParams"),
+        on_error=lambda path, value, error: problems.append(f"{path} {error}"),
+    )
+    assert problems == []
