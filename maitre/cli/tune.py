@@ -15,6 +15,12 @@ def tune(
     task: Annotated[str, typer.Argument(help="A task of the tasks folder; local: or a folder.")],
     deadline: Annotated[str, typer.Option(help="A span (10m, 2h) or a time.")] = "1h",
     tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: submitting twice adds one request.")
+    ] = None,
+    accept_late: Annotated[
+        bool, typer.Option("--accept-late", help="Queue it even if it cannot be done in time.")
+    ] = False,
     local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
     method: Annotated[
         Literal["prompt", "lora"],
@@ -79,7 +85,7 @@ def tune(
     With --local, look up a start and tune here instead, and print how it went.
     """
     if not local:
-        requests.submit(task, deadline, tenant, json)
+        requests.submit(task, deadline, tenant, json, key=key, accept_late=accept_late)
         return
     tune_here(
         LocalTuning(

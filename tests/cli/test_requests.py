@@ -1,0 +1,115 @@
+"""`maitre tune` and `maitre requests` on a queue of their own, with nothing running."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maitre.cli.main import main
+from maitre.scheduling.policies import named_policy
+from resources.request_queue.request import RequestState
+from resources.request_queue.store import RequestStore
+from resources.settings import Settings
+from resources.warm_pool.live_snapshot import live_snapshot
+from resources.warm_pool.scheduler import cluster_of
+from resources.warm_pool.tick import to_document, write_tick
+from tests.tiny_inputs import write_tasks
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RequestStore:
+    model = {"warm_up_s": 10, "lookup_s": 0, "resize_s": 1, "iteration_s": {1: 0.5}}
+    cluster = {"gpus": 1, "gpu_price_per_hour": 3.6, "models": {"tiny": model}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+    monkeypatch.setenv("MAITRE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAITRE_TASKS", str(write_tasks(tmp_path / "tasks", ("first", "second"))))
+    monkeypatch.setenv("MAITRE_BASE_MODEL", "models/tiny")
+    monkeypatch.setenv("MAITRE_CLUSTER", str(tmp_path / "cluster.yaml"))
+    url = f"sqlite:///{tmp_path}/requests.db"
+    monkeypatch.setenv("MAITRE_REQUEST_QUEUE_URL", url)
+    return RequestStore(url)
+
+
+@pytest.fixture
+def maitre(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["maitre", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_finish_and_price_are_told_at_submission(maitre, store: RequestStore) -> None:
+    code, out, _ = maitre("tune", "first", "--deadline", "in 10m", "--json")
+    assert code == 0
+    told = json.loads(out)
+    finish = datetime.fromisoformat(told["predicted_finish_at"])
+    submitted = datetime.fromisoformat(told["submitted_at"])
+    # A warm-up and forty steps of half a second, on one GPU of 3.6 an hour.
+    assert (finish - submitted).total_seconds() == pytest.approx(30.0)
+    assert told["predicted_price"] == pytest.approx(20 / 1000)
+    # The next one waits for it.
+    _, out, _ = maitre("tune", "second", "--deadline", "11m", "--json")
+    later = datetime.fromisoformat(json.loads(out)["predicted_finish_at"])
+    assert (later - finish).total_seconds() == pytest.approx(20.0, abs=5.0)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_earliest_time(
+    maitre, store: RequestStore
+) -> None:
+    code, _, err = maitre("tune", "first", "--deadline", "20s")
+    assert code == 2
+    assert "cannot meet this deadline; earliest is 2" in err
+    assert store.find() == []
+    code, _, _ = maitre("tune", "first", "--deadline", "20s", "--accept-late")
+    assert code == 0
+    assert len(store.find()) == 1
+
+
+def test_a_key_adds_one_request(maitre, store: RequestStore) -> None:
+    ids = {
+        json.loads(maitre("tune", "first", "--key", "k", "--json")[1])["request_id"]
+        for _ in range(2)
+    }
+    assert len(ids) == len(store.find()) == 1
+
+
+def test_cancel_and_retry(maitre, store: RequestStore) -> None:
+    _, out, _ = maitre("requests", "submit", "first", "--max-iterations", "4", "--json")
+    request_id = json.loads(out)["request_id"]
+    code, out, _ = maitre("requests", "cancel", request_id, "--json")
+    assert (code, json.loads(out)["state"]) == (0, "cancelled")
+    code, _, err = maitre("requests", "cancel", request_id)
+    assert code == 2
+    assert "is cancelled already" in err
+    assert len(err.splitlines()) == 1
+    code, out, _ = maitre("requests", "retry", request_id, "--json")
+    assert (code, json.loads(out)["attempt"]) == (0, 2)
+    assert store.get(request_id).state is RequestState.QUEUED
+    code, _, err = maitre("requests", "show", "unknown")
+    assert code == 2
+    assert "no tuning request 'unknown'" in err
+
+
+def test_a_tick_is_replayed_and_one_that_was_changed_differs(
+    maitre, store: RequestStore, tmp_path: Path
+) -> None:
+    maitre("tune", "first", "--deadline", "10m")
+    now_s = datetime.now(UTC).timestamp()
+    seen = live_snapshot(now_s, cluster_of(Settings.read()), store.find(), [], {})
+    document = to_document(seen, "maitre", named_policy("maitre").decide(seen))
+    assert document["actions"]
+    path = write_tick(tmp_path, document)
+    code, out, _ = maitre("cluster", "replay", str(path), "--json")
+    assert (code, json.loads(out)["same"]) == (0, True)
+    document["actions"] = []
+    code, out, _ = maitre("cluster", "replay", str(write_tick(tmp_path, document)))
+    assert code == 1
+    assert "DIFFERS" in out
+    (tmp_path / "not.json").write_text("{}")
+    assert maitre("cluster", "replay", str(tmp_path / "not.json"))[0] == 2
