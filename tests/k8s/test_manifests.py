@@ -223,14 +223,26 @@ def test_the_components_fit_onto_an_overlay(tmp_path: Path) -> None:
     assert {"ClusterQueue", "LocalQueue", "PriorityClass"} <= {d["kind"] for d in documents}
 
 
-def test_dagsters_instance_is_one_that_dagster_reads(
+def test_dagsters_instance_launches_on_workers_and_else_as_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dagster._core.instance.config import dagster_instance_config
+    import dagster_k8s.launcher
+    from dagster._core.instance.ref import InstanceRef
+    from dagster_k8s import K8sRunLauncher
+
+    from resources.warm_pool.dagster_internals import RunLauncher
+    from resources.warm_pool.launcher import WarmPoolRunLauncher
 
     (tmp_path / "dagster.yaml").write_text((K8S / "base/config/dagster.yaml").read_text())
     monkeypatch.setenv("POSTGRES_USER", "maitre")
     monkeypatch.setenv("POSTGRES_PASSWORD", "secret")
-    config, _ = dagster_instance_config(str(tmp_path))
-    assert config["run_launcher"]["class"] == "WarmPoolRunLauncher"
-    assert config["run_monitoring"]["max_resume_run_attempts"] > 0
+    monkeypatch.setattr(dagster_k8s.launcher, "load_kubernetes_config", lambda **_: None)
+    named = InstanceRef.from_dir(str(tmp_path)).run_launcher_data
+    assert named is not None
+    launcher = named.rehydrate(as_type=RunLauncher)
+    assert isinstance(launcher, WarmPoolRunLauncher)
+    jobs = launcher._otherwise
+    assert isinstance(jobs, K8sRunLauncher)
+    assert jobs.job_namespace == "maitre"
+    names = {d["metadata"]["name"] for d in render(K8S / "overlays" / "local")}
+    assert {*jobs.env_secrets, *jobs.env_config_maps, "maitre-run", "maitre-data"} <= names
