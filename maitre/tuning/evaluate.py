@@ -16,7 +16,7 @@ from maitre.tuning.tasks import Task
 RowLosses = Callable[[RowBatch], tuple[torch.Tensor, torch.Tensor]]
 """Each row's loss and whether it is answered exactly, `[rows]` both."""
 
-EVAL_BATCH_ROWS = 256
+EVAL_BATCH_ROWS = 128
 EVAL_BATCH_TOKENS = 8192
 """Rows and input-and-answer tokens that are evaluated together; few rows of long ones, so that
 the logits of all their answers fit in memory."""

@@ -160,7 +160,7 @@ class LoraLearner:
 
     def _gradient(self, run: TaskRun) -> tuple[torch.Tensor, torch.Tensor]:
         self._weights.put(run.state.values)
-        losses, _ = _part_losses(self._model, run.batch(self._workers))
+        losses, _ = _part_losses(self._model, run.data.train.batch(run.places(self._workers)))
         mean = losses.sum() / run.config.batch_size
         return mean.detach(), flat(torch.autograd.grad(mean, self._weights.parameters))
 

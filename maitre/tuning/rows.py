@@ -5,7 +5,8 @@ its keys and values are those of the frozen model: computed once, and every late
 the virtual tokens and the answer.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,10 @@ from transformers.cache_utils import DynamicLayer
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Position
 from maitre.tuning.encoding import EncodedExample
+
+PACK_TOKENS = defaultdict(lambda: 8192, cpu=256)
+"""Input tokens that pass through the model together, by kind of device: a CPU's caches are small,
+and every token of a pass is compared with every other."""
 
 IGNORED = -100
 """Fills the places of `answers` after an answer's end."""
@@ -90,10 +95,29 @@ class InputCache:
         if index not in self._group_of:
             return input_keys_values(self._model, [self._examples[index]])[0]
         if index not in self._kept:
-            group = self._group_of[index]
-            computed = input_keys_values(self._model, [self._examples[i] for i in group])
-            self._kept.update(zip(group, computed, strict=True))
+            fill_together(self._model, [(self, [index])])
         return self._kept[index]
+
+    def lacking(self, indices: Sequence[int]) -> dict[int, EncodedExample]:
+        """The examples whose keys and values are to be computed before these can be batched."""
+        wanted = (self._group_of.get(i, ()) for i in indices if i not in self._kept)
+        return {i: self._examples[i] for group in wanted for i in group}
+
+    def keep(self, computed: dict[int, torch.Tensor]) -> None:
+        """Keep the keys and values of some examples."""
+        self._kept.update(computed)
+
+
+def fill_together(model: BaseModel, wanted: Sequence[tuple[InputCache, Sequence[int]]]) -> None:
+    """Compute what several caches lack of some examples, in as few passes as there can be."""
+    lacking: dict[int, tuple[InputCache, dict[int, EncodedExample]]] = {}
+    for cache, indices in wanted:
+        _, known = lacking.get(id(cache), (cache, {}))
+        lacking[id(cache)] = cache, known | cache.lacking(indices)
+    examples = [example for _, found in lacking.values() for example in found.values()]
+    computed = iter(input_keys_values(model, examples))
+    for cache, found in lacking.values():
+        cache.keep({index: next(computed) for index in found})
 
 
 def fixed_batches(
@@ -166,24 +190,43 @@ def takes_cached_inputs(model: BaseModel) -> bool:
 
 
 @torch.no_grad()
-def input_keys_values(
-    model: BaseModel, examples: Sequence[EncodedExample], batch_tokens: int = 2048
-) -> list[torch.Tensor]:
-    """Frozen keys and values of inputs, each `[layers, 2, kv heads, input length, head size]`."""
-    found: list[torch.Tensor | None] = [None] * len(examples)
-    for group in groups_of_like_length(examples, batch_tokens):
-        longest = max(len(examples[index].input_ids) for index in group)
-        # Right padding needs no mask: no token attends to a later one.
-        ids = torch.zeros((len(group), longest), dtype=torch.long)
-        for row, index in enumerate(group):
-            ids[row, : len(examples[index].input_ids)] = torch.tensor(examples[index].input_ids)
+def input_keys_values(model: BaseModel, examples: Sequence[EncodedExample]) -> list[torch.Tensor]:
+    """Frozen keys and values of inputs, each `[layers, 2, kv heads, input length, head size]`.
+
+    Inputs stand end to end in one sequence, without padding; none sees another.
+    """
+    found: list[torch.Tensor] = []
+    for group in _packed(examples, PACK_TOKENS[model.device.type]):
+        lengths = torch.tensor([len(example.input_ids) for example in group])
+        owner = torch.repeat_interleave(torch.arange(len(group)), lengths)
+        places = torch.cat([torch.arange(length) for length in lengths])
+        seen = (owner[:, None] == owner[None, :]) & (places[:, None] >= places[None, :])
+        ids = torch.tensor([token for example in group for token in example.input_ids])
         cache = DynamicCache()
-        model.model.get_decoder()(ids.to(model.device), past_key_values=cache, use_cache=True)
+        model.model.get_decoder()(
+            ids[None].to(model.device),
+            attention_mask=seen[None, None].to(model.device),
+            position_ids=places[None].to(model.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
         stacked = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
-        for row, index in enumerate(group):
-            length = len(examples[index].input_ids)
-            found[index] = stacked[:, :, row, :, :length].clone()
-    return [keys_values for keys_values in found if keys_values is not None]
+        found += [part.clone() for part in stacked[:, :, 0].split(lengths.tolist(), dim=3)]
+    return found
+
+
+def _packed(
+    examples: Sequence[EncodedExample], pack_tokens: int
+) -> Iterator[Sequence[EncodedExample]]:
+    """Neighbours whose inputs together have at most so many tokens (or one longer input)."""
+    begin, tokens = 0, 0
+    for place, example in enumerate(examples):
+        if place > begin and tokens + len(example.input_ids) > pack_tokens:
+            yield examples[begin:place]
+            begin, tokens = place, 0
+        tokens += len(example.input_ids)
+    if begin < len(examples):
+        yield examples[begin:]
 
 
 class FrozenInputLayer(DynamicLayer):
@@ -230,7 +273,7 @@ def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def groups_of_like_length(
-    examples: Sequence[EncodedExample], batch_tokens: int, batch_rows: int | None = None
+    examples: Sequence[EncodedExample], batch_tokens: int, batch_rows: int
 ) -> list[list[int]]:
     """Places of all examples, shortest inputs first, in groups of bounded size when padded."""
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
@@ -240,7 +283,7 @@ def groups_of_like_length(
         answer = len(examples[index].answer_ids)
         grown = max(longest_answer, answer)
         length = len(examples[index].input_ids) + grown
-        is_full = bool(groups) and batch_rows is not None and len(groups[-1]) >= batch_rows
+        is_full = bool(groups) and len(groups[-1]) >= batch_rows
         if groups and not is_full and (len(groups[-1]) + 1) * length <= batch_tokens:
             groups[-1].append(index)
             longest_answer = grown

@@ -118,13 +118,12 @@ class TaskRun:
         """Whether the run has not stopped."""
         return self.state.stopped_because is None
 
-    def batch(self, workers: Workers = ALONE) -> RowBatch:
-        """The train rows of the coming iteration, or this worker's share of them."""
+    def places(self, workers: Workers = ALONE) -> Sequence[int]:
+        """The train examples of the coming iteration, or this worker's share of them."""
         data = self.data
-        indices = batch_indices(
-            data.seed, self.state.iteration, self.config.batch_size, len(data.train)
+        return workers.share(
+            batch_indices(data.seed, self.state.iteration, self.config.batch_size, len(data.train))
         )
-        return data.train.batch(workers.share(indices))
 
     def take_step(self, loss: float, gradient: torch.Tensor) -> None:
         """Move the values, unless loss or gradient is no number: then the run ends as it was."""

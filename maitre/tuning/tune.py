@@ -17,7 +17,7 @@ from maitre.tuning.config import TuneConfig, TuneResult, TuningInputError
 from maitre.tuning.evaluate import prompt_losses, summed_over
 from maitre.tuning.forward import answer_losses
 from maitre.tuning.iterate import Clock, OnProgress, ShouldStop, check_shares, iterate
-from maitre.tuning.rows import joined
+from maitre.tuning.rows import fill_together, joined
 from maitre.tuning.soft_prompt import checked_prompt, random_init
 from maitre.tuning.task_run import RunState, TaskData, TaskRun
 from maitre.tuning.tasks import Task
@@ -144,7 +144,10 @@ class PromptLearner:
         return summed_over(run.data.eval, losses)
 
     def _shared_pass(self, runs: Sequence[TaskRun]) -> tuple[torch.Tensor, torch.Tensor]:
-        batches = [run.batch(self._workers) for run in runs]
+        wanted = [(run.data.train, run.places(self._workers)) for run in runs]
+        if len(runs) > 1:
+            fill_together(self._model, wanted)
+        batches = [rows.batch(places) for rows, places in wanted]
         prompts = torch.stack([run.state.values for run in runs]).requires_grad_()
         owner = [index for index, batch in enumerate(batches) for _ in batch.examples]
         rows = joined(self._model, batches)

@@ -64,10 +64,12 @@ def test_tasks_in_one_batch_are_tuned_as_if_alone(
     tiny: BaseModel, colours: Task, sizes: Task
 ) -> None:
     start = random_init(tiny, 3, 7)
-    together = tune_many(tiny, [colours, sizes], inits=[None, start], config=CONFIG, seeds=[1, 2])
+    # Adam at a high rate amplifies the rounding of sums.
+    config = replace(CONFIG, learning_rate=0.02)
+    together = tune_many(tiny, [colours, sizes], inits=[None, start], config=config, seeds=[1, 2])
     alone = [
-        tune(tiny, colours, init=None, config=CONFIG, seed=1),
-        tune(tiny, sizes, init=start, config=CONFIG, seed=2),
+        tune(tiny, colours, init=None, config=config, seed=1),
+        tune(tiny, sizes, init=start, config=config, seed=2),
     ]
     for one, other in zip(together, alone, strict=True):
         assert one.task == other.task
