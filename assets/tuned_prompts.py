@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.bank_use import record_use
 from assets.figures import curves, inline
 from assets.inputs import base_model, task_files
 from assets.ownership import OWNERS
@@ -49,6 +50,11 @@ class TuneRequestConfig(dg.Config):
     seed: int = 0
     compare_with_cold: bool = False
     lookup: bool = True
+
+    def has_target(self) -> bool:
+        """Whether the iterations that a run takes say how good its start was."""
+        targets = (self.target_loss, self.target_accuracy)
+        return self.compare_with_cold or any(target is not None for target in targets)
 
     def tune_config(self) -> "TuneConfig":
         """The tuner's configuration."""
@@ -152,6 +158,9 @@ def tuned_prompts(
         run.picture(figure, "curves.png")
         version = _register(mlflow, run, model, task, tuned)
         _add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id)
+        if config.has_target():
+            saved = record_use(home, model, task, start, tuned, lines.get("cold"))
+            figures["iterations_saved"] = saved
     context.log.info(
         f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "
         f"registered as {version.name} version {version.version}"

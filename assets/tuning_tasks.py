@@ -9,9 +9,12 @@ from resources.data_home import DataHome
 from resources.inputs import Inputs
 
 TASK_TABLE = "tuning_tasks.parquet"
+BANK_TASKS_NAME = "bank_tasks"
+BANK_TASKS = dg.DynamicPartitionsDefinition(name=BANK_TASKS_NAME)
+"""The tasks whose prompts are in the bank: every task but those that are held back."""
 
 
-@dg.asset(deps=[task_files], group_name="tuning", kinds={"jsonl"}, owners=OWNERS, code_version="1")
+@dg.asset(deps=[task_files], group_name="tuning", kinds={"jsonl"}, owners=OWNERS, code_version="2")
 def tuning_tasks(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
@@ -35,6 +38,7 @@ def tuning_tasks(
         for task in tasks
     )
     home.write_frame(TASK_TABLE, table)
+    _keep_partitions(context.instance, set(table.query("role == 'bank'")["task"]))
     groups = table["group"].nunique()
     context.log.info(f"{len(table)} tasks in {groups} groups, {len(inputs.held_back)} held back")
     return dg.MaterializeResult(
@@ -48,3 +52,11 @@ def tuning_tasks(
             ),
         },
     )
+
+
+def _keep_partitions(instance: dg.DagsterInstance, wanted: set[str]) -> None:
+    """Make the partitions of the bank's prompts the tasks that there are now."""
+    known = set(instance.get_dynamic_partitions(BANK_TASKS_NAME))
+    for gone in known - wanted:
+        instance.delete_dynamic_partition(BANK_TASKS_NAME, gone)
+    instance.add_dynamic_partitions(BANK_TASKS_NAME, sorted(wanted - known))

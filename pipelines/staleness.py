@@ -4,13 +4,20 @@ Dagster tags each materialisation with its code version, its data version and th
 its inputs; this compares those tags with what is there now. `make run` makes only what it names.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import dagster as dg
 
+from assets.tuning_tasks import BANK_TASKS_NAME
+
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"
 INPUT_VERSION_TAG = "dagster/input_data_version/"
+
+# The dynamic partitions of the assets that others read as a whole.
+PARTITIONS = {"bank_prompts": BANK_TASKS_NAME}
+_MOST_PARTITIONS = 100
 
 # An asset's tag that names an input whose change alone is no reason to make it again.
 KEPT_TAG = "maitre/kept-when-changed"
@@ -57,9 +64,26 @@ def failed_check(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey
 
 
 def current_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """The data version of the newest materialisation of an asset."""
+    """The data version of an asset as it is now.
+
+    Of one with partitions, Dagster's digest of their data versions; where these are as many as
+    `_MOST_PARTITIONS`, the newest materialisation's, as Dagster itself does.
+    """
     tags = _last_tags(instance, key, None)
-    return tags.get(DATA_VERSION_TAG) if tags else None
+    if tags is None:
+        return None
+    partitions = PARTITIONS.get(key.to_user_string())
+    names = instance.get_dynamic_partitions(partitions) if partitions else []
+    if not 0 < len(names) < _MOST_PARTITIONS:
+        return tags.get(DATA_VERSION_TAG)
+    found = instance.event_log_storage.get_latest_tags_by_partition(
+        key,
+        dg.DagsterEventType.ASSET_MATERIALIZATION,
+        [DATA_VERSION_TAG],
+        asset_partitions=list(names),
+    )
+    versions = [found[name][DATA_VERSION_TAG] for name in sorted(found)]
+    return hashlib.sha256("".join(versions).encode()).hexdigest()
 
 
 def _last_tags(

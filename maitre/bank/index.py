@@ -117,7 +117,7 @@ def build_index(
 
 def _searchable(vectors: np.ndarray, device: Device) -> Any:
     """A faiss index of the vectors by inner product, on the GPUs when there are any."""
-    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat: Any = faiss.IndexFlatIP(vectors.shape[1])
     # faiss built without CUDA has neither function nor devices.
     if device == "auto" and hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
         flat = faiss.index_cpu_to_all_gpus(flat)

@@ -121,9 +121,15 @@ def test_the_tuned_prompt_joins_the_bank(
 ) -> None:
     [folder] = (Path(settings.home) / "bank").iterdir()
     bank = PromptBank.load(folder)
+    found = metadata(tuned, "tuned_prompts")
     runs = {entry.task: entry.run_id for entry in bank}
-    assert set(runs) == set(TASK_NAMES)
-    assert runs["fourth"] == metadata(tuned, "tuned_prompts")["mlflow_run_id"]
+    assert {"first", "second", "third"} <= set(runs)
+    if found["iterations"]:
+        assert runs["fourth"] == found["mlflow_run_id"]
+    else:  # the start was good enough as it was: the bank has that prompt already
+        assert "fourth" not in runs
+    [record] = bank.history
+    assert (record.task, record.start) == ("fourth", found["start"])
 
 
 def test_the_registered_prompt_answers_as_the_tuner_evaluated(
