@@ -27,7 +27,7 @@ SURE_ITERATIONS = 8.0
 """A start predicted to need no more iterations is chosen without probing, which takes as long."""
 
 # Predicted to need no more iterations than this, a start leaves mixtures nothing to add.
-_NO_MIXTURES = 1.5
+_NO_MIXTURES = 3.0
 # A prompt moved to the task's labels whose loss is not below so many times the entropy of these has
 # nothing to do with the task: it would be slower than the cold start, however low it begins.
 _RELATED = 3.0

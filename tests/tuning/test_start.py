@@ -102,7 +102,7 @@ def test_probing_chooses_by_what_a_few_steps_bring(
     def find(**options: int | float) -> Lookup:
         return find_start(tiny, colours, bank, config=CONFIG, seed=1, tenant="blue", **options)
 
-    sure = find(probe_iterations=3)
+    sure = find(probe_iterations=3, sure_iterations=100)
     assert "after probing" not in sure.why
     assert sure.choice.name.startswith("tuned-")
     found = find(probe_iterations=3, sure_iterations=0)
