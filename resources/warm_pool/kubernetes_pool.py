@@ -8,13 +8,13 @@ others; then the Deployment is scaled down.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from resources.warm_pool.pool import PoolWorker, with_views
 
-Answer = TypeVar("Answer")
 COMPONENT = "app.kubernetes.io/component=warm-worker"
 MODEL_LABEL = "maitre/base-model"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -51,12 +51,14 @@ class KubernetesPool:
         listed = []
         page: str | None = None
         while True:
-            pods = self._call(
-                "list pods",
-                lambda token=page: self._core().list_namespaced_pod(
-                    self.namespace, label_selector=selector, limit=500, _continue=token
-                ),
+            read = partial(
+                self._core().list_namespaced_pod,
+                self.namespace,
+                label_selector=selector,
+                limit=500,
+                _continue=page,
             )
+            pods = self._call("list pods", read)
             listed += [_worker(pod) for pod in pods.items if not _is_leaving(pod)]
             page = pods.metadata._continue
             if not page:
@@ -77,13 +79,8 @@ class KubernetesPool:
                 continue
         for worker in workers:
             mark = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
-            self._call(
-                f"patch pod {worker.name}",
-                lambda name=worker.name, body=mark: self._core().patch_namespaced_pod(
-                    name, self.namespace, body
-                ),
-                may_be_gone=True,
-            )
+            patch = partial(self._core().patch_namespaced_pod, worker.name, self.namespace, mark)
+            self._call(f"patch pod {worker.name}", patch, may_be_gone=True)
         for model in sorted({worker.base_model for worker in workers}):
             self._scale(model, -sum(worker.base_model == model for worker in workers))
 
@@ -102,9 +99,7 @@ class KubernetesPool:
 
         self._call(f"scale Deployment {name}", once)
 
-    def _call(
-        self, what: str, call: Callable[[], Answer], may_be_gone: bool = False
-    ) -> Answer | Any:
+    def _call(self, what: str, call: Callable[[], Any], may_be_gone: bool = False) -> Any:
         """Call the API server; again after a conflict, a throttle or an error of its own."""
         from kubernetes.client import ApiException
 
