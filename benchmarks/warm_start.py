@@ -8,6 +8,7 @@ this process stamps what goes before.
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -47,6 +48,9 @@ def warm(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         for mark, values in from_claim.items():
             values.append(marks[mark] - marks["claimed"])
         since_row_s = marks["stepping"] - request.submitted_at.timestamp()
+        how = "command" if by_command else "sensor"
+        since_claim_s = from_claim["stepping"][-1]
+        _tell(f"{how}: row -> step {since_row_s:.2f} s, of it claim -> step {since_claim_s:.2f} s")
         if by_command:
             from_command["process"].append(marks["stepping"] - started_s)
             from_command["row"].append(since_row_s)
@@ -81,6 +85,7 @@ def cold(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         )
         since_row.append(entered_s - request.submitted_at.timestamp())
         since_launch.append(entered_s - launched_s)
+        _tell(f"cold: row -> tuner {since_row[-1]:.2f} s, launch -> tuner {since_launch[-1]:.2f} s")
     return {
         "cold: launch -> tuner entered": spread(since_launch),
         "cold: row -> tuner entered": spread(since_row),
@@ -107,6 +112,7 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         assert second.view.claim is not None
         again.append(second.view.claim.marks["first_step"] - killed_s)
         lost.append(before + 1 - second.view.claim.iteration)
+        _tell(f"killed at step {before}: on after {again[-1]:.2f} s, {lost[-1]} steps lost")
         ended = services.ended(request.request_id)
         assert ended.state is RequestState.DONE, ended
     return {
@@ -167,6 +173,10 @@ def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[s
         "workers killed": kills,
         "wall_s": round(time.monotonic() - started_s, 1),
     }
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _resident_mb(services: Services) -> float:
