@@ -61,6 +61,29 @@ def test_the_prompt_tuned_for_the_task_is_found_by_who_may_see_it(
         assert not any(c.name.startswith("tuned-") for c in other.candidates)
 
 
+def test_to_others_a_private_prompt_might_as_well_not_be_there(
+    tiny: BaseModel, colours: Task, bank: PromptBank
+) -> None:
+    public = bank.without(entry.entry_id for entry in bank if entry.tenant == "blue")
+    assert len(public) == len(bank) - 1
+    seen, known = (
+        find_start(
+            tiny,
+            colours,
+            prompts,
+            config=CONFIG,
+            seed=1,
+            tenant="red",
+            sure_iterations=0,
+            clock=lambda: 0.0,
+        )
+        for prompts in (bank, public)
+    )
+    # Mixtures included: the mean of the bank is the mean of what the tenant sees.
+    assert (seen.why, seen.candidates) == (known.why, known.candidates)
+    np.testing.assert_array_equal(seen.choice.prompt, known.choice.prompt)
+
+
 def test_without_a_bank_the_own_words_are_the_candidates(tiny: BaseModel, sizes: Task) -> None:
     found = find_start(tiny, sizes, PromptBank(), config=CONFIG, seed=1)
     assert {c.name for c in found.candidates} == {"text:description", "random"}
