@@ -20,6 +20,7 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.launcher.base import (
     CheckRunHealthResult,
     LaunchRunContext,
@@ -28,6 +29,8 @@ from dagster._core.launcher.base import (
     WorkerStatus,
 )
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.run_coordinator.base import SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 from dagster._grpc.impl import core_execute_run
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster._utils import interrupts
@@ -41,13 +44,17 @@ __all__ = [
     "DagsterUserCodeUnreachableError",
     "DefaultRunLauncher",
     "LaunchRunContext",
+    "QueuedRunCoordinator",
     "ResumeRunContext",
     "RunLauncher",
+    "SubmitRunContext",
     "WorkerStatus",
     "capture_interrupts",
     "execute_run",
     "keep_own_sigterm",
     "load_job",
+    "report_enqueued",
+    "report_starting",
 ]
 
 _TO_START = (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING)
@@ -104,6 +111,20 @@ def execute_run(
         # One that came too late must not hit the next run.
         pop_captured_interrupt()
     _settle(instance, run_id)
+
+
+def report_starting(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
+    """Note that the run is being launched, as `DagsterInstance.launch_run` does; the run then."""
+    kind = DagsterEventType.PIPELINE_STARTING.value
+    event = DagsterEvent(event_type_value=kind, job_name=run.job_name)
+    instance.report_dagster_event(event, run_id=run.run_id)
+    return instance.get_run_by_id(run.run_id) or run
+
+
+def report_enqueued(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
+    """Put the run into Dagster's queue, as the queued coordinator does; the run then."""
+    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+    return instance.get_run_by_id(run.run_id) or run
 
 
 def _settle(instance: DagsterInstance, run_id: str) -> None:

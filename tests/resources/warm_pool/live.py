@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from resources.mlflow_tracking import MlflowTracking
 from resources.settings import Settings
 from resources.warm_pool.local_pool import LocalPool
 from resources.warm_pool.placements import PlacementStore
@@ -26,6 +27,11 @@ INSTANCE = {
     "run_launcher": {
         "module": "resources.warm_pool.launcher",
         "class": "WarmPoolRunLauncher",
+    },
+    "run_coordinator": {
+        "module": "resources.warm_pool.coordinator",
+        "class": "WarmPoolRunCoordinator",
+        "config": {"max_user_code_failure_retries": 10, "user_code_failure_retry_delay": 1},
     },
     "run_monitoring": {"enabled": True, "max_resume_run_attempts": 100},
 }
@@ -164,6 +170,8 @@ def live_pool(folder: Path) -> Iterator[Live]:
             text = ",".join(value) if isinstance(value, tuple) else str(value)
             patch.setenv(f"MAITRE_{field.upper()}", text)
         patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        # Made here, so that two workers do not both try to create the tables.
+        MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="").client()
         pool = LocalPool(settings.home, read_token(settings.home))
         try:
             with dg.DagsterInstance.get() as instance:

@@ -1,0 +1,34 @@
+"""`WarmPoolRunCoordinator`: a run for a chosen warm worker does not wait in the queue."""
+
+import dagster as dg
+
+from resources.warm_pool.dagster_internals import (
+    DagsterUserCodeUnreachableError,
+    LaunchRunContext,
+    QueuedRunCoordinator,
+    SubmitRunContext,
+    report_enqueued,
+    report_starting,
+)
+from resources.warm_pool.tags import WORKERS_TAG
+
+
+class WarmPoolRunCoordinator(QueuedRunCoordinator):
+    """Dagster's queue, with a way past it.
+
+    A submitted run that names its workers (`maitre/workers`) is launched on the spot; if none of
+    them takes it, it is queued as any other. Everything else is Dagster's `QueuedRunCoordinator`,
+    whose configuration this takes.
+    """
+
+    def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
+        """Launch the run, or queue it."""
+        run = context.dagster_run
+        if run.status is not dg.DagsterRunStatus.NOT_STARTED or WORKERS_TAG not in run.tags:
+            return super().submit_run(context)
+        starting = report_starting(self._instance, run)
+        try:
+            self._instance.run_launcher.launch_run(LaunchRunContext(starting, context.workspace))
+        except DagsterUserCodeUnreachableError:
+            return report_enqueued(self._instance, run)
+        return self._instance.get_run_by_id(run.run_id) or run
