@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from maitre.scheduling.cluster import Cluster
 from maitre.scheduling.events import Event
 from maitre.scheduling.jobs import Job
-
-_TOLERANCE_MS = 1.5  # times in the log are rounded to 1 ms
+from maitre.scheduling.replay_workers import TOLERANCE_MS, JobState, WorkerReplay
 
 
 @dataclass(frozen=True)
@@ -30,46 +29,16 @@ class Replay:
     used: list[tuple[int, int]] = field(repr=False)  # (time_ms, workers busy from then)
 
 
-@dataclass(slots=True)
-class _Worker:
-    model: str = ""
-    ready: bool = False
-    ready_ms: float = 0.0
-    loading: bool = False
-    task: str = ""
-    started_ms: int = 0
-
-
-@dataclass(slots=True)
-class _JobState:
-    job: Job
-    need: float
-    workers: tuple[str, ...] = ()
-    from_ms: float = 0.0
-    done: float = 0.0
-    started: bool = False
-    lookup_on: str = ""
-    lookup_ms: int = 0
-    ended: str = ""
-    end_ms: int = 0
-
-
 def replay(events: Iterable[Event], jobs: Sequence[Job], cluster: Cluster) -> Replay:
     """Replay `events`. Never raises for a broken rule: it stands in `problems`, by row number."""
     return _Replayer(jobs, cluster).run(events)
 
 
-class _Replayer:
+class _Replayer(WorkerReplay):
+    """Goes through a log row by row."""
+
     def __init__(self, jobs: Sequence[Job], cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.jobs = {job.job_id: _JobState(job, job.iterations_cold) for job in jobs}
-        self.workers: dict[str, _Worker] = {}
-        self.gone: set[str] = set()
-        self.problems: list[str] = []
-        self.row = 1
-        self.now = 0
-        self.cost_ms = 0
-        self.busy = 0
+        super().__init__(jobs, cluster)
         self.held_steps: list[tuple[int, int]] = []
         self.used_steps: list[tuple[int, int]] = []
 
@@ -86,59 +55,6 @@ class _Replayer:
             _step(self.used_steps, self.now, self.busy)
         return self.result()
 
-    def say(self, problem: str) -> None:
-        if len(self.problems) < 1000:
-            self.problems.append(f"row {self.row}: {problem}")
-
-    # -- workers ------------------------------------------------------------------------------
-
-    def worker_event(self, event: Event) -> None:
-        name = event.worker
-        if not name or ";" in name:
-            self.say(f"{event.kind} needs one worker, found {name!r}")
-            return
-        if event.kind == "worker_start":
-            self.start(name, event.base_model)
-            return
-        worker = self.workers.get(name)
-        if worker is None:
-            self.say(f"{event.kind}: worker {name} is not held")
-        elif event.kind == "worker_load":
-            self.load(name, worker, event.base_model)
-        elif event.kind == "worker_ready":
-            if not worker.loading or abs(self.now - worker.ready_ms) > _TOLERANCE_MS:
-                self.say(f"worker {name} is ready but not warm_up_s after a worker_load")
-            if event.base_model and event.base_model != worker.model:
-                self.say(f"worker {name} is ready with {event.base_model}, loaded {worker.model}")
-            worker.loading, worker.ready = False, True
-        elif event.kind == "worker_stop":
-            if worker.task:
-                self.say(f"worker {name} stops while busy with {worker.task}")
-                self.busy -= 1
-            self.cost_ms += self.now - worker.started_ms
-            del self.workers[name]
-            self.gone.add(name)
-        else:
-            self.say(f"{event.kind} without a job")
-
-    def start(self, name: str, base_model: str) -> None:
-        if name in self.workers or name in self.gone:
-            self.say(f"worker {name} starts twice")
-            return
-        self.workers[name] = _Worker(model=base_model, started_ms=self.now)
-        if len(self.workers) > self.cluster.gpus:
-            self.say(f"{len(self.workers)} workers on {self.cluster.gpus} GPUs")
-
-    def load(self, name: str, worker: _Worker, base_model: str) -> None:
-        if worker.task:
-            self.say(f"worker {name} loads while busy with {worker.task}")
-        model = self.cluster.models.get(base_model)
-        if model is None:
-            self.say(f"worker {name} loads unknown model {base_model!r}")
-            return
-        worker.model, worker.ready, worker.loading = base_model, False, True
-        worker.ready_ms = self.now + model.warm_up_s * 1000
-
     # -- jobs ---------------------------------------------------------------------------------
 
     def job_event(self, event: Event) -> None:
@@ -151,7 +67,7 @@ class _Replayer:
             return
         if event.base_model and event.base_model != state.job.base_model:
             self.say(f"job {event.job_id} is of {state.job.base_model}, not {event.base_model}")
-        if self.now < state.job.submitted_s * 1000 - _TOLERANCE_MS:
+        if self.now < state.job.submitted_s * 1000 - TOLERANCE_MS:
             self.say(f"{event.kind}: job {event.job_id} is not submitted yet")
         names = tuple(event.worker.split(";")) if event.worker else ()
         handler = {
@@ -168,32 +84,7 @@ class _Replayer:
         else:
             handler(state, names)
 
-    def take(self, state: _JobState, names: tuple[str, ...]) -> None:
-        for name in names:
-            worker = self.workers.get(name)
-            if worker is None:
-                self.say(f"job {state.job.job_id} uses worker {name}, which is not held")
-                continue
-            if not worker.ready:
-                self.say(f"job {state.job.job_id} uses worker {name} before it is ready")
-            if worker.task:
-                self.say(f"job {state.job.job_id} uses worker {name}, busy with {worker.task}")
-            else:
-                self.busy += 1
-            if worker.model != state.job.base_model:
-                self.say(f"job {state.job.job_id} uses worker {name} of model {worker.model}")
-            worker.task = state.job.job_id
-        if len(set(names)) != len(names):
-            self.say(f"job {state.job.job_id} names a worker twice")
-
-    def free(self, state: _JobState, names: tuple[str, ...]) -> None:
-        for name in names:
-            worker = self.workers.get(name)
-            if worker is not None and worker.task == state.job.job_id:
-                worker.task = ""
-                self.busy -= 1
-
-    def lookup_start(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def lookup_start(self, state: JobState, names: tuple[str, ...]) -> None:
         if state.workers or state.lookup_on:
             self.say(f"job {state.job.job_id} looks up while on workers")
         if len(names) != 1:
@@ -202,19 +93,19 @@ class _Replayer:
         self.take(state, names)
         state.lookup_on, state.lookup_ms = names[0], self.now
 
-    def lookup_end(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def lookup_end(self, state: JobState, names: tuple[str, ...]) -> None:
         model = self.cluster.models[state.job.base_model]
         if not state.lookup_on or (names and names != (state.lookup_on,)):
             self.say(f"lookup of {state.job.job_id} ends but did not start there")
             return
-        if abs(self.now - state.lookup_ms - model.lookup_s * 1000) > _TOLERANCE_MS:
+        if abs(self.now - state.lookup_ms - model.lookup_s * 1000) > TOLERANCE_MS:
             self.say(f"lookup of {state.job.job_id} did not take lookup_s")
         self.free(state, (state.lookup_on,))
         state.lookup_on = ""
         if not state.started:
             state.need = state.job.iterations_bank
 
-    def begin(self, state: _JobState, names: tuple[str, ...], penalty_s: float) -> None:
+    def begin(self, state: JobState, names: tuple[str, ...], penalty_s: float) -> None:
         model = self.cluster.models[state.job.base_model]
         if len(names) not in model.iteration_s:
             self.say(f"job {state.job.job_id} on {len(names)} workers, which iteration_s lacks")
@@ -223,45 +114,45 @@ class _Replayer:
         state.from_ms = self.now + penalty_s * 1000
         state.started = True
 
-    def job_start(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def job_start(self, state: JobState, names: tuple[str, ...]) -> None:
         if state.workers or state.lookup_on:
             self.say(f"job {state.job.job_id} starts while on workers")
             self.free(state, state.workers)
         model = self.cluster.models[state.job.base_model]
         self.begin(state, names, model.resize_s if state.started else 0.0)
 
-    def pause(self, state: _JobState, kind: str) -> bool:
+    def pause(self, state: JobState, kind: str) -> bool:
         if not state.workers:
             self.say(f"{kind}: job {state.job.job_id} is not running")
             return False
         iteration_ms = self.iteration_ms(state)
         state.done += max(0.0, self.now - state.from_ms) / iteration_ms
-        if (state.done - state.need) * iteration_ms > _TOLERANCE_MS:
+        if (state.done - state.need) * iteration_ms > TOLERANCE_MS:
             self.say(f"{kind}: job {state.job.job_id} was done before and did not finish")
         self.free(state, state.workers)
         return True
 
-    def iteration_ms(self, state: _JobState) -> float:
+    def iteration_ms(self, state: JobState) -> float:
         model = self.cluster.models[state.job.base_model]
         return model.iteration_s.get(len(state.workers), float("inf")) * 1000
 
-    def job_resize(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def job_resize(self, state: JobState, names: tuple[str, ...]) -> None:
         if self.pause(state, "job_resize"):
             model = self.cluster.models[state.job.base_model]
             self.begin(state, names, model.resize_s)
 
-    def job_preempt(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def job_preempt(self, state: JobState, names: tuple[str, ...]) -> None:
         if names and state.workers and set(names) != set(state.workers):
             self.say(f"job_preempt: job {state.job.job_id} is on other workers")
         if self.pause(state, "job_preempt"):
             state.workers = ()
 
-    def job_finish(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def job_finish(self, state: JobState, names: tuple[str, ...]) -> None:
         if names and state.workers and set(names) != set(state.workers):
             self.say(f"job_finish: job {state.job.job_id} is on other workers")
         iteration_ms = self.iteration_ms(state) if state.workers else float("inf")
         if self.pause(state, "job_finish"):
-            if (state.need - state.done) * iteration_ms > _TOLERANCE_MS:
+            if (state.need - state.done) * iteration_ms > TOLERANCE_MS:
                 self.say(
                     f"job {state.job.job_id} finishes after {state.done:.3f} "
                     f"of {state.need:.3f} iterations"
@@ -269,7 +160,7 @@ class _Replayer:
             state.workers = ()
         state.ended, state.end_ms = "finished", self.now
 
-    def job_reject(self, state: _JobState, names: tuple[str, ...]) -> None:
+    def job_reject(self, state: JobState, names: tuple[str, ...]) -> None:
         if names:
             self.say(f"job_reject of {state.job.job_id} names workers")
         if state.workers or state.lookup_on:

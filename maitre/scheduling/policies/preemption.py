@@ -34,7 +34,7 @@ class Victims:
             entry = (until_s, job.job_id, running)
             self._ranked.setdefault(len(running.workers), []).append(entry)
         for entries in self._ranked.values():
-            entries.sort(key=lambda entry: entry[:2])
+            entries.sort()  # no two share a job_id
 
     def none_until(self, time_s: float) -> bool:
         """Whether no running job can wait until `time_s`."""

@@ -1,5 +1,6 @@
 """The ways to run one job: on how many workers, with a bank lookup first or without."""
 
+import math
 from typing import NamedTuple
 
 from maitre.scheduling.cluster import ModelSpec
@@ -29,60 +30,70 @@ class Ways:
         self.p = parameters
         self.speeds = efficient_speeds(model, parameters.gpus)
         self.fastest_s = self.speeds[-1][1]
-        self._ratios: dict[tuple[bool, float], float] = {}
-        lucky = parameters.hopeless_quantile
-        self._lucky_cold = self.ratio(False, lucky) * self.fastest_s
-        self._lucky_bank = self.ratio(True, lucky) * self.fastest_s
+        self._ratios: dict[float, tuple[float, float]] = {}
 
-    def ratio(self, banked: bool, quantile: float) -> float:
-        """The `quantile` of true / estimated iterations of a job that has not started."""
-        known = self._ratios.get((banked, quantile))
+    def ratios(self, quantile: float) -> tuple[float, float]:
+        """The `quantile` of true / estimated iterations before a start: cold, from the bank."""
+        known = self._ratios.get(quantile)
         if known is None:
-            known = self._ratios[banked, quantile] = self.error.quantile(banked, quantile)
+            known = (self.error.quantile(False, quantile), self.error.quantile(True, quantile))
+            self._ratios[quantile] = known
         return known
 
-    def luckiest_s(self, job: JobView, from_s: float) -> float:
-        """The run time on the fastest number of workers, warm, with a lucky count."""
+    def fastest_run_s(self, job: JobView, from_s: float, quantile: float) -> float:
+        """The run time on the fastest number of workers, warm: no way takes less."""
         if job.started:
-            left = self.error.left(job, job.iterations_done, self.p.hopeless_quantile)
+            left = self.error.left(job, job.iterations_done, quantile)
             return self.model.resize_s + left * self.fastest_s
-        bank_s = job.iterations_bank_estimate * self._lucky_bank
+        cold, bank = self.ratios(quantile)
+        bank_s = job.iterations_bank_estimate * bank * self.fastest_s
         if job.lookup_ended or from_s > self.now:
             return bank_s
-        cold_s = job.iterations_cold_estimate * self._lucky_cold
+        cold_s = job.iterations_cold_estimate * cold * self.fastest_s
         return min(cold_s, self.model.lookup_s + bank_s) if self.p.lookup else cold_s
 
-    def all(self, job: JobView, from_s: float, quantile: float) -> list[Way]:
-        """Every number of workers, cheapest first; a fresh job with a lookup and without."""
+    def all(
+        self, job: JobView, from_s: float, quantile: float, dearest: float = math.inf
+    ) -> list[Way]:
+        """Every number of workers, cheapest first; a fresh job with a lookup and without.
+
+        Only ways at most `dearest` times as dear as the first.
+        """
         if job.started:
             left = self.error.left(job, job.iterations_done, quantile)
             resume_s = self.model.resize_s
         elif job.lookup_ended or from_s > self.now:
-            left = job.iterations_bank_estimate * self.ratio(True, quantile)
+            left = job.iterations_bank_estimate * self.ratios(quantile)[1]
             resume_s = 0.0
         else:
-            return self._fresh(job, quantile)
-        return [
-            Way(k, False, left * iteration_s + resume_s, k * (left * iteration_s + resume_s))
-            for k, iteration_s in self.speeds
-        ]
-
-    def _fresh(self, job: JobView, quantile: float) -> list[Way]:
-        cold = job.iterations_cold_estimate * self.ratio(False, quantile)
-        bank = job.iterations_bank_estimate * self.ratio(True, quantile)
-        lookup_s = self.model.lookup_s
-        ways = []
+            return self._fresh(job, quantile, dearest)
+        ways: list[Way] = []
         for k, iteration_s in self.speeds:
-            cold_s, bank_s = cold * iteration_s, bank * iteration_s
-            cold_way = Way(k, False, cold_s, k * cold_s)
-            if not self.p.lookup:
-                ways.append(cold_way)
-                continue
-            bank_way = Way(k, True, lookup_s + bank_s, lookup_s + k * bank_s)
-            if bank_way.gpu_s <= cold_way.gpu_s:
-                ways += (bank_way, cold_way)
-            else:
-                ways += (cold_way, bank_way)
+            run_s = left * iteration_s + resume_s
+            if not ways or k * run_s <= dearest * ways[0].gpu_s:
+                ways.append(Way(k, False, run_s, k * run_s))
+        return ways
+
+    def _fresh(self, job: JobView, quantile: float, dearest: float) -> list[Way]:
+        cold_ratio, bank_ratio = self.ratios(quantile)
+        cold = job.iterations_cold_estimate * cold_ratio
+        bank = job.iterations_bank_estimate * bank_ratio
+        lookup_s = self.model.lookup_s
+        ways: list[Way] = []
+        limit_s = math.inf
+        for k, iteration_s in self.speeds:
+            cold_s = cold * iteration_s
+            cold_gpu_s = k * cold_s
+            bank_s = bank * iteration_s
+            bank_gpu_s = lookup_s + k * bank_s if self.p.lookup else math.inf
+            if not ways:
+                limit_s = dearest * min(cold_gpu_s, bank_gpu_s)
+            if bank_gpu_s <= cold_gpu_s and bank_gpu_s <= limit_s:
+                ways.append(Way(k, True, lookup_s + bank_s, bank_gpu_s))
+            if cold_gpu_s <= limit_s:
+                ways.append(Way(k, False, cold_s, cold_gpu_s))
+            if cold_gpu_s < bank_gpu_s <= limit_s and self.p.lookup:
+                ways.append(Way(k, True, lookup_s + bank_s, bank_gpu_s))
         return ways
 
     def cheapest(self, job: JobView, from_s: float, quantile: float) -> Way:
@@ -92,10 +103,11 @@ class Ways:
             left = self.error.left(job, job.iterations_done, quantile)
             run_s = left * iteration_s + self.model.resize_s
             return Way(k, False, run_s, k * run_s)
-        bank_s = job.iterations_bank_estimate * self.ratio(True, quantile) * iteration_s
+        cold, bank = self.ratios(quantile)
+        bank_s = job.iterations_bank_estimate * bank * iteration_s
         if job.lookup_ended or from_s > self.now:
             return Way(k, False, bank_s, k * bank_s)
-        cold_s = job.iterations_cold_estimate * self.ratio(False, quantile) * iteration_s
+        cold_s = job.iterations_cold_estimate * cold * iteration_s
         lookup_s = self.model.lookup_s
         if self.p.lookup and lookup_s + k * bank_s <= k * cold_s:
             return Way(k, True, lookup_s + bank_s, lookup_s + k * bank_s)
@@ -113,11 +125,11 @@ class Ways:
             left = self.error.left(job, job.iterations_done, quantile)
             return self.model.resize_s + left * iteration_s
         if way.lookup:
-            bank = job.iterations_bank_estimate * self.ratio(True, quantile)
+            bank = job.iterations_bank_estimate * self.ratios(quantile)[1]
             return self.model.lookup_s + bank * iteration_s
-        banked = job.lookup_ended
-        planned = self.ratio(banked, self.p.finish_quantile)
-        return way.run_s * self.ratio(banked, quantile) / planned
+        banked = int(job.lookup_ended)
+        planned = self.ratios(self.p.finish_quantile)[banked]
+        return way.run_s * self.ratios(quantile)[banked] / planned
 
 
 def efficient_speeds(model: ModelSpec, gpus: int) -> list[tuple[int, float]]:
