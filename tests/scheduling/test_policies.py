@@ -89,3 +89,54 @@ def test_lookups_are_taken_where_they_are_worth_it() -> None:
     not_worth = Job("not", "m", 0.0, 500.0, 15.0, 12.0, 15.0, 12.0)
     run = simulate([worth, not_worth], cluster, named_policy("maitre"))
     assert [e.job_id for e in run.events if e.kind == "lookup_start"] == ["worth"]
+
+
+def test_a_worker_that_waits_for_its_set_looks_up_what_comes() -> None:
+    """Two jobs of a model that needs pairs: the second is looked up while the first one waits."""
+    model = ModelSpec("m", 10.0, 5.0, 1.0, {2: 1.0})
+    cluster = Cluster(2, 1.0, {"m": model})
+    jobs = [
+        Job("first", "m", 0.0, 500.0, 100.0, 30.0, 100.0, 30.0),
+        Job("second", "m", 0.0, 600.0, 100.0, 30.0, 100.0, 30.0),
+    ]
+    with_it = simulate(jobs, cluster, named_policy("maitre"))
+    without = simulate(jobs, cluster, named_policy("maitre", lookup_ahead=False))
+    assert with_it.outcome.violations == without.outcome.violations == 0
+    assert with_it.outcome.gpu_hours < without.outcome.gpu_hours - 4.0 / 3600
+    assert {e.worker for e in with_it.events if e.kind == "lookup_start"} == {"w1", "w2"}
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_dearer_number_of_workers_that_is_no_faster_is_never_used(policy: str) -> None:
+    model = ModelSpec("m", 5.0, 2.0, 1.0, {1: 1.0, 2: 0.6, 4: 0.7, 8: 0.65})
+    cluster = Cluster(16, 1.0, {"m": model})
+    jobs = [
+        Job(f"j{i}", "m", 10.0 * i, 10.0 * i + deadline, 60.0, 60.0, 60.0, 60.0)
+        for i, deadline in enumerate((30.0, 45.0, 50.0, 70.0, 300.0))
+    ]
+    run = simulate(jobs, cluster, named_policy(policy))
+    sizes = {e.worker.count(";") + 1 for e in run.events if e.kind in ("job_start", "job_resize")}
+    assert sizes <= {1, 2}
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_cluster_smaller_than_the_cheapest_set_still_finishes(policy: str) -> None:
+    """Two workers are cheaper than one (superlinear), but there is one GPU."""
+    model = ModelSpec("m", 5.0, 2.0, 1.0, {1: 1.0, 2: 0.4})
+    job = Job("j", "m", 0.0, 200.0, 50.0, 20.0, 50.0, 20.0)
+    assert simulate([job], Cluster(1, 1.0, {"m": model}), named_policy(policy)).outcome.late == 0
+
+
+def test_hopeless_jobs_run_last_unless_they_are_to_be_rejected() -> None:
+    model = ModelSpec("m", 5.0, 2.0, 1.0, {1: 1.0})
+    cluster = Cluster(1, 1.0, {"m": model})
+    jobs = [
+        Job("hopeless", "m", 0.0, 20.0, 200.0, 200.0, 200.0, 200.0),
+        Job("fine", "m", 1.0, 100.0, 20.0, 20.0, 20.0, 20.0),
+    ]
+    kept = simulate(jobs, cluster, named_policy("maitre"))
+    dropped = simulate(jobs, cluster, named_policy("maitre", reject_hopeless=True))
+    assert kept.outcome.violations == dropped.outcome.violations == 1
+    assert [e.job_id for e in kept.events if e.kind == "job_finish"] == ["fine", "hopeless"]
+    assert [e.job_id for e in dropped.events if e.kind == "job_reject"] == ["hopeless"]
+    assert dropped.outcome.gpu_hours < kept.outcome.gpu_hours
