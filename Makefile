@@ -10,13 +10,13 @@ export TOKENIZERS_PARALLELISM := false
 export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test check format ui clean
+.PHONY: help setup run test check format ui up clean
 
 help:
 	@echo "make run    everything Maitre is for, on real input, on this machine"
 	@echo "make test   the tests"
 	@echo "make check  lint, types, import rules"
-	@echo "make ui     Dagster and MLflow in the browser"
+	@echo "make up     Dagster, MLflow and two warm workers; make ui is the same"
 	@echo "make clean  remove what was made ($(HOME_DIR)), keep the environment"
 
 setup: $(VENV)/.installed $(MODEL)/model.safetensors tasks instance
@@ -59,7 +59,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-ui: setup
+ui up: setup
 	@$(BIN)/maitre up
 
 clean:
