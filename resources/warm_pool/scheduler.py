@@ -90,6 +90,12 @@ def schedule(
                 done.starts.append(StartRun(request, names[0], lookup))
         else:
             _act(settings, pool, action, by_id, by_name, done)
+    started = sum(a.count for a in decided if isinstance(a, act.StartWorkers))
+    missing = min(settings.warm_workers, cluster.gpus) - len(staying) - started
+    if missing > 0:
+        # Some have died: those that are kept warm are there even when nobody needs them now.
+        pool.grow(settings.pool, missing)
+        done.notes.append(f"started {missing} workers in place of lost ones")
     return done
 
 

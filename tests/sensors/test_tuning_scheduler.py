@@ -126,6 +126,15 @@ def test_the_pool_grows_for_work_and_shrinks_to_its_floor_without(
     assert floor.shrunk == []
 
 
+def test_lost_workers_of_the_floor_come_back(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    pool = SaidPool(idle=1)
+    three = settings.model_copy(update={"warm_workers": 3})
+    schedule(three, instance, pool, [], NOW)
+    assert pool.grown == [("tiny", 2)]
+
+
 def test_a_request_whose_run_failed_has_failed_and_can_be_tried_again(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
