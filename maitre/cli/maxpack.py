@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maitre.cli.output import print_json, print_table
+from maitre.cli.output import check_writable, print_json, print_table
 
 app = typer.Typer(help="The learned capacity model of a server.", no_args_is_help=True)
 
@@ -22,11 +22,13 @@ def traces(
     points: Annotated[int, typer.Option(help="Configurations to simulate.")] = 1000,
     duration: Annotated[float, typer.Option(help="simulated seconds of each.")] = 3600.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same traces.")] = 0,
+    json: Json = False,
 ) -> None:
     """Simulate designed configurations in the twin."""
     from maitre.maxpack.design import design, make_traces
     from maitre.twin import ServerProfile
 
+    check_writable(out)
     server_profile = ServerProfile.load(profile)
     frame = make_traces(
         server_profile, design(server_profile, points, seed), duration, seed, _print_progress
@@ -34,7 +36,19 @@ def traces(
     temporary = out.with_name(f".{out.name}.part")
     frame.to_parquet(temporary)
     os.replace(temporary, out)
-    print(f"{len(frame)} traces in {out}")
+    found = {
+        "traces": len(frame),
+        "file": str(out),
+        "profile_fingerprint": server_profile.fingerprint(),
+        **{
+            f"{name}_share": round(float(frame[name].mean()), 4)
+            for name in ("healthy", "starved", "out_of_memory")
+        },
+    }
+    if json:
+        print_json(found)
+    else:
+        print(f"{len(frame)} traces in {out}")
 
 
 @app.command()
@@ -51,6 +65,7 @@ def fit(
     from maitre.maxpack.evaluate import evaluate, split_traces
     from maitre.maxpack.model import MaxpackModel
 
+    check_writable(out, folder=True)
     training, test = split_traces(pd.read_parquet(traces), held_out, seed)
     model = MaxpackModel.fit(training, seed)
     scores = evaluate(model, test)

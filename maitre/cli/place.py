@@ -4,29 +4,64 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maitre.cli.output import print_json, print_table
+from maitre.cli.output import check_writable, print_json, print_table
+
+if TYPE_CHECKING:
+    from maitre.placement.kinds import GpuKind
+    from maitre.placement.plan import PlacementPlan
 
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
+Profiles = Annotated[
+    list[str],
+    typer.Option(help="A server profile, shipped or a file, as NAME[=PRICE]; repeat for several."),
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of a capacity model, one a profile; else the steady state decides."),
+]
 
 
 def place(
     catalogue: Annotated[Path, typer.Argument(help="The adapter catalogue, CSV or Parquet.")],
-    profile: Annotated[str, typer.Option(help="A shipped server profile, or a file.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of a capacity model; else the steady state decides.")
-    ] = None,
+    profile: Profiles,
+    model: Models = None,
     risk: Annotated[float, typer.Option(help="Largest risk of an unhealthy server.")] = 0.01,
     ttft_slo: Annotated[float, typer.Option(help="Time to first token p99, in ms.")] = 10_000.0,
     headroom: Annotated[
-        float, typer.Option(help="Part by which the check's rates are higher.")
+        float, typer.Option(help="Part above the told rates at which the risk is promised.")
     ] = 0.05,
     check_duration: Annotated[
         float, typer.Option(help="Simulated seconds of each server's check; 0: no check.")
     ] = 3600.0,
+    check_servers: Annotated[int, typer.Option(help="Servers checked at most.")] = 256,
+    gpus: Annotated[
+        int | None, typer.Option(help="Use up to so many GPUs, for the lowest latency.")
+    ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="What if: COUNT:rank=R,rate=RPS more adapters.")
+    ] = None,
+    pin: Annotated[
+        list[str] | None, typer.Option(help="ADAPTER=SERVER: must be on that server.")
+    ] = None,
+    replicas: Annotated[
+        list[str] | None, typer.Option(help="ADAPTER=N: on at least N servers.")
+    ] = None,
+    running: Annotated[
+        Path | None, typer.Option("--from", help="A running plan to change with few moves.")
+    ] = None,
+    max_moves: Annotated[
+        int | None, typer.Option(help="With --from: adapters moved at most.")
+    ] = None,
+    closing_moves: Annotated[
+        int, typer.Option(help="With --from: of them only to close servers.")
+    ] = 0,
+    explain: Annotated[
+        str | None, typer.Option(help="Say why this adapter is where it is.")
+    ] = None,
     baselines: Annotated[bool, typer.Option(help="Also compute what simpler methods need.")] = True,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
@@ -36,38 +71,131 @@ def place(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Place adapters on the fewest servers such that none starves."""
-    from maitre.maxpack.model import MaxpackModel
     from maitre.placement.catalogue import AdapterCatalogue
-    from maitre.placement.place import place as make_plan
-    from maitre.twin import ServerProfile
+    from maitre.placement.explain import explain_adapter, one_fewer
+    from maitre.placement.kinds import place_at_lowest_cost
+    from maitre.placement.plan import PlacementPlan
+    from maitre.placement.replan import replan
+    from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
+    from maitre.placement.whatif import Addition, with_added
 
-    server_profile = ServerProfile.load(profile)
+    for path in (out, report):
+        if path is not None:
+            check_writable(path)
+    additions = [Addition.parse(text) for text in add or []]
+    counts = _pairs("--replicas", replicas)
+    constraints = Constraints(
+        _pairs("--pin", pin), {a: _count("--replicas", a, n) for a, n in counts.items()}
+    )
+    kinds = _kinds(profile, model or [])
+    only = kinds[0]
+    if len(kinds) > 1 and (additions or running or explain):
+        raise PlacementError("--add, --from and --explain are for one profile at a time")
+    settings = PlacementSettings(
+        risk, ttft_slo, headroom, check_duration, check_servers, baselines, gpus, seed
+    )
     adapters = AdapterCatalogue.read(
         catalogue,
-        base_models={server_profile.base_model},
-        max_rank=server_profile.valid.max_lora_rank[1],
+        base_models={kind.profile.base_model for kind in kinds},
+        max_rank=max(kind.profile.valid.max_lora_rank[1] for kind in kinds),
     )
-    plan = make_plan(
-        adapters,
-        server_profile,
-        model=MaxpackModel.load(model) if model else None,
-        risk=risk,
-        seed=seed,
-        ttft_slo_ms=ttft_slo,
-        headroom=headroom,
-        check_duration_s=check_duration,
-        baselines=baselines,
-        on_progress=None if json else _print_progress,
-    )
+    before = PlacementPlan.from_json(running.read_text()) if running else None
+    extra: dict[str, Any] = {}
+    progress = None if json else _print_progress
+    if before is not None:
+        wider = with_added(adapters, only.profile.base_model, additions)
+        plan = replan(
+            before, wider, only.profile, model=only.model, risk=risk, seed=seed,
+            ttft_slo_ms=ttft_slo, headroom=headroom, max_moves=max_moves,
+            max_closing_moves=closing_moves, pins=constraints.pins,
+        )  # fmt: skip
+    else:
+        if additions:
+            before = place_at_lowest_cost(adapters, kinds, settings, constraints=constraints)
+        wider = with_added(adapters, only.profile.base_model, additions)
+        plan = place_at_lowest_cost(
+            wider, kinds, settings, constraints=constraints, on_progress=progress
+        )
+    if additions and before is not None:
+        extra["what_if"] = {
+            "added": sum(addition.count for addition in additions),
+            "gpus_before": before.gpus,
+            "gpus_after": plan.gpus,
+        }
+    diff = before.diff(plan) if before is not None and running else None
+    if diff is not None:
+        extra["diff"] = diff.to_dict()
+    options: dict[str, Any] = {"model": only.model, "risk": risk, "headroom": headroom}
+    fewer = None
+    if explain is not None:
+        found = explain_adapter(plan, wider, only.profile, explain, **options)
+        fewer = one_fewer(plan, wider, only.profile, **options)
+        extra["explanation"] = [why.to_dict() for why in found]
+        extra["one_server_fewer"] = fewer.text
     if out is not None:
         _write(out, plan.to_json())
     if report is not None:
         from maitre.placement.report import plan_page
 
-        _write(report, plan_page(plan))
+        if fewer is None and len(kinds) == 1:
+            fewer = one_fewer(plan, wider, only.profile, **options)
+        _write(report, plan_page(plan, diff=diff, one_fewer=fewer.text if fewer else ""))
     if json:
-        print_json(plan.to_dict())
+        print_json({**plan.to_dict(), **extra})
         return
+    _print_plan(plan, len(wider), extra)
+
+
+def _kinds(profiles: list[str], models: list[Path]) -> "list[GpuKind]":
+    from maitre.maxpack.model import MaxpackModel
+    from maitre.placement.kinds import GpuKind
+    from maitre.placement.settings import PlacementError
+    from maitre.twin import ServerProfile
+
+    loaded: list[MaxpackModel] = [MaxpackModel.load(folder) for folder in models]
+    kinds = []
+    for text in profiles:
+        name, price = text, 1.0
+        if "=" in text:
+            name, _, given = text.rpartition("=")
+            try:
+                price = float(given)
+            except ValueError:
+                raise PlacementError(f"--profile {text}: {given!r} is no price") from None
+            if not 0 < price < float("inf"):
+                raise PlacementError(f"--profile {text}: a price must be above 0")
+        found = ServerProfile.load(name)
+        mine = [m for m in loaded if m.card.profile_fingerprint == found.fingerprint()]
+        # A stale model is better refused by name than passed over.
+        chosen = mine[0] if mine else (loaded[0] if len(profiles) == 1 and loaded else None)
+        if chosen is None and loaded:
+            raise PlacementError(f"none of the capacity models was fitted for {found.name}")
+        kinds.append(GpuKind(found, price, chosen))
+    return kinds
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    from maitre.placement.settings import PlacementError
+
+    pairs = {}
+    for text in texts or []:
+        adapter, separator, value = text.rpartition("=")
+        if not separator or not adapter or not value:
+            raise PlacementError(f"{option} {text!r}: give ADAPTER=VALUE")
+        pairs[adapter] = value
+    return pairs
+
+
+def _count(option: str, adapter: str, text: str) -> int:
+    from maitre.placement.settings import PlacementError
+
+    try:
+        return int(text)
+    except ValueError:
+        raise PlacementError(f"{option} {adapter}={text}: {text!r} is no whole number") from None
+
+
+def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> None:
     print_table(
         [
             {
@@ -78,15 +206,34 @@ def place(
                 "requests/s": round(server.predicted["rate_rps"], 2),
                 "tokens/s": round(server.predicted["offered_tps"]),
                 "fill": server.predicted["fill"],
+                "limited by": server.predicted["limited_by"],
                 "risk": server.predicted["starvation_risk"],
             }
             for server in plan.servers
         ],
-        f"{len(adapters)} adapters on {plan.gpus} GPUs",
+        f"{adapters} adapters on {plan.gpus} GPUs",
     )
     print(f"lower bound: {plan.lower_bound_gpus} GPUs")
+    if "lower_bound_gpus_with_headroom" in plan.evidence:
+        bound = plan.evidence["lower_bound_gpus_with_headroom"]
+        print(f"lower bound with the headroom: {bound} GPUs")
     for name, gpus in plan.baselines.items():
         print(f"{name}: {gpus} GPUs ({100 * (1 - plan.gpus / gpus):.0f} % saved)")
+    if what_if := extra.get("what_if"):
+        print(
+            f"what if: {what_if['added']} adapters more take {what_if['gpus_after']} GPUs "
+            f"instead of {what_if['gpus_before']}"
+        )
+    if diff := extra.get("diff"):
+        print(
+            f"changes: {len(diff['moves'])} adapters move, {len(diff['servers_added'])} servers "
+            f"start, {len(diff['servers_removed'])} stop, "
+            f"{len(diff['servers_reconfigured'])} restart; {len(diff['steps'])} steps"
+        )
+    for explanation in extra.get("explanation", []):
+        print(explanation["text"])
+    if "one_server_fewer" in extra:
+        print(extra["one_server_fewer"])
 
 
 def _print_progress(step: str, done: int, total: int) -> None:
@@ -95,7 +242,7 @@ def _print_progress(step: str, done: int, total: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write the file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)

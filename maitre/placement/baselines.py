@@ -8,10 +8,12 @@ that no single server can carry come to the baselines already divided, which fla
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 import numpy as np
 
+from maitre.maxpack.compiled import compiled
 from maitre.maxpack.features import SetSums
 from maitre.placement.capacity import Capacity
 from maitre.placement.demand import Demand
@@ -123,38 +125,57 @@ def _random(demand: Demand, servers: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _least_loaded(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
-    load = np.zeros(servers)
-    server = np.empty(len(demand), dtype=np.int64)
-    for part, rate in enumerate(demand.rate_rps):
-        server[part] = np.argmin(load)
-        load[server[part]] += rate
+    return np.asarray(_to_the_least_loaded(demand.rate_rps, servers))
+
+
+@compiled
+def _to_the_least_loaded(rates, servers):  # type: ignore[no-untyped-def]
+    """Each rate in turn to the bin with the least; the bins are a binary heap by load."""
+    heap = [(0.0, i) for i in range(servers)]
+    server = np.empty(len(rates), dtype=np.int64)
+    for part in range(len(rates)):
+        load, target = heap[0]
+        server[part] = target
+        heapq.heapreplace(heap, (load + rates[part], target))
     return server
 
 
 def _best_fit(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
     """Best-fit decreasing into bins of rate; the bins are as small as the servers allow."""
     order = np.argsort(-demand.rate_rps, kind="stable")
-    size = demand.rate_rps.sum() / servers
+    rates = demand.rate_rps[order]
+    size = max(float(rates.sum()) / servers, float(rates.max(initial=0.0)))
     while True:
-        server = _best_fitted(demand.rate_rps[order], size, servers)
-        if server is not None:
+        server = np.empty(len(demand), dtype=np.int64)
+        if _best_fitted(rates, size, servers, server):
             placed = np.empty(len(demand), dtype=np.int64)
             placed[order] = server
             return placed
         size *= 1.005
 
 
-def _best_fitted(rates: np.ndarray, size: float, servers: int) -> np.ndarray | None:
+@compiled
+def _best_fitted(rates, size, servers, server):  # type: ignore[no-untyped-def]
+    """Each rate to the fullest bin that takes it; False when one fits none.
+
+    Rates fall, so a bin that is too full for one may take a later one: all are looked at, but
+    bins never used before are alike and the first stands for them.
+    """
     room = np.full(servers, size)
-    server = np.empty(len(rates), dtype=np.int64)
-    for i, rate in enumerate(rates):
-        left = np.where(room >= rate - 1e-12, room, np.inf)
-        target = int(np.argmin(left))
-        if not np.isfinite(left[target]):
-            return None
+    used = 0
+    for i in range(len(rates)):
+        target = -1
+        for k in range(used):
+            if room[k] >= rates[i] - 1e-12 and (target < 0 or room[k] < room[target]):
+                target = k
+        if target < 0:
+            if used == servers:
+                return False
+            target = used
+            used += 1
         server[i] = target
-        room[target] -= rate
-    return server
+        room[target] -= rates[i]
+    return True
 
 
 def _in_turn(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:

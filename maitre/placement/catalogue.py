@@ -17,15 +17,15 @@ ROWS_SHOWN = 20
 
 
 class CatalogueError(ValueError):
-    """A catalogue that cannot be placed: every offending row, the first 20 of them spelled out.
+    """A catalogue that cannot be placed: how many rows offend, the first 20 of them spelled out.
 
-    `problems` holds all of them, one line each.
+    `problems` are those lines, `count` the number of all.
     """
 
-    def __init__(self, source: str, problems: list[str]) -> None:
+    def __init__(self, source: str, problems: list[str], count: int | None = None) -> None:
         self.source = source
-        self.problems = problems
-        count = len(problems)
+        self.problems = problems[:ROWS_SHOWN]
+        count = self.count = len(problems) if count is None else count
         head = f"{source}: {count} problem{'s' if count != 1 else ''} in the adapter catalogue"
         shown = "".join(f"\n  {problem}" for problem in problems[:ROWS_SHOWN])
         more = f"\n  ... and {count - ROWS_SHOWN} more" if count > ROWS_SHOWN else ""
@@ -169,6 +169,18 @@ class AdapterCatalogue:
             for name, rank, rate, inputs, outputs in rows
         ]
 
+    def take(self, rows: np.ndarray) -> AdapterCatalogue:
+        """Some of the adapters, in the order given."""
+        return AdapterCatalogue(
+            self.names[rows],
+            self.base_models[rows],
+            self.ranks[rows],
+            self.rates_rps[rows],
+            self.mean_input_tokens[rows],
+            self.mean_output_tokens[rows],
+            self.source,
+        )
+
     def with_rates(self, rates_rps: np.ndarray) -> AdapterCatalogue:
         """The same adapters under other request rates (requests per second, one per adapter).
 
@@ -187,10 +199,14 @@ class _Problems:
     def __init__(self, source: str, rows: int) -> None:
         self._source = source
         self._found: list[tuple[int, str]] = []
+        self._count = 0
         self._rows = rows
 
     def add(self, bad: np.ndarray, values: pd.Series, field: str, complaint: str) -> None:
-        for row in np.flatnonzero(bad):
+        rows = np.flatnonzero(bad)
+        self._count += len(rows)
+        # A million bad rows are counted, not spelled out.
+        for row in rows[:ROWS_SHOWN]:
             value = values.iloc[row]
             # As the user wrote it, not as numpy shows it.
             shown = repr(value.item() if isinstance(value, np.generic) else value)
@@ -198,7 +214,8 @@ class _Problems:
 
     def raise_if_any(self) -> None:
         if self._found:
-            raise CatalogueError(self._source, [text for _, text in sorted(self._found)])
+            texts = [text for _, text in sorted(self._found)]
+            raise CatalogueError(self._source, texts, self._count)
 
 
 def _read_columns(path: Path) -> pd.DataFrame:

@@ -71,7 +71,7 @@ def place(
     )
     constraints = Constraints(pins or {}, replicas or {})
     return place_one_kind(
-        catalogue, profile, model, settings, constraints, lengths, on_progress or _silent
+        catalogue, profile, model, settings, constraints, lengths, on_progress or silent
     )
 
 
@@ -174,5 +174,5 @@ def _too_few(gpus: int, needed: int) -> str:
     return f"{gpus} GPUs are allowed and {needed} are needed; allow more GPUs or more risk"
 
 
-def _silent(step: str, done: int, total: int) -> None:
+def silent(step: str, done: int, total: int) -> None:
     """Progress that nobody watches."""

@@ -38,7 +38,7 @@ class PlannedServer:
 
     `config` holds vLLM's options (`max_loras`, `max_cpu_loras`, `max_lora_rank`, `max_num_seqs`,
     `max_num_batched_tokens`); `predicted` what the capacity model expects of it (`offered_tps`,
-    `starvation_risk`, `ttft_p99_ms`, ...).
+    `starvation_risk`, `limited_by`, ...). `profile` is its own where a plan has several.
     """
 
     name: str
@@ -46,6 +46,7 @@ class PlannedServer:
     config: dict[str, int]
     adapters: tuple[AdapterShare, ...]
     predicted: dict[str, Any] = field(default_factory=dict)
+    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class PlacementPlan:
                         {"adapter": held.adapter, "share": held.share} for held in server.adapters
                     ],
                     "predicted": dict(server.predicted),
+                    **({"profile": server.profile} if server.profile else {}),
                 }
                 for server in self.servers
             ],
@@ -162,6 +164,7 @@ def _server(position: int, entry: Any) -> PlannedServer:
             for held in _required(entry, "adapters", list, where)
         ),
         predicted=dict(entry.get("predicted") or {}),
+        profile=str(entry.get("profile") or ""),
     )
 
 

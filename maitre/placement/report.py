@@ -20,19 +20,32 @@ _STYLE = (
 
 
 def plan_page(
-    plan: PlacementPlan, *, check: PlanCheck | None = None, diff: PlanDiff | None = None
+    plan: PlacementPlan,
+    *,
+    check: PlanCheck | None = None,
+    diff: PlanDiff | None = None,
+    one_fewer: str = "",
 ) -> str:
-    """The page as text. It needs no network: plotly's script is inside."""
+    """The page as text. It needs no network: plotly's script is inside.
+
+    `one_fewer` says what it would take to need one server less (`maitre.placement.explain`).
+    """
     parts = [
         "<!doctype html><html><head><meta charset='utf-8'>",
         f"<title>Placement for {html.escape(plan.profile)}</title><style>{_STYLE}</style></head>",
         f"<body><h1>{plan.gpus} GPUs for {len(plan.servers_of())} adapters</h1>",
         f"<p>{html.escape(_headline(plan, check))}</p>",
+        f"<p>{html.escape(' '.join(filter(None, [_promise(plan), one_fewer])))}</p>",
         _figure(plan).to_html(full_html=False, include_plotlyjs=True),
         _table(_server_rows(plan, check)),
     ]
     if diff is not None:
-        parts += ["<h2>Changes</h2>", _table(_change_rows(diff))]
+        parts += [
+            f"<h2>Changes: {diff.gpus_before} GPUs before, {diff.gpus_after} after</h2>",
+            _table(_change_rows(diff)),
+            "<h2>Steps, in this order</h2>",
+            _table(_step_rows(diff)),
+        ]
     return "\n".join([*parts, "</body></html>"])
 
 
@@ -49,6 +62,23 @@ def _headline(plan: PlacementPlan, check: PlanCheck | None) -> str:
             f" Replayed for {check.duration_s:.0f} s at {check.rate_factor:g} times the rates: "
             f"{len(check.unhealthy)} of {len(check.servers)} servers unhealthy."
         )
+    return text
+
+
+def _promise(plan: PlacementPlan) -> str:
+    known = plan.evidence
+    if not {"risk", "headroom", "ttft_slo_ms"} <= known.keys():
+        return ""
+    text = (
+        f"Promised: at rates {100 * known['headroom']:g} % above those told, every server keeps "
+        f"up and begins to answer within {known['ttft_slo_ms'] / 1000:g} s (99th percentile, each "
+        f"adapter), with a risk of at most {known['risk']:g}."
+    )
+    if checked := known.get("servers_checked"):
+        duration_s = known.get("duration_s", 0)
+        text += f" {checked} servers were simulated for {duration_s:g} s at those rates."
+    if "lower_bound_gpus_with_headroom" in known:
+        text += f" With the headroom the bound is {known['lower_bound_gpus_with_headroom']} GPUs."
     return text
 
 
@@ -117,7 +147,13 @@ def _server_rows(plan: PlacementPlan, check: PlanCheck | None) -> list[dict[str,
 
 
 def _change_rows(diff: PlanDiff) -> list[dict[str, Any]]:
-    servers = {"server added": diff.servers_added, "server removed": diff.servers_removed}
+    servers = {
+        "server added": diff.servers_added,
+        "server removed": diff.servers_removed,
+        "server restarted": diff.servers_reconfigured,
+        "adapter added": diff.adapters_added,
+        "adapter removed": diff.adapters_removed,
+    }
     rows: list[dict[str, Any]] = [
         {"change": change, "what": name, "from": "", "to": ""}
         for change, names in servers.items()
@@ -133,6 +169,19 @@ def _change_rows(diff: PlanDiff) -> list[dict[str, Any]]:
         for move in diff.moves
     ]
     return rows
+
+
+def _step_rows(diff: PlanDiff) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": number,
+            "action": step.action.replace("_", " "),
+            "server": step.server,
+            "adapter": step.adapter,
+            "shares": ", ".join(f"{name}: {s:g}" for name, s in (step.shares or {}).items()),
+        }
+        for number, step in enumerate(diff.steps, start=1)
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -82,11 +82,12 @@ def test_missing_column_and_empty_files(tmp_path: Path) -> None:
         AdapterCatalogue.read(tmp_path / "absent.csv")
 
 
-def test_every_bad_row_is_kept_and_twenty_are_shown() -> None:
+def test_every_bad_row_is_counted_and_twenty_are_shown() -> None:
     frame = rows(100).assign(rate_rps=-1.0)
     with pytest.raises(CatalogueError) as caught:
         AdapterCatalogue.from_frame(frame)
-    assert len(caught.value.problems) == 100
+    assert len(caught.value.problems) == 20
+    assert caught.value.count == 100
     assert "100 problems" in str(caught.value)
     assert "and 80 more" in str(caught.value)
     assert str(caught.value).count("\n") == 21
