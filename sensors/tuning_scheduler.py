@@ -26,7 +26,9 @@ _FATE = {
 
 @dg.sensor(
     job_name="tune",
-    minimum_interval_seconds=5,
+    # The daemon looks at its sensors every 5 s. With an interval of 5 s it would often find this one
+    # a moment too early and come back only 5 s later.
+    minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def tuning_scheduler(
