@@ -26,8 +26,8 @@ _FATE = {
 
 @dg.sensor(
     job_name="tune",
-    # The daemon looks at its sensors every 5 s. With an interval of 5 s it would often find this one
-    # a moment too early and come back only 5 s later.
+    # The daemon looks at its sensors every 5 s. An interval of 5 s would often be not quite over
+    # at that look, and this one would be asked every 10 s.
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
