@@ -1,7 +1,10 @@
 """Prints what the capacity model and the placement achieve, as one table; writes it as JSON.
 
     python benchmarks/placement.py [--profile NAME] [--points N] [--sizes 100 1000 10000]
-                                   [--shared ../shared/data] [--out placement.json]
+                                   [--shared ../shared/data] [--work FOLDER] [--out placement.json]
+
+With `--work` each part's figures are kept there as they come, and so are the traces: a run that is
+stopped goes on where it was, and `--parts` of it can be run one at a time.
 
 Training and test configurations are designed under different seeds. The measured runs, if their
 folder is given, are seen by neither the model's training nor its scoring on the twin.
@@ -11,7 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from maitre.maxpack.design import Point, design, make_traces, point_features
-from maitre.maxpack.evaluate import evaluate
+from maitre.maxpack.evaluate import evaluate, risk_reliability
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import ServerOptions, default_lengths
@@ -47,42 +53,72 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--shared", type=Path)
     parser.add_argument("--traces", type=Path, help="Parquet of training traces to reuse.")
+    parser.add_argument("--work", type=Path, help="Folder to go on in.")
+    parser.add_argument("--parts", nargs="*", help="Only these: model, measured, SIZE-KIND.")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     profile = ServerProfile.load(arguments.profile)
-    model, figures = model_figures(profile, arguments.points, arguments.duration, arguments.traces)
+    work = arguments.work or Path(tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
+    model = fitted(profile, arguments.points, arguments.duration, arguments.traces, work)
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "model": lambda: model_figures(profile, model, arguments.points, arguments.duration)
+    }
     if arguments.shared:
-        figures += measured_figures(profile, model, arguments.shared)
+        parts["measured"] = lambda: measured_figures(profile, model, arguments.shared)
     for size in arguments.sizes:
         for kind in ("class", "zipf", "lognormal"):
-            figures += placement_figures(profile, model, catalogue(profile, size, kind), kind)
-    for figure in figures:
-        print(f"{figure['figure']:64s} {figure['value']}")
+            parts[f"{size}-{kind}"] = partial(_placed, profile, model, size, kind)
+    figures = []
+    for name, measure in parts.items():
+        if arguments.parts and name not in arguments.parts:
+            continue
+        kept = work / f"{name}.json"
+        if not kept.is_file():
+            kept.write_text(json.dumps(measure(), indent=2, default=str))
+        found = json.loads(kept.read_text())
+        figures += found
+        for figure in found:
+            print(f"{figure['figure']:64s} {figure['value']}", flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2))
 
 
-def model_figures(
-    profile: ServerProfile, points: int, duration_s: float, traces: Path | None
-) -> tuple[MaxpackModel, list[dict[str, Any]]]:
-    start = time.perf_counter()
+def _placed(
+    profile: ServerProfile, model: MaxpackModel, size: int, kind: str
+) -> list[dict[str, Any]]:
+    return placement_figures(profile, model, catalogue(profile, size, kind), kind)
+
+
+def fitted(
+    profile: ServerProfile, points: int, duration_s: float, traces: Path | None, work: Path
+) -> MaxpackModel:
+    """The model of these many training traces, kept in the folder `work`."""
+    folder = work / f"model-{profile.fingerprint()}-{points}"
+    if folder.is_dir():
+        return MaxpackModel.load(folder)
     training = (
         pd.read_parquet(traces)
         if traces
         else make_traces(profile, design(profile, points, seed=1), duration_s, seed=1_000_000)
     )
-    simulated_s = time.perf_counter() - start
-    test = make_traces(
-        profile, design(profile, max(100, points // 4), seed=2), duration_s, seed=2_000_000
-    )
+    model = MaxpackModel.fit(training, iterations=400)
+    model.save(folder)
+    return model
+
+
+def model_figures(
+    profile: ServerProfile, model: MaxpackModel, points: int, duration_s: float
+) -> list[dict[str, Any]]:
+    count = max(100, points // 4)
     start = time.perf_counter()
-    model = MaxpackModel.fit(training)
-    fitted_s = time.perf_counter() - start
+    test = make_traces(profile, design(profile, count, seed=2), duration_s, seed=2_000_000)
+    simulated_s = time.perf_counter() - start
     scores = evaluate(model, test)
     figures = [
-        _figure("training traces", len(training)),
-        _figure("seconds to simulate them", round(simulated_s, 1)),
-        _figure("seconds to fit", round(fitted_s, 1)),
+        _figure("training traces", model.card.rows),
+        _figure("seconds of wall time to simulate one trace", round(simulated_s / count, 4)),
+        _figure("reliability of the risk", risk_reliability(model, test).to_dict()),
         *(
             _figure(f"model against twin, unseen: {name}", round(value, 4))
             for name, value in scores.to_dict().items()
@@ -96,7 +132,7 @@ def model_figures(
         _figure("milliseconds, one prediction of throughput and risk", _microseconds(
             lambda: model.predict_one(one), 200) / 1_000),
     ]  # fmt: skip
-    return model, figures
+    return figures
 
 
 def measured_figures(
@@ -176,6 +212,11 @@ def placement_figures(
     plan = place(adapters, profile, model=model, check_duration_s=0, baselines=False)
     packed_s = time.perf_counter() - start
     figures = [_figure(f"{name}: seconds to pack, without the check", round(packed_s, 2))]
+    if not small:
+        start = time.perf_counter()
+        plan = place(adapters, profile, model=model, baselines=False)
+        checked_s = time.perf_counter() - start
+        figures.append(_figure(f"{name}: seconds with a sample checked", round(checked_s, 2)))
     if small:
         start = time.perf_counter()
         plan = place(adapters, profile, model=model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,7 @@ def place_one_kind(
     if settings.gpus is not None and len(servers) > settings.gpus:
         raise PlacementError(_too_few(settings.gpus, len(servers)))
     report("bound", 0, 1)
-    as_told = lower_bound_servers(as_is(catalogue, lengths), capacity.options)
-    promised = lower_bound_servers(
-        as_is(catalogue, lengths, 1 + settings.headroom), capacity.options
-    )
+    as_told, promised = bounds(catalogue, lengths, settings.headroom, capacity)
     report("bound", 1, 1)
     others: dict[str, int] = {}
     if settings.baselines:
@@ -120,6 +118,18 @@ def place_one_kind(
         others,
         evidence(settings, verified.evidence, min(promised, len(servers)), profile),
     )
+
+
+def bounds(
+    catalogue: AdapterCatalogue, lengths: Lengths, headroom: float, capacity: Capacity
+) -> tuple[int, int]:
+    """Lower bounds on servers at the catalogue's rates and at those with the headroom on top."""
+    with ThreadPoolExecutor(2) as pool:
+        as_told, promised = pool.map(
+            lambda factor: lower_bound_servers(as_is(catalogue, lengths, factor), capacity.options),
+            (1.0, 1 + headroom),
+        )
+    return as_told, promised
 
 
 def capacity_of(

@@ -9,11 +9,10 @@ import numpy as np
 
 from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.options import default_lengths
-from maitre.placement.bound import lower_bound_servers
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.chain import Assignment
 from maitre.placement.demand import Demand
-from maitre.placement.place import Model, capacity_of, evidence
+from maitre.placement.place import Model, bounds, capacity_of, evidence
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.replicas import as_is
 from maitre.placement.servers import planned_servers
@@ -85,8 +84,7 @@ def replan(
         planned_servers(found, carried.demand, catalogue, profile, capacity, names, headroom),
     )
     over = [names[i] for i in np.flatnonzero(choice.risk > max(tolerated, risk))]
-    as_told = lower_bound_servers(as_is(catalogue, lengths), capacity.options)
-    promised = lower_bound_servers(whole, capacity.options)
+    as_told, promised = bounds(catalogue, lengths, headroom, capacity)
     return PlacementPlan(
         profile.name,
         servers,
