@@ -1,7 +1,7 @@
 """Prints every figure on scheduling that the documentation quotes.
 
     python -m benchmarks.scheduling [--part main|sweep|ablation|decision|scale|all] [--seeds 5]
-        [--load low|medium|high] [--results runs.jsonl]
+        [--load low|medium|high] [--results runs.jsonl] [--ita measured.csv]
 
 `main`: all policies, baselines with the best parameters of the sweep, on windows of the shared
 arrival traces that no parameter was chosen on, three loads, several seeds; violations, cost, and
@@ -32,7 +32,15 @@ from maitre.scheduling.policies import named_policy
 from maitre.scheduling.replay import replay
 from maitre.scheduling.simulator import simulate
 from maitre.scheduling.snapshot import JobView, Pool, RunningJob, Snapshot, Worker
-from maitre.scheduling.workload import LOADS, WorkloadOptions, generate, read_arrivals, window
+from maitre.scheduling.workload import (
+    LOADS,
+    ItaDistribution,
+    WorkloadOptions,
+    generate,
+    read_arrivals,
+    read_ita,
+    window,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MAITRE_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -90,14 +98,15 @@ ABLATION = (
 class Workloads:
     """The job lists of windows x loads x seeds, made on demand from the shared traces."""
 
-    def __init__(self, results: Path | None = None) -> None:
+    def __init__(self, results: Path | None = None, ita: Path | None = None) -> None:
         self.results = results
+        self.ita = read_ita(ita) if ita else ItaDistribution()
         self.known: dict[str, Any] = {}
         if results is not None and results.exists():
             for line in results.read_text(encoding="utf-8").splitlines():
                 entry = json.loads(line)
                 self.known[entry["key"]] = entry["value"]
-        self.code = code_digest()
+        self.code = f"{code_digest()} {ita.resolve() if ita else ''}"
         self.cluster = read_cluster(ROOT / "examples" / "cluster.yaml")
         self.traces = {
             name: read_arrivals(TRACES / f"itp-cluster{name}.csv") for name in ("02", "08")
@@ -106,7 +115,9 @@ class Workloads:
     def jobs(self, name: str, day: int, load: str, seed: int) -> tuple[Job, ...]:
         """One day of a trace from `day`, at the named load."""
         arrivals = window(self.traces[name], day, 1.0)
-        return generate(arrivals, self.cluster, WorkloadOptions(load=LOADS[load]), seed)
+        return generate(
+            arrivals, self.cluster, WorkloadOptions(load=LOADS[load], ita=self.ita), seed
+        )
 
     def note(self, key: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, from the results file where it has been made before."""
@@ -299,8 +310,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--load", choices=tuple(LOADS), help="of `main`; all by default")
     parser.add_argument("--results", type=Path, help="note runs here, and do not repeat them")
+    parser.add_argument("--ita", type=Path, help="measured iterations_cold,iterations_bank, CSV")
     chosen = parser.parse_args()
-    workloads = Workloads(chosen.results)
+    workloads = Workloads(chosen.results, chosen.ita)
     if chosen.part in ("sweep", "all"):
         settings_part(workloads, SWEEP)
     if chosen.part in ("ablation", "all"):
