@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from assets.figures import against, inline
+from assets.figures import against, curves, inline
 from assets.ownership import OWNERS
 from assets.twin_traces import TRACES, twin_traces
 from resources import mlflow_models
@@ -45,7 +45,7 @@ def maxpack_model(
 ) -> dg.MaterializeResult:
     """Train on most of the traces, score on the rest beside the champion, promote if better."""
     from maitre.maxpack.card import MaxpackError
-    from maitre.maxpack.evaluate import evaluate, split_traces
+    from maitre.maxpack.evaluate import evaluate, risk_reliability, split_traces
     from maitre.maxpack.model import MaxpackModel
     from maitre.maxpack.promotion import is_better
 
@@ -78,9 +78,20 @@ def maxpack_model(
             x="twin, tokens/s",
             y="model, tokens/s",
         )
+        reliable = risk_reliability(challenger, unseen)
+        reliability = curves(
+            {
+                "observed": list(zip(reliable.predicted, reliable.observed, strict=True)),
+                "if calibrated": [(0.0, 0.0), (1.0, 1.0)],
+            },
+            title="Unhealthy servers by predicted risk",
+            x="mean predicted risk",
+            y="part that was unhealthy",
+        )
         run.params(config.model_dump() | {"rows": len(seen)})
         run.metrics(scores.to_dict())
         run.picture(figure, "throughput.png")
+        run.picture(reliability, "reliability.png")
         context.log.info(
             f"throughput error {scores.throughput_error:.2f} %, "
             f"health macro-F1 {scores.health_macro_f1:.3f}: "
@@ -100,6 +111,7 @@ def maxpack_model(
                 "model_version": dg.MetadataValue.url(version.url),
                 "champion_version": leader.version,
                 "throughput": inline(figure, "predicted against simulated throughput"),
+                "reliability": inline(reliability, "observed against predicted risk"),
                 **run.metadata(),
             },
         )

@@ -3,8 +3,10 @@
 import dagster as dg
 import pandas as pd
 
+from assets.figures import against, inline
 from assets.ownership import OWNERS
 from assets.server_profiles import server_profiles
+from assets.trace_batches import BATCH, BATCHES, TraceConfig, batch_of_traces
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
@@ -13,12 +15,10 @@ from resources.progress import Progress
 TRACES = "twin_traces.parquet"
 
 
-class TraceConfig(dg.Config):
+class TracesConfig(TraceConfig):
     """How much is simulated."""
 
     configurations: int = 1000
-    duration_s: float = 3600.0
-    seed: int = 0
 
 
 @dg.asset(
@@ -31,36 +31,52 @@ class TraceConfig(dg.Config):
 )
 def twin_traces(
     context: dg.AssetExecutionContext,
-    config: TraceConfig,
+    config: TracesConfig,
     home: DataHome,
     inputs: Inputs,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
-    """One row a configuration: its features, and the throughput and starvation that it leads to."""
-    from maitre.maxpack.design import design, make_traces
+    """One row a configuration: its features, and the throughput and starvation that it leads to.
+
+    Batches that `trace_batches` made are taken over; a run that was killed goes on where it was.
+    """
     from maitre.twin import ServerProfile
 
     profile = ServerProfile.load(inputs.profile)
-    points = design(profile, config.configurations, seed=config.seed)
+    whole, rest = divmod(config.configurations, BATCH)
+    sizes = [BATCH] * whole + ([rest] if rest else [])
+    if len(sizes) > BATCHES:
+        raise ValueError(f"configurations is {config.configurations}; at most {BATCH * BATCHES}")
     with mlflow.run(context) as run:
-        traces = make_traces(
-            profile,
-            points,
-            duration_s=config.duration_s,
-            seed=config.seed,
-            on_progress=Progress(context.log, "configurations simulated"),
-        )
+        progress = Progress(context.log, "configurations simulated")
+        batches = []
+        for batch, size in enumerate(sizes):
+            batches.append(batch_of_traces(home, profile, batch, size, config))
+            progress(min((batch + 1) * BATCH, config.configurations), config.configurations)
+        traces = pd.concat(batches, ignore_index=True)
         home.write_frame(TRACES, traces)
         figures = {
             "configurations": len(traces),
             "starved_share": float(traces["starved"].mean()),
             "out_of_memory_share": float(traces["out_of_memory"].mean()),
         }
+        ran = traces[~traces["out_of_memory"].astype(bool)]
+        figure = against(
+            ran["offered_tps"].tolist(),
+            ran["throughput_tps"].tolist(),
+            title="Simulated servers",
+            x="offered, tokens/s",
+            y="delivered, tokens/s",
+        )
         run.params(config.model_dump() | {"profile": inputs.profile})
         run.metrics(figures)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(
                 str(pd.util.hash_pandas_object(traces.select_dtypes("number")).sum())
             ),
-            metadata={**figures, **run.metadata()},
+            metadata={
+                **figures,
+                "delivered": inline(figure, "delivered against offered throughput"),
+                **run.metadata(),
+            },
         )

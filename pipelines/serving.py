@@ -7,6 +7,7 @@ from assets.inputs import adapter_file, profile_files
 from assets.maxpack_model import champion_predicts_well, maxpack_model
 from assets.placement_plan import no_server_starves, placement_plan
 from assets.server_profiles import server_profiles
+from assets.trace_batches import trace_batches
 from assets.twin_traces import twin_traces
 from assets.vllm_deployments import manifests_are_valid, vllm_deployments
 from pipelines.jobs import LOGGERS
@@ -43,7 +44,7 @@ def weekly_maxpack_refresh(context: dg.ScheduleEvaluationContext) -> dg.RunReque
 
 
 defs = dg.Definitions(
-    assets=[*INPUTS, *MODEL, *PLACEMENT],
+    assets=[*INPUTS, *MODEL, trace_batches, *PLACEMENT],
     asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid],
     jobs=[serving, refresh_maxpack, place],
     schedules=[

@@ -25,6 +25,9 @@ from maitre.twin import (
 Point = tuple[ServerConfig, Workload]
 Progress = Callable[[int, int], None]
 
+# Counted up when the same seed comes to mean other configurations or other columns.
+DESIGN_VERSION = 2
+
 _DIMENSIONS = 9
 # Designed loads as multiples of what the steady state says a server sustains: most of them
 # around the limit, where the model has to be sharp; the measured overloads reach four times it.

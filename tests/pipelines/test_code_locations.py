@@ -28,6 +28,7 @@ def test_the_graph_is_the_one_in_the_readme() -> None:
         "adapter_file": [],
         "profile_files": [],
         "server_profiles": ["profile_files"],
+        "trace_batches": ["server_profiles"],
         "twin_traces": ["server_profiles"],
         "maxpack_model": ["twin_traces"],
         "adapter_catalogue": ["adapter_file", "profile_files"],
