@@ -9,9 +9,11 @@ import dagster as dg
 import pytest
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
+from resources.warm_pool import coordinator
 from resources.warm_pool.dagster_internals import (
     DagsterUserCodeUnreachableError,
     LaunchRunContext,
+    SubmitRunContext,
     WorkerStatus,
 )
 from resources.warm_pool.launcher import WarmPoolRunLauncher
@@ -19,7 +21,7 @@ from resources.warm_pool.placements import PlacementState
 from tests.resources.warm_pool.live import Live, until
 
 LONG = {"max_iterations": 100_000}
-SOME = {"max_iterations": 400}
+SOME = {"max_iterations": 200}
 
 
 def monitor(live: Live, run_id: str) -> None:
@@ -46,6 +48,12 @@ def ends(live: Live, run_id: str) -> list[str]:
     events = live.instance.all_logs(run_id)
     kinds = [e.dagster_event.event_type_value for e in events if e.dagster_event]
     return [kind for kind in kinds if kind in once]
+
+
+def submit(live: Live, run_id: str) -> None:
+    run = live.instance.get_run_by_id(run_id)
+    assert run is not None
+    live.instance.run_coordinator.submit_run(SubmitRunContext(run, None))  # type: ignore[arg-type]
 
 
 def launcher(live: Live) -> WarmPoolRunLauncher:
@@ -94,6 +102,24 @@ def test_a_full_pool_sends_a_run_back_to_the_queue(live: Live) -> None:
         live.ended(run_id)
 
 
+def test_a_run_for_a_chosen_worker_passes_the_queue_and_else_waits_in_it(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued: list[str] = []
+    # Dagster queues only runs of a workspace, which there is none of here.
+    monkeypatch.setattr(
+        coordinator, "report_enqueued", lambda _, run: queued.append(run.run_id) or run
+    )
+    [chosen, *_] = live.start_workers(2)
+    first = live.create_run(tags={"maitre/workers": chosen}, **SOME)
+    submit(live, first)
+    assert live.tuning_on(first) == chosen
+    second = live.create_run(tags={"maitre/workers": chosen})
+    submit(live, second)
+    assert queued == [second]
+    assert live.ended(first) is dg.DagsterRunStatus.SUCCESS
+
+
 def test_a_run_that_two_daemons_launch_runs_once(live: Live) -> None:
     live.start_workers(2)
     run_id = live.create_run(**SOME)
@@ -131,7 +157,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(live: Live) -> Non
 def test_a_killed_workers_run_goes_on_elsewhere_from_its_checkpoint(live: Live) -> None:
     live.start_workers(2)
     run_id = live.launch(**SOME)
-    first = live.tuning_on(run_id, after_iteration=40)
+    first = live.tuning_on(run_id, after_iteration=25)
     os.kill(live.pid(first), signal.SIGKILL)
     until(lambda: first not in [w.name for w in live.pool.workers()])
     monitor(live, run_id)
@@ -141,7 +167,7 @@ def test_a_killed_workers_run_goes_on_elsewhere_from_its_checkpoint(live: Live) 
     assert view is not None
     assert view.claim is not None
     # At most one checkpoint interval of ten steps is done again.
-    assert view.claim.iteration > 30
+    assert view.claim.iteration > 15
     assert live.ended(run_id) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
 
