@@ -53,6 +53,7 @@ class Step(_Section):
     per_adapter_doubling_ms: float = Field(ge=0)
     reference_rank: float = Field(gt=0)
     lora_per_token_slot_ms: float = Field(ge=0)
+    lora_per_token_ms: float = Field(ge=0, default=0.0)
     lora_per_prefill_token_ms: float = Field(ge=0)
     lora_over_graph_ms: float = Field(ge=0)
     lora_per_token_over_graph_ms: float = Field(ge=0)
@@ -147,6 +148,9 @@ class ServerProfile(_Section):
     def fingerprint(self) -> str:
         """A hash of the constants: equal profiles predict equal results."""
         parts = self.model_dump(mode="json", exclude={"provenance", "fit"})
+        # A term that came later changes nothing where it is nought.
+        if not self.step.lora_per_token_ms:
+            del parts["step"]["lora_per_token_ms"]
         return hashlib.sha256(yaml.safe_dump(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def kv_cache_tokens(self, max_loras: int, max_lora_rank: int) -> int | None:
@@ -199,7 +203,7 @@ class ServerProfile(_Section):
                 + step.per_adapter_doubling_ms * math.log2(rank / step.reference_rank),
                 0.0,
             ),
-            lora_per_token_ms=step.lora_per_token_slot_ms * slots,
+            lora_per_token_ms=step.lora_per_token_ms + step.lora_per_token_slot_ms * slots,
             lora_per_prefill_token_ms=step.lora_per_prefill_token_ms,
             lora_over_graph_ms=step.lora_over_graph_ms,
             lora_per_token_over_graph_ms=step.lora_per_token_over_graph_ms,

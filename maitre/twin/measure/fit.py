@@ -1,0 +1,225 @@
+"""A profile from samples of one server.
+
+Step time by non-negative least absolute deviations, relative to what was measured; the size
+beyond which a token costs more by search. A CPU has no captured graphs and no grid of adapter
+slots, so those terms are nought; what its adapters cost is by the token, and falls in
+`lora_per_token_ms`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+
+from maitre.twin.calibration.measure import symmetric_error_percent
+from maitre.twin.errors import require
+from maitre.twin.measure.design import MOST_RPS, MeasuredServer
+from maitre.twin.measure.equations import TERMS, step_equations
+from maitre.twin.measure.points import BASE
+from maitre.twin.measure.samples import check_samples
+from maitre.twin.profile import Api, Loading, Memory, ServerProfile, Step, Valid
+
+NO_GRAPHS_TOKENS = 1e9
+SMALL_TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class ProfileIdentity:
+    """What a profile is of; `adapter_load_ms` are (rank, ms) of loads measured at the server."""
+
+    name: str
+    base_model: str
+    gpu: str
+    engine: str
+    block_tokens: int = BLOCK_TOKENS
+    adapter_load_ms: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StepFit:
+    """The coefficients (ms), where a token begins to cost more, and the equations with `fitted`."""
+
+    coefficients: dict[str, float]
+    small_tokens: float
+    equations: pd.DataFrame
+
+    @property
+    def error_percent(self) -> float:
+        """Mean symmetric error over decode steps."""
+        decodes = self.equations[self.equations["front"] == 0]
+        return symmetric_error_percent(decodes["fitted"], decodes["y"])
+
+
+def fit_step(equations: pd.DataFrame) -> StepFit:
+    """Fit the coefficients to the equations of `step_equations`.
+
+    Raises:
+        TwinInputError: there are fewer than eight.
+    """
+    require(len(equations) >= 8, f"samples: {len(equations)} usable bursts, 8 are needed to fit")
+    best: StepFit | None = None
+    worst = np.inf
+    for small in SMALL_TOKENS:
+        rows = equations.assign(over_small=np.maximum(equations["tokens"] - small, 0.0))
+        design = rows[list(TERMS)].to_numpy(float)
+        measured = rows["y"].to_numpy(float)
+        found = _least_deviations(design / measured[:, None], np.ones(len(rows)))
+        fitted = design @ found
+        miss = float(np.abs(fitted / measured - 1.0).sum())
+        if miss < worst - 1e-12:
+            worst = miss
+            coefficients = dict(zip(TERMS, map(float, found), strict=True))
+            best = StepFit(coefficients, small, rows.assign(fitted=fitted))
+    assert best is not None
+    return best
+
+
+def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity) -> ServerProfile:
+    """The profile of the server that the samples were taken of; validation loads are not looked at.
+
+    Raises:
+        TwinInputError: too few usable bursts, or no frame of samples.
+    """
+    check_samples(samples)
+    used = samples[samples["role"] == "fit"]
+    step = fit_step(step_equations(used))
+    loading = fit_loading(used, identity.adapter_load_ms)
+    return ServerProfile(
+        name=identity.name,
+        base_model=identity.base_model,
+        gpu=identity.gpu,
+        engine=identity.engine,
+        memory=Memory(
+            base_tokens=float(server.kv_cache_tokens),
+            per_slot_tokens=0.0,
+            per_slot_rank_tokens=0.0,
+            max_model_len=server.max_model_len,
+            block_tokens=identity.block_tokens,
+        ),
+        step=_step(step),
+        loading=loading,
+        api=_api(step),
+        valid=_valid(used, server),
+        provenance={
+            "measured_with": "maitre twin measure",
+            "step": f"{len(step.equations)} bursts and lone prefills",
+            "loading": "loads at the server, and switches of more adapters than slots",
+            "api": "time to first token of lone prompts beyond their step",
+            "memory": "the KV cache that the server reports; slots are not seen to take from it",
+        },
+        fit={
+            "equations": len(step.equations),
+            "step_error_percent": round(step.error_percent, 2),
+            "small_tokens": step.small_tokens,
+        },
+    )
+
+
+def fit_loading(samples: Any, loads_ms: tuple[tuple[int, float], ...]) -> Loading:
+    """Loading an adapter to a slot, from the switches' times to first token beyond a warm one's.
+
+    From disk to memory: a straight line over the rank through the loads measured at the server.
+    """
+    switch_ms = 0.0
+    switches = samples[(samples["kind"] == "switch") & (samples["outcome"] == "ok")]
+    lone = _lone(samples)
+    if len(switches) and len(lone):
+        cold = 1e3 * (switches["first_token_s"] - switches["sent_s"])
+        warm = 1e3 * (lone["first_token_s"] - lone["sent_s"])
+        # Half of the adapters' first turns meet a slot that still holds them.
+        switch_ms = max(float(cold.median() - warm.median()), 0.0)
+    disk, disk_rank = 0.0, 0.0
+    if loads_ms:
+        ranks = np.array([rank for rank, _ in loads_ms], float)
+        times = np.array([ms for _, ms in loads_ms], float)
+        disk = float(np.median(times))
+        if np.ptp(ranks) > 0:
+            slope, start = np.polyfit(ranks, times, 1)
+            if slope >= 0 and start >= 0:
+                disk, disk_rank = float(start), float(slope)
+    return Loading(
+        cpu_to_gpu_ms=round(switch_ms, 3),
+        cpu_to_gpu_per_rank_ms=0.0,
+        disk_to_cpu_ms=round(disk, 3),
+        disk_to_cpu_per_rank_ms=round(disk_rank, 4),
+        switch_ms=0.0,
+    )
+
+
+def _lone(samples: Any) -> Any:
+    """Warm lone requests for an adapter with a prompt as short as the switches'."""
+    lone = samples[
+        (samples["kind"] == "burst") & (samples["adapter"] != BASE) & (samples["outcome"] == "ok")
+    ]
+    alone = lone.groupby("burst")["adapter"].transform("size") == 1
+    return lone[alone & (lone["input_tokens"] <= 16)]
+
+
+def _step(fit: StepFit) -> Step:
+    def digits(name: str) -> float:
+        return float(f"{fit.coefficients[name]:.5g}")
+
+    return Step(
+        base_ms=digits("base"),
+        per_token_ms=digits("token"),
+        small_tokens=fit.small_tokens,
+        per_token_over_small_ms=digits("over_small"),
+        graph_tokens=NO_GRAPHS_TOKENS,
+        over_graph_ms=0.0,
+        per_token_over_graph_ms=0.0,
+        per_sequence_ms=digits("sequence"),
+        per_kv_token_ms=digits("kv_token"),
+        lora_ms=digits("lora"),
+        lora_per_slot_ms=0.0,
+        per_adapter_ms=digits("adapter"),
+        per_adapter_doubling_ms=0.0,
+        reference_rank=16.0,
+        lora_per_token_ms=digits("lora_token"),
+        lora_per_token_slot_ms=0.0,
+        lora_per_prefill_token_ms=digits("lora_prefill"),
+        lora_over_graph_ms=0.0,
+        lora_per_token_over_graph_ms=0.0,
+    )
+
+
+def _api(fit: StepFit) -> Api:
+    """The fixed way of a lone request, half before the engine and half after; no scrapes."""
+    front_ms = round(fit.coefficients["front"], 3)
+    return Api(
+        ingress_ms=0.0,
+        first_use_ms=0.0,
+        transit_ms=front_ms,
+        egress_ms=0.0,
+        egress_per_sequence_ms=0.0,
+        scrape_interval_s=0.0,
+        scrape_ms=0.0,
+        scrape_per_series_ms=0.0,
+        scrape_per_name_ms=0.0,
+    )
+
+
+def _valid(samples: Any, server: MeasuredServer) -> Valid:
+    adapters = samples.loc[samples["adapter"] != BASE, "adapter"].nunique()
+    loads = samples[samples["kind"] == "load"]
+    rates = loads.groupby("point").size() / loads.groupby("point")["duration_s"].first()
+    return Valid(
+        max_loras=(max(server.max_loras, 1), max(server.max_loras, 1)),
+        max_lora_rank=(max(server.max_lora_rank, 1), max(server.max_lora_rank, 1)),
+        adapters=(1, max(adapters, 1)),
+        offered_rps=(0.0, round(float(rates.max()), 3) if len(rates) else MOST_RPS),
+        mean_total_tokens=(1.0, float(server.max_model_len)),
+    )
+
+
+def _least_deviations(design: np.ndarray, target: np.ndarray, rounds: int = 8) -> np.ndarray:
+    """Non-negative least absolute deviations, by reweighting."""
+    scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
+    weight = np.ones(len(target))
+    found = np.zeros(design.shape[1])
+    for _ in range(rounds):
+        found, _ = nnls(design / scale * weight[:, None], target * weight, maxiter=2000)
+        weight = 1.0 / np.sqrt(np.abs(design / scale @ found - target) + 0.005)
+    return found / scale
