@@ -1,0 +1,39 @@
+"""What can be known of an adapter's folder before a server is asked to load it."""
+
+import json
+from pathlib import Path
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+class AdapterError(ValueError):
+    """An adapter that no server could load; the message names it and says why."""
+
+
+def adapter_rank(folder: Path) -> int:
+    """The rank of the LoRA adapter in a folder of peft's format.
+
+    Raises:
+        AdapterError: a file is missing, or it is no LoRA adapter.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise AdapterError(f"adapter file missing: {file}")
+    if not any((folder / name).is_file() for name in WEIGHTS_FILES):
+        raise AdapterError(f"adapter file missing: {folder / WEIGHTS_FILES[0]}")
+    try:
+        config = json.loads(file.read_text())
+        kind, rank = config.get("peft_type"), config["r"]
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise AdapterError(f"{file}: no LoRA adapter's configuration ({error})") from None
+    if kind != "LORA" or not isinstance(rank, int) or rank < 1:
+        raise AdapterError(f"{file}: no LoRA adapter (peft_type {kind!r}, r {rank!r})")
+    return rank
+
+
+def check_adapter(folder: Path, max_lora_rank: int) -> None:
+    """Raise `AdapterError` where a server of that largest rank would refuse the adapter."""
+    rank = adapter_rank(folder)
+    if rank > max_lora_rank:
+        raise AdapterError(f"{folder.name}: rank {rank} is above the server's {max_lora_rank}")

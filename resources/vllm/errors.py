@@ -1,0 +1,9 @@
+"""What goes wrong with a server, in one line each."""
+
+
+class VllmError(RuntimeError):
+    """A server is not there, or refused; the message names its address."""
+
+
+class MetricsError(VllmError):
+    """A server's `/metrics` lacks figures that are read here; the message names them."""

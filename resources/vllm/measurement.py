@@ -1,0 +1,82 @@
+"""A measurement on disk: a folder of Parquet parts and what is known of the server.
+
+Each point becomes a part as soon as it ends, so that a server (or a machine) that dies leaves what
+was measured before.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from maitre.twin.measure.design import MeasuredServer
+
+SERVER_FILE = "server.json"
+
+
+class Measurement:
+    """The folder; `add` writes a part, `read` gives all of them as one frame."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, server: MeasuredServer, about: dict[str, Any]) -> None:
+        """Write down the server.
+
+        Raises:
+            FileExistsError: the folder holds another measurement.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / SERVER_FILE).exists():
+            raise ValueError(f"{self.folder}: holds a measurement already; give another folder")
+        self.note(server, about)
+
+    def note(self, server: MeasuredServer, about: dict[str, Any]) -> None:
+        """Write down the server anew, with what was learned of it since."""
+        document = {"server": asdict(server), **about}
+        _replace(self.folder / SERVER_FILE, (json.dumps(document, indent=2) + "\n").encode())
+
+    def add(self, rows: list[dict[str, Any]], burst: int) -> None:
+        """Write one point's rows; `burst` numbers the times that points were sent."""
+        if not rows:
+            return
+        frame = pd.DataFrame(rows).assign(burst=burst)
+        part = self.folder / f"part-{burst:04d}.parquet"
+        temporary = part.with_name(f".{part.name}.part")
+        frame.to_parquet(temporary, index=False)
+        os.replace(temporary, part)
+
+    def read(self) -> pd.DataFrame:
+        """All samples so far.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        parts = sorted(self.folder.glob("part-*.parquet"))
+        if not parts:
+            raise FileNotFoundError(f"{self.folder}: holds no samples")
+        return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+
+    def about(self) -> dict[str, Any]:
+        """What is known of the server, `server` apart.
+
+        Raises:
+            FileNotFoundError: it is no measurement's folder.
+        """
+        file = self.folder / SERVER_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"{self.folder}: no measurement (it has no {SERVER_FILE})")
+        return dict(json.loads(file.read_text()))
+
+    def server(self) -> MeasuredServer:
+        """The server as the design knew it."""
+        return MeasuredServer(**self.about()["server"])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

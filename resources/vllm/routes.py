@@ -1,0 +1,98 @@
+"""The route file: which servers answer for an adapter, and with which share.
+
+A gateway reads it; so does the proxy of this machine. It is replaced as a whole, so that a reader
+never meets half of it:
+
+    {"servers": {NAME: {"url": ..., "base_model": ...}},
+     "adapters": {ADAPTER: {NAME: share}},
+     "prompts": {MODEL: {"folder": ..., "base_model": ...}}}
+
+`prompts` are tuned soft prompts by the model name that clients use: no server knows them, the
+proxy puts them before the request of the base model.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RoutedServer:
+    """A server's address and its base model's name."""
+
+    url: str
+    base_model: str
+
+
+@dataclass(frozen=True)
+class RoutedPrompt:
+    """A tuned soft prompt's folder and the base model it is for."""
+
+    folder: str
+    base_model: str
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The content of a route file. Shares of an adapter need not sum to 1: they are weights."""
+
+    servers: Mapping[str, RoutedServer] = field(default_factory=dict)
+    adapters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    prompts: Mapping[str, RoutedPrompt] = field(default_factory=dict)
+
+    def servers_for(self, model: str) -> dict[str, float]:
+        """Servers and weights for a model name: an adapter's, a prompt's, or a base model's.
+
+        Empty where nobody serves it.
+        """
+        if model in self.adapters:
+            return {
+                name: share for name, share in self.adapters[model].items() if name in self.servers
+            }
+        base = self.prompts[model].base_model if model in self.prompts else model
+        return {name: 1.0 for name, server in self.servers.items() if server.base_model == base}
+
+    def models(self) -> list[str]:
+        """Every model name that has a server."""
+        bases = {server.base_model for server in self.servers.values()}
+        return sorted(
+            name for name in {*bases, *self.adapters, *self.prompts} if self.servers_for(name)
+        )
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def read_routes(path: Path) -> Routes:
+    """The routes of a file; none where there is no file.
+
+    Raises:
+        ValueError: it is no route file.
+    """
+    if not path.is_file():
+        return Routes()
+    try:
+        document = json.loads(path.read_text())
+        return Routes(
+            servers={name: RoutedServer(**entry) for name, entry in document["servers"].items()},
+            adapters={
+                name: {server: float(share) for server, share in shares.items()}
+                for name, shares in document["adapters"].items()
+            },
+            prompts={
+                name: RoutedPrompt(**entry) for name, entry in document.get("prompts", {}).items()
+            },
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: is no route file ({error})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, path)
