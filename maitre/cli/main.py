@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maitre.cli import bank, cluster, maxpack, place, requests, tune, twin, up
+from maitre.cli import bank, cluster, deploy, maxpack, place, requests, tune, twin, up
 
 app = typer.Typer(
     name="maitre",
@@ -20,18 +20,20 @@ app.add_typer(twin.app, name="twin")
 app.add_typer(maxpack.app, name="maxpack")
 app.command("place")(place.place)
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(deploy.app, name="deploy")
 app.command("up")(up.up)
 
 
 def main() -> None:
     """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2."""
     from resources.local_services import ServiceError
+    from resources.vllm.errors import VllmError
 
     try:
         app()
     except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(2)
-    except ServiceError as error:
+    except (ServiceError, VllmError) as error:
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(1)

@@ -7,9 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from maitre.cli import twin_measure
 from maitre.cli.output import print_json, print_table
 
 app = typer.Typer(help="The digital twin of a multi-LoRA vLLM server.", no_args_is_help=True)
+
+app.command("measure")(twin_measure.measure)
+app.command("fit")(twin_measure.fit)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -1,0 +1,180 @@
+"""`maitre deploy`: a placement plan made true, on this machine or a cluster, or as files."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maitre.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from maitre.placement.plan import PlacementPlan
+    from resources.vllm.fleet import LocalFleet
+
+PARTIAL = 3
+"""Exit status: some steps failed, the others were done."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app = typer.Typer(help="Make a placement plan true.", no_args_is_help=True)
+
+
+@app.command()
+def local(
+    plan: Annotated[Path, typer.Argument(help="The plan, as `maitre place --json` prints it.")],
+    adapters: Annotated[Path, typer.Option(help="Folder with one folder an adapter.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a base model; repeatable.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of the servers.")] = "bfloat16",
+    max_model_len: Annotated[int, typer.Option(help="Longest sequence, in tokens.")] = 2048,
+    kv_cache_gib: Annotated[int, typer.Option(help="KV cache of a CPU server.")] = 1,
+    prompt_embeds: Annotated[bool, typer.Option(help="Serve tuned soft prompts too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what to do.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Start servers of this machine, load and unload adapters until the plan is true.
+
+    A second time changes nothing. Exit status 3 where some steps failed and the others were done.
+    """
+    from resources.vllm.local_server import LaunchOptions
+
+    launch = LaunchOptions(
+        "", "", dtype=dtype, max_model_len=max_model_len, kv_cache_gib=kv_cache_gib,
+        prompt_embeds=prompt_embeds,
+    )  # fmt: skip
+    wanted = _read_plan(plan)
+    fleet = _fleet(folder, adapters, model or [], launch, needs_vllm=not dry_run)
+    if dry_run:
+        steps = [asdict(step) for step in fleet.steps_to(wanted)]
+        print_json(steps) if json else print_table(steps, "To be done")
+        return
+    done = fleet.apply(wanted, (lambda _: None) if json else lambda text: print(text, flush=True))
+    document = {
+        "done": len(done.done),
+        "failed": [str(failure) for failure in done.failed],
+        "left_out": [asdict(step) for step in done.left_out],
+        "routes": str(fleet.routes_path),
+    }
+    if json:
+        print_json(document)
+    else:
+        for failure in done.failed:
+            print(f"failed: {failure}")
+        print(f"{len(done.done)} steps done, {len(done.failed)} failed; {fleet.routes_path}")
+    if not done.complete:
+        raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def stop(
+    folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
+) -> None:
+    """Stop every server that `local` started."""
+    from resources.vllm.local_server import LaunchOptions
+
+    fleet = _fleet(folder, Path(), [], LaunchOptions("", ""), needs_vllm=False)
+    count = len(fleet.known())
+    fleet.stop_all()
+    print(f"{count} servers stopped")
+
+
+@app.command()
+def render(
+    plan: Annotated[Path, typer.Argument(help="The plan, as `maitre place --json` prints it.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    format: Annotated[  # noqa: A002 the option's name
+        str, typer.Option(help="manifests, aibrix, production-stack or helm.")
+    ] = "manifests",
+) -> None:
+    """Write the plan as Kubernetes manifests, or for an operator."""
+    from resources.vllm.operator_formats import render_as
+    from resources.vllm.routes import write_text
+    from resources.vllm_manifests import DeploymentOptions
+
+    for name, text in render_as(format, _read_plan(plan), DeploymentOptions()).items():
+        write_text(out / name, text)
+        print(out / name)
+
+
+@app.command()
+def kubernetes(
+    folder: Annotated[Path, typer.Argument(help="A kustomize folder that `render` wrote.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the diff.")] = False,
+) -> None:
+    """Apply rendered manifests to the cluster of the current kubectl context, server-side."""
+    from resources.vllm.kubernetes import apply_folder
+
+    if not (folder / "kustomization.yaml").is_file():
+        raise ValueError(f"{folder}: has no kustomization.yaml; `maitre deploy render` writes one")
+    print(apply_folder(folder, dry_run=dry_run), end="")
+
+
+@app.command()
+def proxy(
+    folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on, loopback.")] = 8000,
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a base model; repeatable.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a tuned prompt to serve; repeatable.")
+    ] = None,
+) -> None:
+    """One address for all servers: forwards by model name, tries another replica on failure."""
+    import uvicorn
+
+    from resources.vllm.embeds import PromptEmbedder
+    from resources.vllm.local_server import LaunchOptions
+    from resources.vllm.proxy import proxy_app
+    from resources.vllm.routes import RoutedPrompt
+
+    fleet = _fleet(folder, Path(), model or [], LaunchOptions("", ""), needs_vllm=False)
+    paths = _pairs("--model", model or [])
+    if prompt:
+        if len(paths) != 1:
+            raise ValueError("--prompt needs exactly one --model, the base model it was tuned for")
+        base = next(iter(paths))
+        found = _pairs("--prompt", prompt)
+        fleet.route_prompts({name: RoutedPrompt(path, base) for name, path in found.items()})
+
+    def embedder(base: str) -> PromptEmbedder:
+        return PromptEmbedder.of_folder(Path(paths.get(base, base)))
+
+    uvicorn.run(
+        proxy_app(fleet.routes_path, embedder), host="127.0.0.1", port=port, log_level="warning"
+    )
+
+
+def _read_plan(path: Path) -> "PlacementPlan":
+    from maitre.placement.plan import PlacementPlan
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such plan")
+    return PlacementPlan.from_json(path.read_text())
+
+
+def _fleet(
+    folder: Path | None, adapters: Path, models: list[str], launch: Any, *, needs_vllm: bool
+) -> "LocalFleet":
+    from resources.settings import Settings
+    from resources.vllm.fleet import FleetOptions, LocalFleet
+    from resources.vllm.local_server import vllm_python
+
+    settings = Settings.read()
+    paths = {settings.pool: settings.base_model, **_pairs("--model", models)}
+    python = vllm_python() if needs_vllm else Path("python")
+    options = FleetOptions(python, adapters, paths, launch)
+    return LocalFleet(folder or settings.scratch / "serving", options)
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            raise ValueError(f"{option} {json.dumps(text)}: give NAME=FOLDER")
+        pairs[name] = value
+    return pairs

@@ -1,0 +1,160 @@
+"""`maitre twin measure` and `fit`: a profile of a real server, from its own answers."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maitre.cli.output import print_json
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def measure(
+    url: Annotated[str, typer.Option(help="Address of a vLLM server, http://host:port.")],
+    adapters: Annotated[
+        Path, typer.Option(help="Folder with one folder an adapter; the server must see it too.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the samples; must hold none yet.")],
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile file to write when all is measured.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The profile's name.")] = "measured",
+    budget: Annotated[float, typer.Option(help="Seconds to measure for.")] = 600.0,
+    max_lora_rank: Annotated[int, typer.Option(help="The server's --max-lora-rank.")] = 16,
+    max_num_seqs: Annotated[int, typer.Option(help="The server's --max-num-seqs.")] = 64,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="The server's --max-num-batched-tokens.")
+    ] = 2048,
+    input_tokens: Annotated[int, typer.Option(help="Mean prompt of the loads.")] = 96,
+    output_tokens: Annotated[int, typer.Option(help="Mean answer of the loads.")] = 32,
+    gpu: Annotated[str, typer.Option(help="What the server runs on.")] = "",
+    seed: Annotated[int, typer.Option(help="The same seed sends the same requests.")] = 0,
+    json: Json = False,
+) -> None:
+    """Measure a running server: bursts, loads, and a validation load that no fit sees.
+
+    Every point is on disk as soon as it ends; a server that dies leaves what was measured, and
+    exit status 1.
+    """
+    from maitre.twin.measure.fit import ProfileIdentity
+    from resources.vllm import measure as shell
+    from resources.vllm.adapter_folder import adapter_rank
+    from resources.vllm.client import VllmClient
+    from resources.vllm.measurement import Measurement
+
+    folders = {path.name: path for path in sorted(adapters.glob("*")) if path.is_dir()}
+    if not folders:
+        raise ValueError(f"--adapters {adapters}: holds no adapter folders")
+    ranks = {adapter: adapter_rank(folder) for adapter, folder in folders.items()}
+    if max(ranks.values()) > max_lora_rank:
+        largest = max(ranks, key=lambda key: ranks[key])
+        raise ValueError(
+            f"{largest}: rank {ranks[largest]} is above --max-lora-rank {max_lora_rank}"
+        )
+    with VllmClient(url) as client:
+        version, base_model = client.version(), client.models()[0]
+        took_ms = shell.load_adapters(client, folders)
+        client.complete(next(iter(folders)), [1000, 1001], max_tokens=2)
+        server = shell.describe_server(client, max_num_seqs, max_num_batched_tokens, max_lora_rank)
+        block_tokens = client.metrics().block_tokens or 16
+    loads_ms = tuple((ranks[adapter], round(ms, 2)) for adapter, ms in took_ms.items())
+    about = {
+        "name": name,
+        "base_model": base_model,
+        "gpu": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "engine": f"vLLM {version}",
+        "block_tokens": block_tokens,
+        "adapter_load_ms": loads_ms,
+    }
+    measurement = Measurement(out)
+    measurement.begin(server, about)
+    measured = shell.measure(
+        url, server,
+        shell.MeasureOptions(ranks, base_model, budget, input_tokens, output_tokens, seed),
+        ProfileIdentity(**about), measurement, progress=_tell,
+    )  # fmt: skip
+    document: dict[str, Any] = {
+        "samples": str(out),
+        "points": measured.points,
+        "requests": measured.requests,
+        "seconds": round(measured.seconds, 1),
+        "lateness_ms": {key: round(value, 2) for key, value in measured.lateness_ms.items()},
+    }
+    if measured.died:
+        print_json({**document, "died": measured.died}) if json else _tell(str(document))
+        print(f"maitre: {measured.died}; what was measured is in {out}", file=sys.stderr)
+        raise typer.Exit(1)
+    document |= _fitted(measurement, profile)
+    _print(document, json)
+
+
+def fit(
+    samples: Annotated[Path, typer.Argument(help="Folder that `measure` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Profile file to write.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Compare this profile instead of fitting one.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit a profile to samples, and say how far it is off on their loads."""
+    from resources.vllm.measurement import Measurement
+
+    _print(_fitted(Measurement(samples), out, against), json)
+
+
+def _fitted(measurement: Any, out: Path | None, against: str | None = None) -> dict[str, Any]:
+    """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""
+    from maitre.twin.measure.fidelity import compare_loads, summary
+    from maitre.twin.measure.fit import ProfileIdentity, fit_profile
+    from maitre.twin.profile import ServerProfile
+    from resources.vllm.routes import write_text
+
+    about, samples = measurement.about(), measurement.read()
+    server = measurement.server()
+    about.pop("server")
+    about["adapter_load_ms"] = tuple(map(tuple, about["adapter_load_ms"]))
+    if against:
+        profile = ServerProfile.load(against)
+    else:
+        profile = fit_profile(samples, server, ProfileIdentity(**about))
+    comparison = compare_loads(profile, samples, server)
+    errors = {
+        role: summary(part) for role, part in comparison.groupby("role", sort=True) if len(part)
+    }
+    if not against:
+        profile = profile.model_copy(update={"fit": {**profile.fit, **errors}})
+    if out is not None:
+        write_text(out, profile.to_yaml())
+    return {
+        "profile": str(out) if out else profile.name,
+        "fingerprint": profile.fingerprint(),
+        "step_ms": profile.step.model_dump(),
+        "api_ms": profile.api.model_dump(),
+        "loading_ms": profile.loading.model_dump(),
+        "fit": profile.fit,
+        "errors": errors,
+        "loads": comparison.round(3).to_dict("records"),
+    }
+
+
+def _print(document: dict[str, Any], json: bool) -> None:
+    from maitre.cli.output import print_table
+
+    if json:
+        print_json(document)
+        return
+    shown = ("point", "requests", "offered_tps", "throughput_tps", "throughput_tps_predicted",
+             "itl_ms", "itl_ms_predicted", "ttft_ms", "ttft_ms_predicted", "starved",
+             "starved_predicted")  # fmt: skip
+    print_table([{key: row[key] for key in shown} for row in document["loads"]], "Measured loads")
+    for role, errors in document["errors"].items():
+        print_table([{"figure": k, "value": v} for k, v in errors.items()], f"Twin on {role} loads")
+    print(f"profile {document['profile']}, fingerprint {document['fingerprint']}")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
