@@ -62,7 +62,7 @@ def measure(
         server = shell.describe_server(client, max_num_seqs, max_num_batched_tokens, max_lora_rank)
         block_tokens = client.metrics().block_tokens or 16
     loads_ms = tuple((ranks[adapter], round(ms, 2)) for adapter, ms in took_ms.items())
-    about = {
+    about: dict[str, Any] = {
         "name": name,
         "base_model": base_model,
         "gpu": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores",

@@ -209,11 +209,16 @@ class LocalFleet:
     # Below: files and processes.
 
     def _launch(self, wanted: PlannedServer) -> LocalServer:
+        config = wanted.config
         launch = replace(
             self.options.launch,
             base_model=self.options.model_paths.get(wanted.base_model, wanted.base_model),
             served_name=wanted.base_model,
-            **wanted.config,
+            max_loras=config["max_loras"],
+            max_cpu_loras=config["max_cpu_loras"],
+            max_lora_rank=config["max_lora_rank"],
+            max_num_seqs=config["max_num_seqs"],
+            max_num_batched_tokens=config["max_num_batched_tokens"],
         )
         return LocalServer.start(
             wanted.name,

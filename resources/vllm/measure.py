@@ -103,7 +103,7 @@ async def _measure(
         turn = 0
         while not sender.died and time.perf_counter() - begin_s < budget.bursts_s:
             for point in bursts(names[: max(server.max_loras, 1)], server, options.seed + turn):
-                if time.perf_counter() - begin_s < budget.bursts_s or turn == 0:
+                if time.perf_counter() - begin_s < budget.bursts_s:
                     await sender.send(point)
             if server.max_loras and len(names) > server.max_loras:
                 await sender.send(_switches(names, options.seed + turn))

@@ -14,10 +14,13 @@ from maitre.twin.errors import require
 from maitre.twin.measure.points import BASE, Point
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-CONTEXTS = (16, 192)
-PROMPTS = (8, 64, 192, 448, 896)
+CONTEXTS = (16, 96)
+PROMPTS = (8, 32, 96, 192)
+MOST_PROMPT_TOKENS = 512
+"""Of a burst, all prompts together: on a CPU an adapter's prefill takes milliseconds a token."""
+BURST_LIMIT_S = 20.0
 BURST_OUTPUT_TOKENS = 20
-FIT_SHARES = (0.6, 1.0, 1.6)
+FIT_SHARES = (0.7, 1.5)
 MOST_RPS = 60.0
 """What one load generator sends without being late itself, with room to spare."""
 VALIDATION_SHARES = (0.4, 0.75, 0.9, 1.25, 2.0)
@@ -45,13 +48,13 @@ class Budget:
 
     @classmethod
     def of(cls, total_s: float) -> "Budget":
-        """Three tenths for bursts, a quarter for loads of the fit, the rest for validation.
+        """Three tenths for bursts, a seventh for loads of the fit, half for validation.
 
         Raises:
             TwinInputError: under a minute, which measures nothing.
         """
         require(total_s >= 60, f"budget: {total_s:g} s is under a minute")
-        return cls(0.3 * total_s, 0.25 * total_s, 0.4 * total_s)
+        return cls(0.3 * total_s, 0.14 * total_s, 0.5 * total_s)
 
 
 def warm_up(adapters: Sequence[str]) -> Point:
@@ -65,7 +68,7 @@ def bursts(adapters: Sequence[str], server: MeasuredServer, seed: int) -> list[P
     batches = [b for b in BATCHES if b <= server.max_num_seqs]
     points = []
     for batch in batches:
-        for context in CONTEXTS:
+        for context in [c for c in CONTEXTS if c * batch <= MOST_PROMPT_TOKENS]:
             for distinct in _distinct(batch, len(adapters), server.max_loras):
                 names = tuple(adapters[:distinct]) or (BASE,)
                 points.append(
@@ -77,6 +80,7 @@ def bursts(adapters: Sequence[str], server: MeasuredServer, seed: int) -> list[P
                         min(context, server.max_model_len // 2),
                         BURST_OUTPUT_TOKENS,
                         requests=batch,
+                        duration_s=BURST_LIMIT_S,
                     )
                 )
     alone = [(BASE,), *([tuple(adapters[:1])] if adapters else [])]
