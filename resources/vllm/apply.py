@@ -115,7 +115,6 @@ class _Run:
             self._carry_out(step)
         except (VllmError, ValueError) as error:
             self._applied.failed.append(Failure(step, str(error)))
-            self._progress(str(self._applied.failed[-1]))
             if step.action == "load":
                 self._not_loaded.add((step.server, step.adapter))
         else:

@@ -7,8 +7,8 @@ from maitre.twin.server import ServerConfig
 from maitre.twin.simulate import simulate
 from maitre.twin.workload import AdapterLoad, Workload
 
-SUSTAINED_RATIO = 0.97
-TRIED_DURATION_S = 240.0
+SUSTAINED_RATIO = 0.95
+TRIED_DURATION_S = 1200.0
 HALVINGS = 6
 
 
@@ -35,7 +35,7 @@ def sustained_rps(
     output_tokens: int,
     seed: int = 0,
 ) -> float:
-    """The largest rate at which the twin delivers 97 % of what is offered, by bisection (rps).
+    """The largest rate at which the twin delivers 95 % of what is offered, by bisection (rps).
 
     At most `MOST_RPS`.
     """

@@ -15,7 +15,7 @@ from maitre.twin.measure.points import BASE, Point
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 CONTEXTS = (16, 96)
-PROMPTS = (8, 32, 96, 192)
+PROMPTS = (8, 32, 96, 192, 384, 640)
 MOST_PROMPT_TOKENS = 512
 """Of a burst, all prompts together: on a CPU an adapter's prefill takes milliseconds a token."""
 BURST_LIMIT_S = 20.0

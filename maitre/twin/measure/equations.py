@@ -23,6 +23,7 @@ TERMS = (
     "adapter",
     "lora_token",
     "lora_prefill",
+    "lora_over",
     "front",
 )
 
@@ -31,8 +32,8 @@ def step_equations(samples: Any) -> pd.DataFrame:
     """One row a burst (and one a lone prefill): what each coefficient multiplies, and `y` in ms.
 
     Columns besides: `tokens` (of the step), `steps` (how many gaps the median is of), `point`.
-    `over_small` is left to the fit, which knows where it begins. Bursts with a failed request
-    are left out.
+    `over_small` and `lora_over` are left to the fit, which knows where they begin. Bursts with a
+    failed request are left out.
     """
     rows = []
     for name, part in samples[samples["kind"] == "burst"].groupby("burst", sort=False):

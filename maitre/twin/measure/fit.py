@@ -1,12 +1,14 @@
 """A profile from samples of one server.
 
-Step time by non-negative least absolute deviations, relative to what was measured; the size
+Step time by non-negative least absolute deviations, relative to what was measured; the sizes
 beyond which a token costs more by search. A CPU has no captured graphs and no grid of adapter
-slots, so those terms are nought; what its adapters cost is by the token, and falls in
-`lora_per_token_ms`.
+slots, so those terms are nought; what its adapters cost is by the token, and more in large steps:
+`lora_per_token_ms`, and beyond `graph_tokens` (there are no graphs to count by it)
+`lora_per_token_over_graph_ms`.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,8 @@ from maitre.twin.measure.points import BASE
 from maitre.twin.measure.samples import check_samples
 from maitre.twin.profile import Api, Loading, Memory, ServerProfile, Step, Valid
 
-NO_GRAPHS_TOKENS = 1e9
 SMALL_TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+LARGE_TOKENS = (64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0)
 BLOCK_TOKENS = 16
 
 
@@ -40,10 +42,12 @@ class ProfileIdentity:
 
 @dataclass(frozen=True, eq=False)
 class StepFit:
-    """The coefficients (ms), where a token begins to cost more, and the equations with `fitted`."""
+    """The coefficients (ms), where a token begins to cost more (without and with adapters), and the
+    equations with `fitted`."""
 
     coefficients: dict[str, float]
     small_tokens: float
+    large_tokens: float
     equations: pd.DataFrame
 
     @property
@@ -62,8 +66,11 @@ def fit_step(equations: pd.DataFrame) -> StepFit:
     require(len(equations) >= 8, f"samples: {len(equations)} usable bursts, 8 are needed to fit")
     best: StepFit | None = None
     worst = np.inf
-    for small in SMALL_TOKENS:
-        rows = equations.assign(over_small=np.maximum(equations["tokens"] - small, 0.0))
+    for small, large in product(SMALL_TOKENS, LARGE_TOKENS):
+        rows = equations.assign(
+            over_small=np.maximum(equations["tokens"] - small, 0.0),
+            lora_over=equations["lora"] * np.maximum(equations["tokens"] - large, 0.0),
+        )
         design = rows[list(TERMS)].to_numpy(float)
         measured = rows["y"].to_numpy(float)
         found = _least_deviations(design / measured[:, None], np.ones(len(rows)))
@@ -72,7 +79,7 @@ def fit_step(equations: pd.DataFrame) -> StepFit:
         if miss < worst - 1e-12:
             worst = miss
             coefficients = dict(zip(TERMS, map(float, found), strict=True))
-            best = StepFit(coefficients, small, rows.assign(fitted=fitted))
+            best = StepFit(coefficients, small, large, rows.assign(fitted=fitted))
     assert best is not None
     return best
 
@@ -114,6 +121,7 @@ def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity)
             "equations": len(step.equations),
             "step_error_percent": round(step.error_percent, 2),
             "small_tokens": step.small_tokens,
+            "large_tokens": step.large_tokens,
         },
     )
 
@@ -167,7 +175,7 @@ def _step(fit: StepFit) -> Step:
         per_token_ms=digits("token"),
         small_tokens=fit.small_tokens,
         per_token_over_small_ms=digits("over_small"),
-        graph_tokens=NO_GRAPHS_TOKENS,
+        graph_tokens=fit.large_tokens,
         over_graph_ms=0.0,
         per_token_over_graph_ms=0.0,
         per_sequence_ms=digits("sequence"),
@@ -181,7 +189,7 @@ def _step(fit: StepFit) -> Step:
         lora_per_token_slot_ms=0.0,
         lora_per_prefill_token_ms=digits("lora_prefill"),
         lora_over_graph_ms=0.0,
-        lora_per_token_over_graph_ms=0.0,
+        lora_per_token_over_graph_ms=digits("lora_over"),
     )
 
 
