@@ -23,6 +23,7 @@ SAMPLE_ROUNDS = (4, 8, 16)
 _KEPT_SHARE = 3
 _FEWEST_CLUSTERS = 3
 _FEWEST_FINALISTS = 4
+_FEWEST_MEMBERS = 64
 # Share of the time budget after the medoids that first scores of cluster members may use.
 _MEMBERS_SHARE = 0.5
 
@@ -216,15 +217,20 @@ def _first_layer(
 def _opened(
     race: _Race, clusters: Sequence[tuple[str, ...]], samples: int
 ) -> list[tuple[str, ...]]:
-    """The clusters of the best medoids: a third of them, fewer where the time does not allow it."""
+    """The clusters of the best medoids: a third of them, fewer where the time does not allow it.
+
+    More where that third is small: scoring `_FEWEST_MEMBERS` prompts costs little, and in a small
+    bank a medoid says little about its cluster.
+    """
     ranked = sorted(clusters, key=lambda cluster: race.losses[cluster[0]][2])
     most = max(_FEWEST_CLUSTERS, len(clusters) // _KEPT_SHARE)
     affordable = race.affordable(samples, _MEMBERS_SHARE)
     opened: list[tuple[str, ...]] = []
     members = 0
-    for cluster in ranked[:most]:
+    for place, cluster in enumerate(ranked):
         members += len(cluster) - 1
-        if opened and members > affordable:
+        enough = place >= most and members > _FEWEST_MEMBERS
+        if opened and (enough or members > affordable):
             break
         opened.append(cluster)
     return opened
