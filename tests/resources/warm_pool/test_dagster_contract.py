@@ -31,6 +31,17 @@ def monitor(live: Live, run_id: str) -> None:
         monitor_started_run(live.instance, None, record, logging.getLogger("test"))  # type: ignore[arg-type]
 
 
+def monitor_until_moved(live: Live, run_id: str, worker: str) -> None:
+    """Looks again and again, as Dagster does: a connection that is closing shows nothing."""
+
+    def look() -> bool:
+        monitor(live, run_id)
+        placement = live.placements.current(run_id)
+        return placement is not None and placement.worker != worker
+
+    until(look)
+
+
 def monitor_until_ended(live: Live, run_id: str) -> dg.DagsterRunStatus:
     def look() -> bool:
         monitor(live, run_id)
@@ -160,7 +171,7 @@ def test_a_killed_workers_run_goes_on_elsewhere_from_its_checkpoint(live: Live) 
     first = live.tuning_on(run_id, after_iteration=25)
     os.kill(live.pid(first), signal.SIGKILL)
     until(lambda: first not in [w.name for w in live.pool.workers()])
-    monitor(live, run_id)
+    monitor_until_moved(live, run_id, first)
     second = live.tuning_on(run_id)
     assert second != first
     view = live.worker(second).view
