@@ -37,7 +37,7 @@ INSTANCE = {
 }
 
 
-def until(look: Callable[[], Found], timeout_s: float = 30.0) -> Found:
+def until(look: Callable[[], Found], timeout_s: float = 60.0) -> Found:
     """What `look` returns once that is true."""
     give_up_at_s = time.monotonic() + timeout_s
     while not (found := look()):
