@@ -147,10 +147,8 @@ class ServerProfile(_Section):
 
     def fingerprint(self) -> str:
         """A hash of the constants: equal profiles predict equal results."""
-        parts = self.model_dump(mode="json", exclude={"provenance", "fit"})
-        # A term that came later changes nothing where it is nought.
-        if not self.step.lora_per_token_ms:
-            del parts["step"]["lora_per_token_ms"]
+        # Without defaults: a term that came later changes nothing where it is nought.
+        parts = self.model_dump(mode="json", exclude={"provenance", "fit"}, exclude_defaults=True)
         return hashlib.sha256(yaml.safe_dump(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def kv_cache_tokens(self, max_loras: int, max_lora_rank: int) -> int | None:
