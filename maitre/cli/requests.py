@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Deadline = Annotated[str, typer.Option(help="A span (10m, in 2h) or a time.")]
+Tenant = Annotated[str, typer.Option(help="Whose request it is.")]
+Key = Annotated[
+    str | None, typer.Option(help="Idempotency key: submitting twice adds one request.")
+]
+AcceptLate = Annotated[
+    bool, typer.Option("--accept-late", help="Queue it even if it cannot be done in time.")
+]
 
 
 def submit(
@@ -66,14 +74,10 @@ def submit(
 @app.command("submit")
 def submit_request(
     task: Annotated[str, typer.Argument(help="A task of the tasks folder.")],
-    deadline: Annotated[str, typer.Option(help="A span (10m, in 2h) or a time.")] = "1h",
-    tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
-    key: Annotated[
-        str | None, typer.Option(help="Idempotency key: submitting twice adds one request.")
-    ] = None,
-    accept_late: Annotated[
-        bool, typer.Option("--accept-late", help="Queue it even if it cannot be done in time.")
-    ] = False,
+    deadline: Deadline = "1h",
+    tenant: Tenant = "default",
+    key: Key = None,
+    accept_late: AcceptLate = False,
     lookup: Annotated[bool, typer.Option(help="Ask the prompt bank for a start.")] = True,
     max_iterations: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 40,
     json: Json = False,

@@ -13,14 +13,10 @@ LOCAL = "With --local"
 
 def tune(
     task: Annotated[str, typer.Argument(help="A task of the tasks folder; local: or a folder.")],
-    deadline: Annotated[str, typer.Option(help="A span (10m, 2h) or a time.")] = "1h",
-    tenant: Annotated[str, typer.Option(help="Whose request it is.")] = "default",
-    key: Annotated[
-        str | None, typer.Option(help="Idempotency key: submitting twice adds one request.")
-    ] = None,
-    accept_late: Annotated[
-        bool, typer.Option("--accept-late", help="Queue it even if it cannot be done in time.")
-    ] = False,
+    deadline: requests.Deadline = "1h",
+    tenant: requests.Tenant = "default",
+    key: requests.Key = None,
+    accept_late: requests.AcceptLate = False,
     local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
     method: Annotated[
         Literal["prompt", "lora"],
