@@ -121,9 +121,8 @@ def explain_adapter(
     Raises:
         PlacementError: the plan does not hold the adapter.
     """
-    settings = PlacementSettings(risk=risk, headroom=headroom, ttft_slo_ms=_slo(model))
     lengths = lengths or default_lengths()
-    capacity = capacity_of(profile, model, settings, lengths)
+    capacity = _capacity(profile, model, risk, headroom, lengths)
     held = plan.servers_of().get(adapter)
     if held is None:
         raise PlacementError(f"the plan does not hold adapter {adapter!r}")
@@ -148,9 +147,8 @@ def one_fewer(
     lengths: Lengths | None = None,
 ) -> OneFewer:
     """By how much all rates would have to fall for the plan to need one server less."""
-    settings = PlacementSettings(risk=risk, headroom=headroom, ttft_slo_ms=_slo(model))
     lengths = lengths or default_lengths()
-    capacity = capacity_of(profile, model, settings, lengths)
+    capacity = _capacity(profile, model, risk, headroom, lengths)
 
     def servers_at(factor: float) -> int:
         demand = replicated(catalogue, lengths, capacity, factor * (1 + headroom))
@@ -225,6 +223,11 @@ def _explained(
     )
 
 
-def _slo(model: Model | None) -> float:
+def _capacity(
+    profile: ServerProfile, model: Model | None, risk: float, headroom: float, lengths: Lengths
+) -> Capacity:
+    """What the plan was made with: the model's own objective of latency, where it has one."""
     card = getattr(model, "card", None)
-    return card.ttft_slo_ms if card else PlacementSettings().ttft_slo_ms
+    slo_ms = card.ttft_slo_ms if card else PlacementSettings().ttft_slo_ms
+    settings = PlacementSettings(risk=risk, headroom=headroom, ttft_slo_ms=slo_ms)
+    return capacity_of(profile, model, settings, lengths)
