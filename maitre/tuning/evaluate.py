@@ -1,6 +1,7 @@
 """A soft prompt's result on a task's eval split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,8 +46,24 @@ def eval_batches(
     return fixed_batches(model, examples, position, EVAL_BATCH_ROWS, EVAL_BATCH_TOKENS)
 
 
+class EvalBatches:
+    """As `eval_batches`; their inputs pass through the model when first asked for."""
+
+    def __init__(
+        self, model: BaseModel, examples: Sequence[EncodedExample], position: Position
+    ) -> None:
+        self._model, self._examples, self._position = model, examples, position
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        return iter(self._made)
+
+    @cached_property
+    def _made(self) -> list[RowBatch]:
+        return eval_batches(self._model, self._examples, self._position)
+
+
 @torch.inference_mode()
-def summed_over(batches: Sequence[RowBatch], row_losses: RowLosses) -> torch.Tensor:
+def summed_over(batches: Iterable[RowBatch], row_losses: RowLosses) -> torch.Tensor:
     """`[sum of losses, rows answered exactly, rows]` over all batches, float64."""
     sums = torch.zeros(3, dtype=torch.float64)
     for batch in batches:

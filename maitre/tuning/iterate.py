@@ -1,6 +1,7 @@
 """The loop of a tuning: steps, evaluations, targets, checkpoints, for whatever is learned."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.checkpoint import Keeper
 from maitre.tuning.config import Progress, RunConfig, TuningInputError
-from maitre.tuning.task_run import TaskRun
+from maitre.tuning.task_run import RunState, TaskRun
 from maitre.tuning.workers import Workers
 
 OnProgress = Callable[[Progress], None]
@@ -48,7 +49,12 @@ def iterate(
     should_stop: ShouldStop | None,
     clock: Clock,
 ) -> None:
-    """Take every run on, from its checkpoint where it has one, until it stops."""
+    """Take every run on, from its checkpoint where it has one, until it stops.
+
+    The start is evaluated after the first step has been taken from it, which so begins at once:
+    preparing and evaluating the eval split takes several times as long as a step. The curve is
+    that of the other order, and the step is dropped when the start is good enough (or no number).
+    """
     started_s = clock()
     for run, keeper in zip(runs, keepers, strict=True):
         keeper.resume(model, run)
@@ -61,18 +67,28 @@ def iterate(
         if on_progress is not None:
             on_progress(_progress(run, train_loss, clock() - started_s))
 
-    for run in runs:
-        if run.config.eval_every is not None and run.is_active and not run.state.curve:
-            evaluate(run)
-            report(run, None)
+    def evaluate_start(run: TaskRun, start: RunState) -> None:
+        stepped, run.state = run.state, start
+        evaluate(run)
+        report(run, None)
+        if run.is_active:
+            run.state = replace(
+                stepped, curve=start.curve, best=start.best, best_point=start.best_point
+            )
+
     kept_runs = list(zip(runs, keepers, strict=True))
     while active := [(run, keeper) for run, keeper in kept_runs if run.is_active]:
         if workers.agreed(should_stop is not None and should_stop(), model.device):
             for run, _ in active:
                 run.state.stopped_because = "cancelled"
             break
+        starts = [replace(run.state) if run.is_start_unknown() else None for run, _ in active]
         train_losses = _step(learner, [run for run, _ in active], workers)
-        for (run, keeper), train_loss in zip(active, train_losses, strict=True):
+        for (run, keeper), start, train_loss in zip(active, starts, train_losses, strict=True):
+            if start is not None:
+                evaluate_start(run, start)
+                if run.state is start:
+                    continue
             if run.is_active and run.is_evaluation_due():
                 evaluate(run)
             report(run, train_loss)

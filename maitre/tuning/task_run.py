@@ -1,6 +1,6 @@
 """One task on its way through tuning: its rows, what is learned, the best evaluation so far."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from maitre.tuning.adam import AdamState, adam_step
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import CurvePoint, Position, RunConfig, StopReason, TuneConfig
 from maitre.tuning.encoding import encode
-from maitre.tuning.evaluate import eval_batches
+from maitre.tuning.evaluate import EvalBatches
 from maitre.tuning.rows import InputCache, RowBatch
 from maitre.tuning.tasks import Metric, Task
 from maitre.tuning.workers import ALONE, Workers
@@ -63,7 +63,7 @@ class TaskData:
     metric: Metric
     seed: int
     train: InputCache
-    eval: Sequence[RowBatch]
+    eval: Iterable[RowBatch]
 
     @classmethod
     def read(
@@ -101,7 +101,7 @@ class TaskData:
             evaluation = like.eval
         else:
             rows = workers.share(encoded.eval[: config.eval_rows])
-            evaluation = eval_batches(model, rows, position)
+            evaluation = EvalBatches(model, rows, position)
         return cls(task.name, task.metric, seed, train, evaluation)
 
 
@@ -134,6 +134,10 @@ class TaskRun:
         learning_rate = self.config.learning_rate_at(state.iteration)
         state.values, state.adam = adam_step(state.values, gradient, state.adam, learning_rate)
         state.iteration += 1
+
+    def is_start_unknown(self) -> bool:
+        """Whether the values before the first step are to be evaluated, and have not been."""
+        return self.config.eval_every is not None and not self.state.curve
 
     def is_evaluation_due(self) -> bool:
         """Whether the iteration that was just taken is to be evaluated."""

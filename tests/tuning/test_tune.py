@@ -60,6 +60,30 @@ def test_a_start_that_meets_the_target_takes_no_iteration(tiny: BaseModel, colou
     assert (again.reached, again.iterations) == (True, 0)
 
 
+def test_the_first_step_does_not_wait_for_the_evaluation_of_the_start(
+    tiny: BaseModel, colours: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maitre.tuning import tune as module
+
+    done: list[str] = []
+    for name in ("answer_losses", "summed_over"):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, real=real, name=name: done.append(name) or real(*a)
+        )
+    heard: list[int] = []
+    config = replace(CONFIG, max_iterations=2)
+    result = tune(
+        tiny, colours, init=None, config=config, seed=1,
+        on_progress=lambda p: heard.append(p.iteration),
+    )  # fmt: skip
+    assert done == ["answer_losses", "summed_over", "answer_losses", "summed_over"]
+    assert heard == [0, 1, 2]
+    assert [iteration for iteration, _, _ in result.curve] == [0, 2]
+    start = evaluate(tiny, colours, random_init(tiny, 3, 1))
+    assert result.curve[0][1:] == pytest.approx((start.loss, start.accuracy))
+
+
 def test_tasks_in_one_batch_are_tuned_as_if_alone(
     tiny: BaseModel, colours: Task, sizes: Task
 ) -> None:
