@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from maitre.cli.interrupt import EXIT_CODE, stops_at_next_step, was_interrupted
 from maitre.cli.output import print_json
 from maitre.cli.places import bank_url, task_folder
 
@@ -62,7 +63,10 @@ class LocalTuning:
 
 
 def tune_here(asked: LocalTuning, json: bool) -> None:
-    """Look up the start, tune, and print the report; `out` appears whole or not at all."""
+    """Look up the start, tune, and print the report; `out` appears whole or not at all.
+
+    Ctrl-C cancels the tuning: its report says so and the exit code is an interrupt's.
+    """
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.export import check_new_folder
     from maitre.tuning.tasks import Task
@@ -84,6 +88,8 @@ def tune_here(asked: LocalTuning, json: bool) -> None:
         print_json(report)
     else:
         print(_sentence(report))
+    if report["stopped_because"] == "cancelled":
+        sys.exit(EXIT_CODE)
 
 
 def _tune_prompt(
@@ -97,7 +103,6 @@ def _tune_prompt(
 ) -> dict[str, Any]:
     from maitre.tuning.chosen_start import choose_start
     from maitre.tuning.export import export_prompt
-    from maitre.tuning.local_workers import with_workers
 
     start = choose_start(
         model,
@@ -109,16 +114,7 @@ def _tune_prompt(
         tenant=asked.tenant,
         clock=time.monotonic,
     )
-    part = partial(
-        _prompt_part,
-        task=task,
-        init=start.prompt,
-        config=config,
-        seed=asked.seed,
-        checkpoint=asked.checkpoint,
-        quiet=json,
-    )
-    result: TuneResult = with_workers(model, base_model, asked.workers, part)
+    result: TuneResult = _run(asked, task, config, start.prompt, model, base_model, json)
     if asked.out is not None:
         export_prompt(
             result.prompt,
@@ -138,62 +134,68 @@ def _tune_lora(
     base_model: str,
     json: bool,
 ) -> dict[str, Any]:
-    from maitre.tuning.local_workers import with_workers
     from maitre.tuning.lora import export_lora
 
-    part = partial(
-        _lora_part,
-        task=task,
-        config=config,
-        seed=asked.seed,
-        checkpoint=asked.checkpoint,
-        quiet=json,
-    )
-    result: LoraResult = with_workers(model, base_model, asked.workers, part)
+    result: LoraResult = _run(asked, task, config, None, model, base_model, json)
     if asked.out is not None:
         export_lora(result, asked.out, base_model=base_model)
     return _report(asked, task, config, result, None)
 
 
-def _prompt_part(
+def _run(
+    asked: LocalTuning,
+    task: "Task",
+    config: "TuneConfig | LoraConfig",
+    init: "np.ndarray | None",
+    model: "BaseModel",
+    base_model: str,
+    json: bool,
+) -> Any:
+    """The result of the run, in as many processes as asked for."""
+    from maitre.tuning.local_workers import with_workers
+
+    part = partial(
+        _part,
+        task=task,
+        config=config,
+        init=init,
+        seed=asked.seed,
+        checkpoint=asked.checkpoint,
+        quiet=json,
+    )
+    with stops_at_next_step():
+        return with_workers(model, base_model, asked.workers, part)
+
+
+def _part(
     model: "BaseModel",
     workers: "Workers",
     *,
     task: "Task",
-    init: "np.ndarray",
-    config: "TuneConfig",
+    config: "TuneConfig | LoraConfig",
+    init: "np.ndarray | None",
     seed: int,
     checkpoint: Path | None,
     quiet: bool,
-) -> "TuneResult":
-    """What each worker does for a soft prompt."""
+) -> "TuneResult | LoraResult":
+    """What each worker does: tune a soft prompt from `init`, or an adapter."""
+    from maitre.tuning.config import TuneConfig
+    from maitre.tuning.lora import tune_lora
     from maitre.tuning.tune import tune
 
-    return tune(
-        model,
-        task,
-        init=init,
-        config=config,
-        seed=seed,
-        checkpoint=checkpoint,
-        workers=workers,
-        on_progress=None if quiet or not workers.is_first else _tell,
-    )
-
-
-def _lora_part(
-    model: "BaseModel",
-    workers: "Workers",
-    *,
-    task: "Task",
-    config: "LoraConfig",
-    seed: int,
-    checkpoint: Path | None,
-    quiet: bool,
-) -> "LoraResult":
-    """What each worker does for an adapter."""
-    from maitre.tuning.lora import tune_lora
-
+    on_progress = None if quiet or not workers.is_first else _tell
+    if isinstance(config, TuneConfig):
+        return tune(
+            model,
+            task,
+            init=init,
+            config=config,
+            seed=seed,
+            checkpoint=checkpoint,
+            workers=workers,
+            on_progress=on_progress,
+            should_stop=was_interrupted,
+        )
     return tune_lora(
         model,
         task,
@@ -201,7 +203,8 @@ def _lora_part(
         seed=seed,
         checkpoint=checkpoint,
         workers=workers,
-        on_progress=None if quiet or not workers.is_first else _tell,
+        on_progress=on_progress,
+        should_stop=was_interrupted,
     )
 
 

@@ -1,5 +1,6 @@
 """Worker processes on this machine that tune one task together."""
 
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ def _work(
     part: Part,
 ) -> None:
     """What a spawned worker does."""
+    # Ctrl-C reaches every process of a terminal; the first worker stops them all together.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     device = f"cuda:{rank}" if kind == "cuda" else kind
     model = BaseModel.load(base_model, device=device, dtype=dtype)

@@ -1,12 +1,16 @@
 """`maitre tune --local` from end to end on a tiny model."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from maitre.cli import local_tuning
 from maitre.cli.main import app
+from maitre.tuning.config import Progress
 from maitre.tuning.tasks import Example, Task
 from tests.tuning.conftest import write_tiny_model
 
@@ -142,3 +146,23 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_best_prompt(
     assert (report["stopped_because"], report["iterations"]) == ("diverged", 2)
     assert report["eval_loss"] in [loss for _, loss in report["curve"]]
     assert (home / "made" / "soft_prompt.safetensors").is_file()
+
+
+def test_an_interrupt_ends_the_run_at_its_next_step_with_a_report(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    def press_ctrl_c(progress: Progress) -> None:
+        told.append(progress.iteration)
+        if progress.iteration == 2 and told.count(2) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(local_tuning, "_tell", press_ctrl_c)
+    before = signal.getsignal(signal.SIGINT)
+    result = runner.invoke(
+        app, ["tune", "colours", "--local", "--init", "random", *SHORT, "--max-iterations", "40"]
+    )
+    assert result.exit_code == 130
+    assert "was cancelled after 2 iterations" in result.stdout
+    assert signal.getsignal(signal.SIGINT) is before
