@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from resources.mlflow_tracking import MlflowTracking
+from resources.service_error import ServiceError
 from resources.settings import Settings
 from resources.warm_pool.local_pool import LocalPool
 from resources.warm_pool.registry import read_token
@@ -19,10 +20,6 @@ from resources.warm_pool.services_file import write_services
 
 TRAINING_POOL = "training"
 """Dagster's pool of the ops that train; every warm worker may hold one of its slots."""
-
-
-class ServiceError(RuntimeError):
-    """A server did not come up or went down; the message says which and where its log is."""
 
 
 @dataclass(frozen=True)

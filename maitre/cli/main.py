@@ -26,7 +26,7 @@ app.command("up")(up.up)
 
 def main() -> None:
     """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2."""
-    from resources.local_services import ServiceError
+    from resources.service_error import ServiceError
     from resources.vllm.errors import VllmError
 
     try:
