@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -25,7 +26,8 @@ from resources.warm_pool.pool import PoolWorker
 from resources.warm_pool.registry import WorkerRegistry, read_token
 
 Found = TypeVar("Found")
-SHORT_STEPS = 3
+SHORT_STEPS = 1
+SMALL_ROWS = {"train": 64, "eval": 32}
 
 
 @dataclass
@@ -123,6 +125,18 @@ class Services:
         """The Dagster instance of the services."""
         with dg.DagsterInstance.from_config(self.environment["DAGSTER_HOME"]) as instance:
             yield instance
+
+
+def small_tasks(tasks: Path, into: Path, count: int = 8) -> Path:
+    """Copies of some tasks with few rows, for figures that are about many jobs, not about one."""
+    for header in sorted(tasks.glob("*/task.yaml"))[:count]:
+        folder = into / header.parent.name
+        folder.mkdir(parents=True)
+        shutil.copy(header, folder)
+        for split, rows in SMALL_ROWS.items():
+            lines = (header.parent / f"{split}.jsonl").read_text().splitlines(keepends=True)
+            (folder / f"{split}.jsonl").write_text("".join(lines[:rows]))
+    return into
 
 
 @contextmanager

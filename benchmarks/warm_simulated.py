@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.warm_services import Services, live_services
+from benchmarks.warm_services import Services, live_services, small_tasks
 from maitre.scheduling.cluster import read_cluster
 from maitre.scheduling.jobs import Job
 from maitre.scheduling.policies import named_policy
@@ -133,12 +133,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path(".maitre/models/smollm2-135m-instruct"))
     parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
     parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--mean-s", type=float, default=6.0, help="mean gap between requests")
+    parser.add_argument("--mean-s", type=float, default=4.0, help="mean gap between requests")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    tasks = sorted(path.name for path in arguments.tasks.iterdir() if path.is_dir())
     folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
+    own = small_tasks(arguments.tasks.resolve(), folder / "tasks")
+    tasks = sorted(path.name for path in own.iterdir())
     cluster = folder / "cluster.yaml"
     model = arguments.model.resolve()
     told: dict[str, Any] = {"warm_up_s": 10.0, "lookup_s": 0.0, "resize_s": 1.0}
@@ -150,9 +151,7 @@ def main() -> None:
         )
 
     tell(0.5)
-    with live_services(
-        folder, model, arguments.tasks.resolve(), GPUS, keep=0, MAITRE_CLUSTER=str(cluster)
-    ) as services:
+    with live_services(folder, model, own, GPUS, keep=0, MAITRE_CLUSTER=str(cluster)) as services:
         seen = measure(services, tasks)
         told["warm_up_s"] = seen["warm_up_s"]
         tell(seen["iteration_s"])

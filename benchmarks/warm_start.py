@@ -12,60 +12,65 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from benchmarks.warm_services import SHORT_STEPS, Services, live_services, spread, until
-from resources.request_queue.request import RequestState
+from benchmarks.warm_services import (
+    SHORT_STEPS,
+    Services,
+    live_services,
+    small_tasks,
+    spread,
+    until,
+)
+from resources.request_queue.request import OPEN_STATES, RequestState
+from resources.warm_pool.quick_launch import Dagster
+from resources.warm_pool.services_file import while_up
+from resources.warm_pool.submission import Wish, submit
 
+KILL_EVERY_S = 30.0
+CHAOS_GAP_S = 1.2
+"""Mean seconds between requests; jobs of few rows take about as long on two workers."""
 ONCE = ("PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED", "ASSET_MATERIALIZATION")
 
 
 def warm(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """Claim, command line and sensor, each to the first tuning step, on idle workers."""
-    del seed
-    services.idle(2)
-    from_command: dict[str, list[float]] = {"process": [], "row": []}
-    from_row: list[float] = []
-    from_claim: dict[str, list[float]] = {"tuning": [], "stepping": [], "first_step": []}
-    memory: list[float] = []
+    """Command line and sensor, stage by stage to the first tuning step, on idle workers."""
+    draws = random.Random(seed)
+    stages: dict[str, list[float]] = {}
     for number in range(2 * count + 4):
         services.idle(2)
-        task = tasks[number % len(tasks)]
         by_command = number % 2 == 0
-        started_s = time.time()
+        task = tasks[number % len(tasks)]
         if by_command:
+            begun_s = time.time()
             request = services.submit_by_command(task, max_iterations=SHORT_STEPS)
         else:
+            # Anywhere in the daemon's loop of 5 s.
+            time.sleep(draws.uniform(0.0, 5.0))
+            begun_s = time.time()
             request = services.submit_row(task)
-        run_id = services.run_of(request.request_id)
-        marks = services.marks(run_id)
+        marks = services.marks(services.run_of(request.request_id))
         if number < 4:
             # The first runs of each worker import what only a run needs.
             continue
-        for mark, values in from_claim.items():
-            values.append(marks[mark] - marks["claimed"])
-        since_row_s = marks["stepping"] - request.submitted_at.timestamp()
-        how = "command" if by_command else "sensor"
-        since_claim_s = from_claim["stepping"][-1]
-        _tell(f"{how}: row -> step {since_row_s:.2f} s, of it claim -> step {since_claim_s:.2f} s")
-        if by_command:
-            from_command["process"].append(marks["stepping"] - started_s)
-            from_command["row"].append(since_row_s)
-        else:
-            from_row.append(since_row_s)
-        memory.append(_resident_mb(services))
-    return {
-        "claim -> tuner entered": spread(from_claim["tuning"]),
-        "claim -> first tuning step begins": spread(from_claim["stepping"]),
-        "claim -> first tuning step done": spread(from_claim["first_step"]),
-        "command line, from its start -> first step begins": spread(from_command["process"]),
-        "command line, from the row -> first step begins": spread(from_command["row"]),
-        "sensor alone, from the row -> first step begins": spread(from_row),
-        "memory of the workers, MB: first, last": [round(memory[0], 1), round(memory[-1], 1)],
-    }
+        how = "command line" if by_command else "sensor alone"
+        row_s = request.submitted_at.timestamp()
+        seen = {
+            f"{how}: its start -> row": row_s - begun_s,
+            f"{how}: row -> claim": marks["claimed"] - row_s,
+            "claim -> tuner entered": marks["tuning"] - marks["claimed"],
+            "claim -> first step begins": marks["stepping"] - marks["claimed"],
+            "claim -> first step done, start evaluated": marks["first_step"] - marks["claimed"],
+            f"{how}: its start -> first step begins": marks["stepping"] - begun_s,
+        }
+        for stage, seconds in seen.items():
+            stages.setdefault(stage, []).append(seconds)
+        _tell(", ".join(f"{stage} {seconds:.2f}" for stage, seconds in seen.items()))
+    return {stage: spread(values) for stage, values in stages.items()}
 
 
 def cold(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
@@ -96,9 +101,10 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
     """A worker killed with -9 in mid-job: until another trains, and the steps that were lost."""
     draws = random.Random(seed)
     again, lost = [], []
+    dagster = Dagster(while_up(services.settings).dagster_url)
     for number in range(count):
         services.idle(2)
-        request = services.submit_row(tasks[number % len(tasks)], steps=60)
+        request = services.submit_row(tasks[number % len(tasks)], steps=200)
         run_id = services.run_of(request.request_id)
         at = draws.randint(11, 35)
         first = until(lambda r=run_id, i=at: services.holder(r, i), 120.0)
@@ -113,8 +119,9 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         again.append(second.view.claim.marks["first_step"] - killed_s)
         lost.append(before + 1 - second.view.claim.iteration)
         _tell(f"killed at step {before}: on after {again[-1]:.2f} s, {lost[-1]} steps lost")
+        dagster.terminate(run_id)
         ended = services.ended(request.request_id)
-        assert ended.state is RequestState.DONE, ended
+        assert ended.state is RequestState.CANCELLED, ended
     return {
         "killed -> training again elsewhere": spread(again),
         "steps lost, at most (checkpoint every 10)": max(lost),
@@ -122,23 +129,21 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
 
 
 def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """Requests with random deadlines; a worker killed every minute, some requests cancelled."""
+    """Requests with random deadlines; workers killed again and again, some requests cancelled."""
     draws = random.Random(seed)
     services.idle(2)
-    started_s = last_kill_s = time.monotonic()
-    kills, waiting, requests = 0, count, []
-    next_s = started_s
-    while waiting or any(not services.store.get(r).state.is_final for r in requests):
+    started_s = last_kill_s = next_s = time.monotonic()
+    kills, requests = 0, []
+    while len(requests) < count or services.store.find(OPEN_STATES, limit=1):
         now_s = time.monotonic()
-        if waiting and now_s >= next_s:
-            waiting -= 1
-            steps, deadline_s = draws.randint(2, 16), draws.uniform(20.0, 300.0)
+        if len(requests) < count and now_s >= next_s:
+            steps, deadline_s = draws.randint(2, 10), draws.uniform(20.0, 300.0)
             request = services.submit_row(draws.choice(tasks), deadline_s, steps)
             requests.append(request.request_id)
             if draws.random() < 0.05:
                 services.store.cancel(request.request_id, now=request.submitted_at)
-            next_s = now_s + draws.expovariate(1 / 3.0)
-        if now_s - last_kill_s > 60.0:
+            next_s = now_s + draws.expovariate(1 / CHAOS_GAP_S)
+        if now_s - last_kill_s > KILL_EVERY_S:
             workers = services.pool.workers()
             if workers:
                 services.kill(draws.choice(workers).name)
@@ -147,6 +152,12 @@ def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[s
         if now_s - started_s > 3600.0:
             break
         time.sleep(0.2)
+    wall_s = time.monotonic() - started_s
+    return _fates(services, requests) | {"workers killed": kills, "wall_s": round(wall_s, 1)}
+
+
+def _fates(services: Services, requests: list[str]) -> dict[str, Any]:
+    """How the requests ended, by the queue and by the events of their runs."""
     states: Counter[str] = Counter()
     late = twice = without_reason = 0
     with services.instance() as instance:
@@ -170,8 +181,35 @@ def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[s
         "run twice": twice,
         "failed without a reason": without_reason,
         "late": late,
-        "workers killed": kills,
-        "wall_s": round(time.monotonic() - started_s, 1),
+    }
+
+
+def memory(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
+    """What one worker holds after each of many jobs."""
+    del seed
+    seen = []
+    for number in range(count):
+        services.idle(1)
+        wish = Wish(
+            tasks[number % len(tasks)],
+            datetime.now(UTC) + timedelta(minutes=10),
+            max_iterations=SHORT_STEPS,
+            lookup=False,
+            accept_late=True,
+        )
+        request = submit(services.settings, wish, datetime.now(UTC)).request
+        services.marks(services.run_of(request.request_id))
+        seen.append(_resident_mb(services))
+        if number % 20 == 19:
+            _tell(f"after {number + 1} jobs: {seen[-1]:.0f} MB")
+    half = len(seen) // 2
+    return {
+        "jobs": len(seen),
+        "MB after 1, 10, and each fifth": [
+            round(seen[min(at, len(seen)) - 1], 1)
+            for at in (1, 10, *(len(seen) * part // 5 for part in range(1, 6)))
+        ],
+        "MB a job, second half": round((seen[-1] - seen[half]) / max(1, len(seen) - half - 1), 3),
     }
 
 
@@ -189,11 +227,13 @@ def _resident_mb(services: Services) -> float:
     return total / 1e6
 
 
+# What measures it, with how many workers and requests, and whether on tasks of few rows.
 FIGURES = {
-    "warm": (warm, 2, 20),
-    "cold": (cold, 0, 20),
-    "kill": (kill, 2, 20),
-    "chaos": (chaos, 2, 200),
+    "warm": (warm, 2, 20, False),
+    "cold": (cold, 0, 20, False),
+    "kill": (kill, 3, 20, True),
+    "chaos": (chaos, 2, 200, True),
+    "memory": (memory, 1, 200, True),
 }
 
 
@@ -206,14 +246,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
-    tasks = sorted(path.name for path in arguments.tasks.iterdir() if path.is_dir())
     figures: dict[str, Any] = {}
     for name in arguments.figure:
-        measure, workers, count = FIGURES[name]
+        measure, workers, count, is_small = FIGURES[name]
         folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
-        with live_services(
-            folder, arguments.model.resolve(), arguments.tasks.resolve(), workers
-        ) as services:
+        own = arguments.tasks.resolve()
+        own = small_tasks(own, folder / "tasks") if is_small else own
+        tasks = sorted(path.name for path in own.iterdir() if path.is_dir())
+        with live_services(folder, arguments.model.resolve(), own, workers) as services:
             figures[name] = measure(services, tasks, arguments.count or count, arguments.seed)
         print(json.dumps({name: figures[name]}, indent=2), flush=True)
         if arguments.json:

@@ -72,7 +72,7 @@ class LocalServices:
         if workers:
             _allow_trainings(dagster_home, workers)
             pool = LocalPool(settings.home, read_token(settings.home), workers)
-            pool.grow(settings.pool, max(0, workers - len(pool.workers(settings.pool))))
+            pool.grow(settings.pool, workers, beside=0)
         python = sys.executable
         mlflow = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
         mlflow += [str(mlflow_port), "--backend-store-uri", settings.mlflow_tracking_uri]

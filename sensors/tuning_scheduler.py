@@ -1,5 +1,8 @@
 """`tuning_scheduler`: turns tuning requests into runs on the workers that the policy chooses."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from assets.tuned_prompts import TASKS
@@ -8,7 +11,8 @@ from resources.request_queue.request import OPEN_STATES
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.pool import pool_of
-from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc, run_config, schedule
+from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc, run_config
+from resources.warm_pool.services_file import while_up
 from resources.warm_pool.tags import (
     ATTEMPT_TAG,
     DEADLINE_TAG,
@@ -16,12 +20,14 @@ from resources.warm_pool.tags import (
     TENANT_TAG,
     WORKERS_TAG,
 )
+from resources.warm_pool.watch import Watch
 
 _FATE = {
     dg.DagsterRunStatus.SUCCESS: RequestState.DONE,
     dg.DagsterRunStatus.FAILURE: RequestState.FAILED,
     dg.DagsterRunStatus.CANCELED: RequestState.CANCELLED,
 }
+_ASKED_TOGETHER = 200
 
 
 @dg.sensor(
@@ -34,32 +40,28 @@ _FATE = {
 def tuning_scheduler(
     context: dg.SensorEvaluationContext, request_queue: RequestQueue
 ) -> dg.SensorResult:
-    """Note what became of the runs; then let the policy start, stop and scale.
+    """Note what became of the runs; then let the policy start, stop and scale, for a few seconds.
 
     Without warm workers every queued request becomes a run at once, the earliest deadline first. A
     request is handed over to one round of one daemon, and its run key is that of the attempt: it is
     started once, however many daemons ask.
     """
     store = request_queue.store()
-    settings = Settings.read()
-    now = now_utc()
-    waiting = [
-        request
-        for request in store.find(OPEN_STATES, limit=1000)
-        if not note_run(context.instance, store, request)
-    ]
+    settings = while_up(Settings.read())
+
+    def waiting() -> list[TuningRequest]:
+        return without_run(context.instance, store, store.find(OPEN_STATES, limit=1000))
+
     pool = pool_of(settings)
     if pool is None:
+        now = now_utc()
         starts = [
             StartRun(request, lookup=request.lookup)
-            for request in waiting
+            for request in waiting()
             if store.take(request.request_id, owner="sensor", now=now, hold_s=HOLD_S)
         ]
     else:
-        done = schedule(settings, context.instance, pool, waiting, now)
-        starts = done.starts
-        for note in done.notes:
-            context.log.info(note)
+        starts = Watch(settings, context.instance, pool, waiting, context.log.info).starts()
     tasks = sorted({start.request.task for start in starts})
     return dg.SensorResult(
         run_requests=[_run_request(start) for start in starts],
@@ -67,26 +69,46 @@ def tuning_scheduler(
     )
 
 
-def note_run(instance: dg.DagsterInstance, store: RequestStore, request: TuningRequest) -> bool:
-    """Write the state of the request's run to the queue; whether there is such a run."""
-    tags = {REQUEST_TAG: request.request_id, ATTEMPT_TAG: str(request.attempt)}
-    runs = instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
-    if not runs:
-        return False
-    [run] = runs
+def without_run(
+    instance: dg.DagsterInstance, store: RequestStore, requests: Sequence[TuningRequest]
+) -> list[TuningRequest]:
+    """Write the state of each request's run to the queue; the requests that have no run."""
+    attempts: dict[tuple[str, str], dg.RunRecord] = {}
+    for begin in range(0, len(requests), _ASKED_TOGETHER):
+        ids = [request.request_id for request in requests[begin : begin + _ASKED_TOGETHER]]
+        for record in instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: ids})):
+            tags = record.dagster_run.tags
+            attempts.setdefault((tags[REQUEST_TAG], tags.get(ATTEMPT_TAG, "")), record)
+    found: list[TuningRequest] = []
+    for request in requests:
+        seen = attempts.get((request.request_id, str(request.attempt)))
+        if seen is None:
+            found.append(request)
+        else:
+            _note(instance, store, request, seen)
+    return found
+
+
+def _note(
+    instance: dg.DagsterInstance,
+    store: RequestStore,
+    request: TuningRequest,
+    record: dg.RunRecord,
+) -> None:
+    run = record.dagster_run
     state = _FATE.get(run.status, RequestState.LAUNCHED)
     if state is not request.state:
-        message = f"run {run.run_id}: {run.status.value.lower()}"
         store.move(
             request.request_id,
             expected=request.state,
             state=state,
+            # When it ended, not when that was seen.
+            now=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
             run_id=run.run_id,
-            message=message,
+            message=f"run {run.run_id}: {run.status.value.lower()}",
         )
     if request.cancel_requested and not state.is_final:
         instance.run_coordinator.cancel_run(run.run_id)
-    return True
 
 
 def _run_request(start: StartRun) -> dg.RunRequest:
@@ -97,8 +119,8 @@ def _run_request(start: StartRun) -> dg.RunRequest:
         DEADLINE_TAG: request.deadline_at.isoformat(),
         TENANT_TAG: request.tenant,
     }
-    if start.worker:
-        tags[WORKERS_TAG] = start.worker
+    if start.workers:
+        tags[WORKERS_TAG] = ",".join(start.workers)
     return dg.RunRequest(
         run_key=request.run_key,
         partition_key=request.task,

@@ -24,7 +24,7 @@ requests = sa.Table(
     sa.Column("idempotency_key", sa.String(200)),
     sa.Column("predicted_finish_at", sa.DateTime(timezone=True)),
     sa.Column("predicted_price", sa.Float),
-    sa.Column("owner", sa.String(200)),
+    sa.Column("owner", sa.Text),
     sa.Column("held_until", sa.DateTime(timezone=True)),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("run_id", sa.String(64)),

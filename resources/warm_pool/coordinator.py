@@ -16,19 +16,20 @@ from resources.warm_pool.tags import WORKERS_TAG
 class WarmPoolRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue, with a way past it.
 
-    A submitted run that names its workers (`maitre/workers`) is launched on the spot; if none of
-    them takes it, it is queued as any other. Everything else is Dagster's `QueuedRunCoordinator`,
-    whose configuration this takes.
+    A submitted run that names its workers (`maitre/workers`) is launched on the spot; if they do
+    not take it, it is queued for any: those named may never be idle again. Everything else is
+    Dagster's `QueuedRunCoordinator`, whose configuration this takes.
     """
 
     def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
         """Launch the run, or queue it."""
         run = context.dagster_run
-        if run.status is not dg.DagsterRunStatus.NOT_STARTED or WORKERS_TAG not in run.tags:
+        if run.status is not dg.DagsterRunStatus.NOT_STARTED or not run.tags.get(WORKERS_TAG):
             return super().submit_run(context)
         starting = report_starting(self._instance, run)
         try:
             self._instance.run_launcher.launch_run(LaunchRunContext(starting, context.workspace))
         except DagsterUserCodeUnreachableError:
+            self._instance.add_run_tags(run.run_id, {WORKERS_TAG: ""})
             return report_enqueued(self._instance, run)
         return self._instance.get_run_by_id(run.run_id) or run

@@ -64,9 +64,9 @@ class KubernetesPool:
             if not page:
                 return with_views(listed, self.token, _ANSWER_S)
 
-    def grow(self, base_model: str, count: int) -> None:
-        """Add `count` replicas to the model's Deployment."""
-        self._scale(base_model, count)
+    def grow(self, base_model: str, count: int, beside: int) -> None:
+        """Raise the replicas of the model's Deployment; pods that are yet to come count."""
+        self._scale(base_model, lambda replicas: max(replicas, beside + count))
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
         """Drain the workers, mark them as the first to go, and take their replicas away."""
@@ -82,19 +82,23 @@ class KubernetesPool:
             patch = partial(self._core().patch_namespaced_pod, worker.name, self.namespace, mark)
             self._call(f"patch pod {worker.name}", patch, may_be_gone=True)
         for model in sorted({worker.base_model for worker in workers}):
-            self._scale(model, -sum(worker.base_model == model for worker in workers))
+            leaving = sum(worker.base_model == model for worker in workers)
+            self._scale(model, partial(_less, leaving))
 
     def client(self, url: str) -> WorkerClient:
         """Talks to the worker at `url`."""
         return WorkerClient(url, self.token, _ANSWER_S)
 
-    def _scale(self, base_model: str, change: int) -> None:
+    def _scale(self, base_model: str, changed: Callable[[int], int]) -> None:
         """Change the replicas, against the version that was read: two schedulers do not add up."""
         name = deployment_name(base_model)
 
         def once() -> Any:
             scale = self._apps().read_namespaced_deployment_scale(name, self.namespace)
-            scale.spec.replicas = max(0, (scale.spec.replicas or 0) + change)
+            replicas = scale.spec.replicas or 0
+            scale.spec.replicas = changed(replicas)
+            if scale.spec.replicas == replicas:
+                return scale
             return self._apps().replace_namespaced_deployment_scale(name, self.namespace, scale)
 
         self._call(f"scale Deployment {name}", once)
@@ -141,6 +145,10 @@ class KubernetesPool:
 def deployment_name(base_model: str) -> str:
     """The Deployment of a base model's workers."""
     return f"worker-{base_model}".replace(".", "-").lower()
+
+
+def _less(leaving: int, replicas: int) -> int:
+    return max(0, replicas - leaving)
 
 
 def _is_leaving(pod: Any) -> bool:

@@ -18,7 +18,7 @@ from resources.warm_pool.pool import PoolWorker
 from resources.warm_pool.wire import ClaimView
 
 HANDED_TO = "worker "
-"""A starting request's owner says so which worker its run will go to."""
+"""A starting request's owner says so which workers its run will go to, comma-separated."""
 
 
 def live_snapshot(
@@ -90,11 +90,11 @@ def _pool(
             queued[request.request_id] = job_view(request, model, waiting[request.run_id or ""])
         elif request.state is RequestState.QUEUED:
             queued[request.request_id] = job_view(request, model)
-        elif (name := handed_to(request)) in seen and seen[name].state == "idle":
-            # On its way: the worker is as good as busy.
-            seen[name] = _as(seen[name], "running")
+        elif names := [n for n in handed_to(request) if n in seen and seen[n].state == "idle"]:
+            # On its way: the workers are as good as busy.
+            seen.update({name: _as(seen[name], "running") for name in names})
             job = job_view(request, model)
-            running[job.job_id] = RunningJob(job, (name,), time_s, model.iteration_s[1])
+            running[job.job_id] = RunningJob(job, tuple(names), time_s, _iteration_s(model, names))
     return Pool(
         model,
         queued,
@@ -107,10 +107,16 @@ def _pool(
     )
 
 
-def handed_to(request: TuningRequest) -> str:
-    """The worker that a starting request's run will go to; empty where that is open."""
+def handed_to(request: TuningRequest) -> list[str]:
+    """The workers that a starting request's run will go to; none where that is open."""
     owner = request.owner or ""
-    return owner.removeprefix(HANDED_TO) if owner.startswith(HANDED_TO) else ""
+    return owner.removeprefix(HANDED_TO).split(",") if owner.startswith(HANDED_TO) else []
+
+
+def _iteration_s(model: ModelSpec, workers: Sequence[str]) -> float:
+    """Of as many workers, or of the most that are known below."""
+    known = [count for count in model.worker_counts if count <= len(workers)]
+    return model.iteration_s[known[-1] if known else model.worker_counts[0]]
 
 
 def _claims(workers: Iterable[PoolWorker]) -> dict[str, tuple[str, ClaimView]]:

@@ -35,11 +35,13 @@ class LocalPool:
         ]
         return with_views(listed, self.token, _ANSWER_S)
 
-    def grow(self, base_model: str, count: int) -> None:
+    def grow(self, base_model: str, count: int, beside: int) -> None:
         """Start worker processes; they outlive the process that starts them."""
+        registered = WorkerRegistry(self.home).workers()
+        there = sum(worker.base_model == base_model for worker in registered)
         logs = Path(self.home) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        for _ in range(count):
+        for _ in range(beside + count - there):
             name = f"{base_model}-{secrets.token_hex(3)}"
             command = [sys.executable, "-m", "resources.warm_pool.server"]
             command += ["--name", name, "--base-model", base_model]

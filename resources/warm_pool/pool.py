@@ -39,8 +39,12 @@ class WarmPool(Protocol):
         """The workers that are held, of one base model or of all, each asked for its view."""
         ...
 
-    def grow(self, base_model: str, count: int) -> None:
-        """Start `count` more workers of a base model; returns before they are ready."""
+    def grow(self, base_model: str, count: int, beside: int) -> None:
+        """Start `count` more workers of a base model; returns before they are ready.
+
+        `beside` is how many of them `workers` gave when the need was seen: what somebody else has
+        started since is not started again.
+        """
         ...
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:

@@ -1,12 +1,13 @@
-"""Starts a request's run at once through Dagster's GraphQL interface, where a worker is idle.
+"""Starts a request's run at once through Dagster's GraphQL interface, where workers are idle.
 
-The scheduler finds a request within its interval anyway; this is for whoever waits at a terminal.
-What goes wrong here is no error: the request goes back to the queue and the scheduler starts it.
+For whoever waits at a terminal, and for the scheduler, whose own runs Dagster would start only when
+its round has ended. What goes wrong here is no error: the request is started the ordinary way.
 """
 
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,17 +30,15 @@ LOCATION = "pipelines.tuning"
 _REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
 _HOLD_S = 20.0
 _ANSWER_S = 10.0
-_ADD_PARTITION = """
-mutation($repository: RepositorySelector!, $task: String!) {
+# Mutations of one document run one after the other. A partition that is there already is no error.
+_LAUNCH = """
+mutation($repository: RepositorySelector!, $task: String!, $parameters: ExecutionParams!) {
   addDynamicPartition(repositorySelector: $repository, partitionsDefName: "tasks",
                       partitionKey: $task) {
     __typename
     ... on PythonError { message }
     ... on UnauthorizedError { message }
   }
-}"""
-_LAUNCH = """
-mutation($parameters: ExecutionParams!) {
   launchRun(executionParams: $parameters) {
     __typename
     ... on LaunchRunSuccess { run { runId } }
@@ -68,19 +67,18 @@ class Dagster:
 
     url: str
 
-    def launch(self, request: TuningRequest, worker: str) -> str:
-        """Launch the request's run for a worker; the run's id."""
-        self._ask(_ADD_PARTITION, {"repository": _REPOSITORY, "task": request.task})
+    def launch(self, request: TuningRequest, workers: Sequence[str], lookup: bool) -> str:
+        """Launch the request's run for some workers; the run's id."""
         tags = {
             REQUEST_TAG: request.request_id,
             ATTEMPT_TAG: str(request.attempt),
             DEADLINE_TAG: request.deadline_at.isoformat(),
             TENANT_TAG: request.tenant,
             BASE_MODEL_TAG: request.base_model,
-            WORKERS_TAG: worker,
+            WORKERS_TAG: ",".join(workers),
             "dagster/partition": request.task,
         }
-        config = {"max_iterations": request.max_iterations, "lookup": request.lookup}
+        config = {"max_iterations": request.max_iterations, "lookup": lookup}
         parameters = {
             "selector": {**_REPOSITORY, "jobName": "tune"},
             "mode": "default",
@@ -89,7 +87,8 @@ class Dagster:
                 "tags": [{"key": key, "value": value} for key, value in tags.items()],
             },
         }
-        answer = self._ask(_LAUNCH, {"parameters": parameters})["launchRun"]
+        asked = {"repository": _REPOSITORY, "task": request.task, "parameters": parameters}
+        answer = self._ask(_LAUNCH, asked)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise GraphqlError(f"launchRun: {json.dumps(answer)}")
         return str(answer["run"]["runId"])
@@ -130,7 +129,6 @@ def launch_on_idle(
     idle = [w for w in workers if w.base_model == request.base_model and w.is_idle]
     if not idle or not settings.dagster_url:
         return None
-    dagster = Dagster(settings.dagster_url)
     # The last one used first, so that the others may reach their idle window.
     worker = max(idle, key=lambda w: w.view.since_s if w.view else 0.0)
     store = RequestStore(settings.request_queue_url)
@@ -138,18 +136,37 @@ def launch_on_idle(
     if not store.take(request.request_id, owner=owner, now=now, hold_s=_HOLD_S):
         return None
     try:
-        run_id = dagster.launch(request, worker.name)
+        is_launched = launch_held(settings, store, request, [worker.name], request.lookup)
+    except GraphqlError as error:
+        why = f"not launched at once: {error}"
+        store.give_back(request.request_id, owner=owner, message=why)
+        return None
+    return worker.name if is_launched else None
+
+
+def launch_held(
+    settings: Settings,
+    store: RequestStore,
+    request: TuningRequest,
+    workers: Sequence[str],
+    lookup: bool,
+) -> bool:
+    """Launch the run of a request that the caller holds; whether that is certain to have happened.
+
+    If not it may have, and the request stays held for a while: then the scheduler looks whether it
+    has a run. Raises `GraphqlError` when it has none.
+    """
+    try:
+        run_id = Dagster(settings.dagster_url).launch(request, workers, lookup)
     except GraphqlError as error:
         if not error.maybe_done:
-            why = f"not launched at once: {error}"
-            store.give_back(request.request_id, owner=owner, message=why)
-        # Else it stays held for a while, and the scheduler looks whether it has a run.
-        return None
+            raise
+        return False
     store.move(
         request.request_id,
         expected=RequestState.STARTING,
         state=RequestState.LAUNCHED,
         run_id=run_id,
-        message=f"on {worker.name}",
+        message=f"on {', '.join(workers)}",
     )
-    return worker.name
+    return True

@@ -34,20 +34,24 @@ _MOST_PLACEMENTS = 20
 
 @dataclass(frozen=True)
 class StartRun:
-    """A run to start for a request; `worker` is where, empty when any will do."""
+    """A run to start for a request; `workers` is where, empty when any will do."""
 
     request: TuningRequest
-    worker: str = ""
+    workers: tuple[str, ...] = ()
     lookup: bool = True
 
 
 @dataclass
 class Round:
-    """What one round did. `to_spare`: how many workers may still be given back in it."""
+    """What one round did. `to_spare`: how many workers may still be given back in it.
+
+    `unsettled`: something waits that a round in a moment might start.
+    """
 
     starts: list[StartRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     to_spare: int = 0
+    unsettled: bool = False
 
 
 def schedule(
@@ -82,19 +86,24 @@ def schedule(
             if request.run_id in to_resume:
                 _resume(instance, pool, request, [by_name[name] for name in names], done)
             elif request.request_id in startable and store.take(
-                request.request_id, owner=HANDED_TO + names[0], now=now, hold_s=HOLD_S
+                request.request_id, owner=HANDED_TO + ",".join(names), now=now, hold_s=HOLD_S
             ):
                 asked = isinstance(action, act.StartLookup)
                 for_quality = request.iterations_bank >= request.iterations_cold
                 lookup = request.lookup and (asked or for_quality)
-                done.starts.append(StartRun(request, names[0], lookup))
+                done.starts.append(StartRun(request, tuple(names), lookup))
         else:
             _act(settings, pool, action, by_id, by_name, done)
-    started = sum(a.count for a in decided if isinstance(a, act.StartWorkers))
+    done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
+    started = sum(
+        a.count
+        for a in decided
+        if isinstance(a, act.StartWorkers) and a.base_model == settings.pool
+    )
     missing = min(settings.warm_workers, cluster.gpus) - len(staying) - started
     if missing > 0:
         # Some have died: those that are kept warm are there even when nobody needs them now.
-        pool.grow(settings.pool, missing)
+        pool.grow(settings.pool, started + missing, _of_model(by_name, settings.pool))
         done.notes.append(f"started {missing} workers in place of lost ones")
     return done
 
@@ -113,7 +122,7 @@ def _act(
     done: Round,
 ) -> None:
     if isinstance(action, act.StartWorkers) and action.base_model is not None:
-        pool.grow(action.base_model, action.count)
+        pool.grow(action.base_model, action.count, _of_model(workers, action.base_model))
         done.notes.append(f"started {action.count} workers of {action.base_model}")
     elif isinstance(action, act.StopWorker):
         if done.to_spare > 0:
@@ -122,12 +131,16 @@ def _act(
             done.notes.append(f"gave {action.worker} back")
     elif isinstance(action, act.LoadModel):
         pool.shrink([workers[action.worker]])
-        pool.grow(action.base_model, 1)
+        pool.grow(action.base_model, 1, _of_model(workers, action.base_model))
         done.notes.append(f"{action.base_model} in place of {action.worker}")
     elif isinstance(action, act.PreemptJob):
         _preempt(settings, pool, requests[action.job_id], done)
     else:
         done.notes.append(f"cannot do {action}")
+
+
+def _of_model(workers: dict[str, PoolWorker], base_model: str) -> int:
+    return sum(worker.base_model == base_model for worker in workers.values())
 
 
 def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: Round) -> None:

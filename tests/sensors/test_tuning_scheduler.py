@@ -17,7 +17,7 @@ from resources.warm_pool.pool import PoolWorker
 from resources.warm_pool.scheduler import schedule
 from resources.warm_pool.tick import read_tick, replay
 from resources.warm_pool.wire import WorkerView
-from sensors.tuning_scheduler import note_run
+from sensors.tuning_scheduler import without_run
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -38,7 +38,7 @@ class SaidPool:
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
         return self.said
 
-    def grow(self, base_model: str, count: int) -> None:
+    def grow(self, base_model: str, count: int, beside: int) -> None:
         self.grown.append((base_model, count))
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
@@ -83,7 +83,7 @@ def test_queued_requests_go_to_idle_workers_and_the_tick_replays(
     pool = SaidPool(idle=3)
     done = schedule(settings, instance, pool, store.find(), NOW)
     assert {start.request.task for start in done.starts} == {"a", "b"}
-    assert len({start.worker for start in done.starts}) == 2
+    assert len({start.workers for start in done.starts}) == 2
     assert {r.state for r in store.find()} == {RequestState.STARTING}
     [tick] = (Path(settings.home) / "ticks").iterdir()
     document = read_tick(tick)
@@ -149,8 +149,8 @@ def test_a_request_whose_run_failed_has_failed_and_can_be_tried_again(
         nothing, tags={"maitre/request": request.request_id, "maitre/attempt": "1"}
     )
     instance.report_run_failed(run)
-    assert note_run(instance, store, request)
+    assert without_run(instance, store, [request]) == []
     failed = store.get(request.request_id)
     assert (failed.state, failed.run_id) == (RequestState.FAILED, run.run_id)
     again = store.retry(request.request_id, now=NOW)
-    assert not note_run(instance, store, again)
+    assert without_run(instance, store, [again]) == [again]

@@ -66,8 +66,7 @@ class Live:
 
     def start_workers(self, count: int) -> list[str]:
         """Make it `count` idle workers."""
-        there = self.pool.workers()
-        self.pool.grow(self.settings.pool, max(0, count - len(there)))
+        self.pool.grow(self.settings.pool, count, beside=0)
         idle = until(
             lambda: (
                 (w := [w for w in self.pool.workers() if w.is_idle])

@@ -76,7 +76,10 @@ def test_growth_adds_replicas_and_survives_conflict_throttle_and_errors(
 ) -> None:
     held = cluster[1]
     held.trouble.extend([(429, {"Retry-After": "1"}), (500, {}), (409, {})])
-    pool.grow("tiny-1.5b", 3)
+    pool.grow("tiny-1.5b", 3, beside=2)
+    assert replicas(held) == 5
+    # Seen before the new pods were listed: they are not asked for once more.
+    pool.grow("tiny-1.5b", 3, beside=2)
     assert replicas(held) == 5
     pool.shrink([])
     assert replicas(held) == 5
@@ -87,7 +90,7 @@ def test_two_schedulers_that_read_the_same_do_not_lose_a_change(
 ) -> None:
     held = cluster[1]
     scale = pool._apps().read_namespaced_deployment_scale(NAME, "maitre")
-    pool.grow("tiny-1.5b", 1)
+    pool.grow("tiny-1.5b", 1, beside=2)
     scale.spec.replicas = 9
     with pytest.raises(client.ApiException) as refused:
         pool._apps().replace_namespaced_deployment_scale(NAME, "maitre", scale)
@@ -138,7 +141,7 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     cluster[1].allowed = allowed
     with pytest.raises(KubernetesError, match=message):
-        pool.grow("tiny-1.5b" if allowed else "unknown", 1)
+        pool.grow("tiny-1.5b" if allowed else "unknown", 1, beside=2)
 
 
 def test_deployment_names_are_names_that_kubernetes_takes() -> None:
@@ -162,7 +165,7 @@ def test_an_apply_with_replicas_conflicts_with_the_scale_and_without_does_not(
     pool: KubernetesPool, cluster: tuple[str, Cluster]
 ) -> None:
     """Why the manifests of scaled Deployments leave `replicas` out."""
-    pool.grow("tiny-1.5b", 1)
+    pool.grow("tiny-1.5b", 1, beside=2)
     spec = {key: value for key, value in DEPLOYMENT["spec"].items() if key != "replicas"}
     with pytest.raises(client.ApiException) as refused:
         apply(pool, {**spec, "replicas": 1})

@@ -10,7 +10,7 @@ from resources.warm_pool import quick_launch
 SCHEMA = create_schema().graphql_schema
 
 
-@pytest.mark.parametrize("query", ["_ADD_PARTITION", "_LAUNCH", "_TERMINATE"])
+@pytest.mark.parametrize("query", ["_LAUNCH", "_TERMINATE"])
 def test_the_queries_are_valid(query: str) -> None:
     assert validate(SCHEMA, parse(getattr(quick_launch, query))) == []
 
@@ -31,10 +31,10 @@ def test_the_parameters_of_a_launch_are_those_of_the_schema(
     monkeypatch.setattr(quick_launch.Dagster, "_ask", ask)
     now = datetime(2030, 1, 1, tzinfo=UTC)
     request = TuningRequest("id", "task", "tiny", "t", now, now, RequestState.STARTING)
-    assert quick_launch.Dagster("http://nowhere").launch(request, "w") == "r"
+    assert quick_launch.Dagster("http://nowhere").launch(request, ["v", "w"], True) == "r"
     problems: list[str] = []
     coerce_input_value(
-        asked[1]["parameters"],
+        asked[0]["parameters"],
         SCHEMA.get_type("ExecutionParams"),
         on_error=lambda path, value, error: problems.append(f"{path} {error}"),
     )

@@ -1,0 +1,93 @@
+"""What a tick of the scheduler starts by itself, and what it leaves to Dagster."""
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from resources.request_queue.request import RequestState, TuningRequest
+from resources.request_queue.store import RequestStore
+from resources.settings import Settings
+from resources.warm_pool import watch as module
+from resources.warm_pool.quick_launch import Dagster, GraphqlError
+from resources.warm_pool.scheduler import Round, StartRun
+from resources.warm_pool.watch import Watch
+
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RequestStore:
+    return RequestStore(f"sqlite:///{tmp_path}/requests.db")
+
+
+def tick(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch, url: str, for_s: float = 1.0
+) -> list[StartRun]:
+    """A tick whose policy starts everything that waits on the worker `w`."""
+
+    def schedule(_: object, __: object, ___: object, waiting: Sequence[TuningRequest], now: object):  # type: ignore[no-untyped-def]
+        held = [r for r in waiting if store.take(r.request_id, owner="worker w", now=now, hold_s=9)]  # type: ignore[arg-type]
+        return Round(starts=[StartRun(request, ("w",)) for request in held])
+
+    monkeypatch.setattr(module, "schedule", schedule)
+    settings = Settings(request_queue_url=store.url, dagster_url=url)
+    with dg.DagsterInstance.ephemeral() as instance:
+        pool: object = None
+        return Watch(
+            settings,
+            instance,
+            pool,  # type: ignore[arg-type]
+            lambda: store.find([RequestState.QUEUED]),
+            lambda _: None,
+            for_s,
+        ).starts()
+
+
+def submit(store: RequestStore, task: str) -> str:
+    return store.submit(task, deadline_at=FAR, now=datetime.now(UTC)).request_id
+
+
+def test_a_request_that_comes_during_a_tick_is_launched_in_it(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: dict[str, float] = {}
+    monkeypatch.setattr(
+        Dagster,
+        "launch",
+        lambda _, request, workers, lookup: (
+            launched.setdefault(request.task, time.monotonic()) and "run"
+        ),
+    )
+    first = submit(store, "before")
+    threading.Timer(0.3, submit, (store, "during")).start()
+    assert tick(store, monkeypatch, "http://dagster") == []
+    assert list(launched) == ["before", "during"]
+    assert store.get(first).state is RequestState.LAUNCHED
+
+
+def test_what_the_webserver_does_not_take_is_left_to_dagster(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise GraphqlError("no")
+
+    monkeypatch.setattr(Dagster, "launch", refuse)
+    request_id = submit(store, "a")
+    [start] = tick(store, monkeypatch, "http://dagster")
+    assert (start.request.task, start.workers) == ("a", ("w",))
+    # Held for the run that Dagster makes of it.
+    assert store.get(request_id).state is RequestState.STARTING
+
+
+def test_without_a_webserver_a_tick_is_one_round(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(store, "a")
+    began_s = time.monotonic()
+    assert len(tick(store, monkeypatch, "", for_s=60.0)) == 1
+    assert time.monotonic() - began_s < 30.0
