@@ -26,9 +26,13 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 
 class BankTuneConfig(dg.Config):
-    """How the bank's prompts are tuned: all tasks of a run in one shared batch."""
+    """How the bank's prompts are tuned: all tasks of a run in one shared batch.
 
-    iterations: int = 30
+    They begin at the mean of the prompts that are there, or of those of a first, short round.
+    """
+
+    iterations: int = 25
+    first_iterations: int = 10
     batch_size: int = 16
     learning_rate: float = 0.05
     virtual_tokens: int = 4
@@ -58,7 +62,7 @@ with warnings.catch_warnings():
         group_name="tuning",
         kinds={"torch", "safetensors"},
         owners=OWNERS,
-        code_version="2",
+        code_version="3",
         pool="training",
     )
 
@@ -81,12 +85,14 @@ def bank_prompts(
     asked = set(context.partition_keys) if is_partitioned else set(table.index)
     names = [name for name in table.index if name in asked]
     recipe = f"{language_model.fingerprint()} {json.dumps(config.model_dump(), sort_keys=True)}"
-    wanted = {name: _key(f"{table.loc[name, 'fingerprint']} {recipe}") for name in names}
-    fresh = [name for name in names if _result(home, name).get("key") != wanted[name]]
+    wanted = {name: _key(f"{table.loc[name, 'fingerprint']} {recipe}") for name in table.index}
+    current = {name for name in wanted if _result(home, name).get("key") == wanted[name]}
+    fresh = [name for name in names if name not in current]
     with mlflow.run(context) as run:
         context.log.info(f"{len(fresh)} prompts to tune, {len(names) - len(fresh)} as they were")
         if fresh:
-            for result in _tuned(context, config, inputs, language_model, fresh):
+            known = [_prompt(home, name) for name in sorted(current)]
+            for result in _tuned(context, config, inputs, language_model, fresh, known):
                 _write(home, result, wanted[result.task])
         shown = ["group", "majority_share"]
         outcome = pd.DataFrame(
@@ -116,15 +122,9 @@ def bank_prompts(
 
 def read_bank_prompts(home: DataHome) -> dict[str, tuple[np.ndarray, dict]]:
     """Prompt `[virtual_tokens, hidden]` and result of each task of the bank that has been tuned."""
-    from safetensors.numpy import load
-
     names = home.read_frame(TASK_TABLE).query("role == 'bank'")["task"]
     results = {name: _result(home, name) for name in names}
-    return {
-        name: (load(home.read_bytes(f"{FOLDER}/{name}.safetensors"))["prompt"], result)
-        for name, result in results.items()
-        if result
-    }
+    return {name: (_prompt(home, name), result) for name, result in results.items() if result}
 
 
 def _tuned(
@@ -133,10 +133,11 @@ def _tuned(
     inputs: Inputs,
     language_model: LanguageModel,
     names: list[str],
+    known: list[np.ndarray],
 ) -> "list[TuneResult]":
+    from maitre.tuning.common_start import tune_from_common_start
     from maitre.tuning.config import Progress as Iteration
     from maitre.tuning.tasks import find_task
-    from maitre.tuning.tune import tune_many
 
     context.log.info("reading the examples and the model's keys and values of them")
     progress = Progress(context.log, f"iterations of {len(names)} tasks in one batch")
@@ -146,12 +147,13 @@ def _tuned(
             note = f"train loss of {iteration.task} {iteration.train_loss:.2f}"
             progress(iteration.iteration, config.iterations, note)
 
-    return tune_many(
+    return tune_from_common_start(
         language_model.load(),
         [find_task(inputs.tasks, name) for name in names],
-        inits=[None] * len(names),
+        known=known,
+        first_iterations=config.first_iterations,
         config=config.tune_config(),
-        seeds=[config.seed] * len(names),
+        seed=config.seed,
         on_progress=tell,
     )
 
@@ -183,6 +185,12 @@ def _write(home: DataHome, result: "TuneResult", key: str) -> None:
             "iterations": result.iterations,
         },
     )
+
+
+def _prompt(home: DataHome, name: str) -> np.ndarray:
+    from safetensors.numpy import load
+
+    return load(home.read_bytes(f"{FOLDER}/{name}.safetensors"))["prompt"]
 
 
 def _result(home: DataHome, name: str) -> dict:

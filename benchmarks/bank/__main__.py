@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks.bank steps|shared|starts`."""
+"""Command line: `python -m benchmarks.bank steps|shared|build|starts`."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.bank.build import build
 from benchmarks.bank.shared import shared
 from benchmarks.bank.starts import STARTS, Bench, Measured, TimeIsUpError, compare_all
 from benchmarks.bank.starts_report import print_report, report
@@ -34,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--rows", type=int, default=16)
     step.add_argument("--virtual-tokens", type=int, default=TuneConfig().virtual_tokens)
     whats.add_parser("shared", help="tasks in one shared batch against one after another")
+    build = whats.add_parser("build", help="a bank that has seen none of the held-out tasks")
+    build.add_argument("--bank", required=True, help="folder or URL to write")
+    build.add_argument("--held-out", type=int, default=13, help="tasks that stay out, see starts")
     start = whats.add_parser("starts", help="iterations and seconds to a target, by start")
     start.add_argument("--bank", help="folder or URL; default: the data home's")
     start.add_argument("--work", type=Path, default=HOME / "benchmarks/bank_starts.jsonl")
@@ -96,6 +100,9 @@ def main() -> None:
     model = BaseModel.load(options.model, device="cpu")
     if options.what == "steps":
         figures: object = steps(model, options.rows, options.virtual_tokens)
+    elif options.what == "build":
+        tasks = _shuffled(load_tasks(options.task_folder))[options.held_out :]
+        figures = build(model, tasks, options.bank)
     elif options.what == "shared":
         figures = shared(model, _shuffled(load_tasks(options.task_folder))[:8], TuneConfig())
     else:
