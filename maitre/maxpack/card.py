@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-FORMAT = 3
+FORMAT = 4
 
 
 class MaxpackError(ValueError):

@@ -18,7 +18,7 @@ from maitre.maxpack.trees import ObliviousTrees
 MINIMUM_ROWS = 40
 FOLDS = 3
 # More of any of these only ever strains a server.
-_WORSE_WHEN_HIGHER = ("fill", "fill_time", "fill_kv", "load_at_limit")
+_WORSE_WHEN_HIGHER = ("fill", "fill_time", "fill_kv", "load_at_limit", "fill_waiting")
 
 
 def fit_model(
@@ -92,8 +92,8 @@ def _classifier(
     }
     # The trees correct what the fill alone says. Far from the limit they have next to nothing to
     # learn from, and an empty server must not look risky for want of data.
-    prior = Calibration.fit(log_fill(x), truth)
-    baseline = prior.log_odds(log_fill(x))
+    prior = Calibration.fit(log_fill(name, x), truth)
+    baseline = prior.log_odds(log_fill(name, x))
     held_out = _cross_fitted(catboost.CatBoostClassifier, x, truth, settings, baseline)
     model = catboost.CatBoostClassifier(**settings).fit(catboost.Pool(x, truth, baseline=baseline))
     return ObliviousTrees.from_catboost(model), Calibration.fit(held_out, truth), prior

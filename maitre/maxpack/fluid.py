@@ -18,6 +18,14 @@ is for the learned model to say; it gets the scales on which they act:
                         the utilisation of a server that works off a queue
     wait_at_limit_ms    mean wait of a single-server queue at that utilisation
     *_spare_sigmas      what is free of the KV cache (the slots) in standard deviations of its use
+
+Slots are soft. Where requests wait for one, those of an adapter gather and then run together: if
+they wait W and run D, an adapter holds a slot for about D / (D + W) of the windows of D + W in
+which it is asked for at all, so with z = 1 + W / D the slots in use are L(z t) / z. A server whose
+slots are short is slow before it starves:
+
+    fill_waiting        the fill if requests may wait for slots for as long as it takes
+    slot_wait_ms        W, where the slots hold what is asked of them
 """
 
 from __future__ import annotations
@@ -44,9 +52,10 @@ _LOG_RATIO = math.log(STEP_TIMES_S[1] / STEP_TIMES_S[0])
 _N_STEPS = len(STEP_TIMES_S)
 _BISECTIONS = 19
 _SHORTEST_S, _LONGEST_S = 1e-3, 30.0
+_LONGEST_WAIT = 1e4
 _MOST_SIGMAS, _LEAST_IDLE = 30.0, 1e-4
-# Three-point Gauss-Hermite quadrature of the prefill tokens in a step.
-_REACH, _SIDE_WEIGHT = math.sqrt(3.0), 1.0 / 6.0
+# Reach of a three-point Gauss-Hermite quadrature, in standard deviations.
+_REACH = math.sqrt(3.0)
 
 FLUID_FEATURES = (
     "fill",
@@ -63,6 +72,8 @@ FLUID_FEATURES = (
     "slots_spare_sigmas",
     "wait_at_limit_ms",
     "fill_batch",
+    "fill_waiting",
+    "slot_wait_ms",
 )
 
 
@@ -94,27 +105,31 @@ class LengthMoments:
         )
 
 
-def fluid_features(sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
-    """Steady-state averages of each set on configuration `rows[i]`: (sets, len(FLUID_FEATURES)).
+def fluid_features(
+    sets: SetSums, options: ServerOptions, rows: np.ndarray, who: np.ndarray | None = None
+) -> np.ndarray:
+    """Steady-state averages of each set on configuration `rows[i]`: (rows, len(FLUID_FEATURES)).
 
-    An impossible configuration (no KV cache) gets `fill` 1000.
+    With `who`, of set `who[i]`. An impossible configuration (no KV cache) gets `fill` 1000.
     """
-    moments = options.moments
-    sums = np.ascontiguousarray(sets.sums)
-    out = np.empty((len(sets), len(FLUID_FEATURES)))
-    order = np.argsort(rows, kind="stable")
-    distinct, starts = np.unique(rows[order], return_index=True)
-    for row, some in zip(distinct, np.split(order, starts[1:]), strict=True):
-        _solve_all(
-            sums,
-            some,
-            options.step_costs[row],
-            options.limits[row],
-            (moments.input_input, moments.input_output, moments.output_output),
-            0.5 * (moments.block_tokens - 1),
-            out,
-        )
+    out = np.empty((len(rows), len(FLUID_FEATURES)))
+    _solve_all(
+        np.ascontiguousarray(sets.sums),
+        np.arange(len(rows)) if who is None else who,
+        np.asarray(rows),
+        options.cost_table,
+        options.limits,
+        *length_constants(options),
+        out,
+    )
     return out
+
+
+def length_constants(options: ServerOptions) -> tuple[tuple[float, float, float], float]:
+    """Length moments and the tokens that rounding up to blocks adds to a sequence, for kernels."""
+    moments = options.moments
+    scales = (moments.input_input, moments.input_output, moments.output_output)
+    return scales, 0.5 * (moments.block_tokens - 1)
 
 
 @compiled
@@ -134,22 +149,32 @@ def _active(sums, t):  # type: ignore[no-untyped-def]
 def _busy(sums, cost, limit, t, kv_per_s, in_in):  # type: ignore[no-untyped-def]
     """Busy seconds per second when a step takes t seconds."""
     sequences = t * sums[_OUTPUT]
-    kv, active = t * kv_per_s, _active(sums, t)
+    kv, active = t * kv_per_s, min(_active(sums, t), limit[1])
     quiet = math.exp(-t * sums[_RATE])
     total = quiet * step_s(cost, sequences, sequences, 0.0, kv, active)
     some = 1.0 - quiet
     if some > 0.0:
-        # Prefill tokens of the steps that have any: mean and spread of a compound Poisson sum.
+        # Prefill tokens of the steps that have any: mean and spread of a compound Poisson sum. No
+        # step has more than the batch takes; what does not fit comes in the next, so that the mean
+        # stays and the spread is less.
         mean = t * sums[_INPUT] / some
         square = (t * in_in * sums[_IN_IN] + (t * sums[_INPUT]) ** 2) / some
-        reach = _REACH * math.sqrt(max(square - mean * mean, 0.0))
-        most = max(limit[3] - sequences, 1.0)
-        low, high = max(mean - reach, 1.0), min(mean + reach, max(most, mean))
-        total += some * (
-            (1.0 - 2.0 * _SIDE_WEIGHT) * step_s(cost, sequences, sequences, mean, kv, active)
-            + _SIDE_WEIGHT * step_s(cost, sequences, sequences, low, kv, active)
-            + _SIDE_WEIGHT * step_s(cost, sequences, sequences, high, kv, active)
-        )
+        variance = max(square - mean * mean, 0.0)
+        reach = _REACH * math.sqrt(variance)
+        down = min(reach, mean - min(1.0, mean))
+        up = min(reach, max(limit[3] - sequences, 1.0) - mean)
+        weight_down = weight_up = 0.0
+        if down > 0.0 and up > 0.0:
+            weight_down = variance / (down * (down + up))
+            weight_up = variance / (up * (down + up))
+            scale = min(1.0, 1.0 / (weight_down + weight_up))
+            weight_down, weight_up = scale * weight_down, scale * weight_up
+            total += some * (
+                weight_down * step_s(cost, sequences, sequences, mean - down, kv, active)
+                + weight_up * step_s(cost, sequences, sequences, mean + up, kv, active)
+            )
+        middle = 1.0 - weight_down - weight_up
+        total += some * middle * step_s(cost, sequences, sequences, mean, kv, active)
     return total / t
 
 
@@ -182,9 +207,62 @@ def _longest_step(sums, limit, kv_per_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _solve_all(sums, some, cost, limit, moments, rounding, out):  # type: ignore[no-untyped-def]
-    for i in some:
-        _solve(sums[i], cost, limit, moments, rounding, out[i])
+def _solve_all(sums, who, rows, costs, limits, moments, rounding, out):  # type: ignore[no-untyped-def]
+    for i in range(len(rows)):
+        row = rows[i]
+        _solve(sums[who[i]], costs[row], limits[row], moments, rounding, out[i])
+
+
+@compiled
+def held_per_s(sums, moments, rounding):  # type: ignore[no-untyped-def]
+    """KV tokens held per second of step time: a running request holds its input and on average
+    half of what it will have written."""
+    kv = moments[1] * sums[_IN_OUT] + 0.5 * moments[2] * sums[_OUT_OUT]
+    return kv + rounding * sums[_OUTPUT]
+
+
+@compiled
+def _crossing(sums, cost, limit, kv_per_s, in_in, waiting):  # type: ignore[no-untyped-def]
+    """The step time at which the server is as busy as the fullest of its limits.
+
+    Busy falls with t and the limits rise, so their largest is smallest there. With `waiting` the
+    slots are no limit.
+    """
+    low, high = math.log(_SHORTEST_S), math.log(_LONGEST_S)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        t = math.exp(middle)
+        kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
+        most = max(kv, sequences) if waiting else max(kv, max(slots, sequences))
+        if _busy(sums, cost, limit, t, kv_per_s, in_in) > most:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+@compiled
+def _settled(sums, cost, limit, kv_per_s, in_in, longest_s):  # type: ignore[no-untyped-def]
+    """The step time, up to `longest_s`, at which the server is busy exactly all of the time."""
+    low, high = math.log(_SHORTEST_S), math.log(longest_s)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if _busy(sums, cost, limit, math.exp(middle), kv_per_s, in_in) > 1.0:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+@compiled
+def fill_on(sums, costs, limits, row, kv_per_s, in_in):  # type: ignore[no-untyped-def]
+    """The fill alone; just above 1e3 without a KV cache."""
+    if limits[row, 0] <= 0.0:
+        return 1e3
+    t = _crossing(sums, costs[row], limits[row], kv_per_s, in_in, False)
+    kv, slots, sequences = _limits(sums, limits[row], t, kv_per_s)
+    busy = _busy(sums, costs[row], limits[row], t, kv_per_s, in_in)
+    return max(max(busy, kv), max(slots, sequences))
 
 
 @compiled
@@ -192,36 +270,25 @@ def _solve(sums, cost, limit, moments, rounding, out):  # type: ignore[no-untype
     out[:] = 0.0
     if limit[0] <= 0.0:
         out[:4] = 1e3
+        out[14] = 1e3
         return
-    # A running request holds its input and on average half of what it will have written.
-    kv_per_s = moments[1] * sums[_IN_OUT] + 0.5 * moments[2] * sums[_OUT_OUT]
-    kv_per_s += rounding * sums[_OUTPUT]
-    # Busy falls with t and the limits rise, so their largest is smallest where they cross.
-    low, high = math.log(_SHORTEST_S), math.log(_LONGEST_S)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        t = math.exp(middle)
-        kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
-        if _busy(sums, cost, limit, t, kv_per_s, moments[0]) > max(kv, max(slots, sequences)):
-            low = middle
-        else:
-            high = middle
-    t = math.exp(high)
+    kv_per_s = held_per_s(sums, moments, rounding)
+    t = _crossing(sums, cost, limit, kv_per_s, moments[0], False)
     kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
     busy = _busy(sums, cost, limit, t, kv_per_s, moments[0])
     out[0] = max(max(busy, kv), max(slots, sequences))
     out[1], out[2], out[3], out[13] = busy, kv, slots, sequences
+    out[14] = out[0]
+    if slots > 1.0:
+        waiting_t = _crossing(sums, cost, limit, kv_per_s, moments[0], True)
+        kv_then, _, sequences_then = _limits(sums, limit, waiting_t, kv_per_s)
+        busy_then = _busy(sums, cost, limit, waiting_t, kv_per_s, moments[0])
+        out[14] = max(busy_then, max(kv_then, sequences_then))
+        out[15] = _slot_wait_ms(sums, cost, limit, kv_per_s, moments[0], waiting_t, out[14])
     # The step time at which the server settles: busy exactly all of the time, or the crossing
     # when it is overloaded.
     if out[0] < 1.0:
-        low = math.log(_SHORTEST_S)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            if _busy(sums, cost, limit, math.exp(middle), kv_per_s, moments[0]) > 1.0:
-                low = middle
-            else:
-                high = middle
-        t = math.exp(high)
+        t = _settled(sums, cost, limit, kv_per_s, moments[0], t)
         kv, slots, sequences = _limits(sums, limit, t, kv_per_s)
     out[4] = 1e3 * t
     out[5] = t * sums[_OUTPUT]
@@ -242,3 +309,23 @@ def _solve(sums, cost, limit, moments, rounding, out):  # type: ignore[no-untype
         out[11] = min(max((limit[1] - out[6]) / spread, -_MOST_SIGMAS), _MOST_SIGMAS)
     idle = max(1.0 - load, _LEAST_IDLE)
     out[12] = 1e3 * 0.5 * (1.0 + moments[2]) * load / (idle * max(sums[_RATE], 1e-6))
+
+
+@compiled
+def _slot_wait_ms(sums, cost, limit, kv_per_s, in_in, t, fill):  # type: ignore[no-untyped-def]
+    """How long requests wait for a slot so that those of an adapter gather and the slots suffice.
+
+    `t` is the step time of the crossing; where the server is not full, steps are shorter.
+    """
+    if fill < 1.0:
+        t = _settled(sums, cost, limit, kv_per_s, in_in, t)
+    low, high = 0.0, math.log(_LONGEST_WAIT)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        stretch = math.exp(middle)
+        if _active(sums, t * stretch) > limit[1] * stretch:
+            low = middle
+        else:
+            high = middle
+    running_s = t * sums[_OUTPUT] / max(sums[_RATE], 1e-12)
+    return 1e3 * (math.exp(high) - 1.0) * running_s

@@ -159,4 +159,6 @@ class MaxpackModel:
 
     def _probability(self, name: str, x: np.ndarray) -> np.ndarray:
         raw = self.trees[name].raw(x)
-        return self.calibrations[name].probability(raw + self.priors[name].log_odds(log_fill(x)))
+        return self.calibrations[name].probability(
+            raw + self.priors[name].log_odds(log_fill(name, x))
+        )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from maitre.maxpack.fluid import LengthMoments
 from maitre.twin import Lengths, ServerConfig, ServerProfile
+from maitre.twin.kernel.state import StepCost
 
 # What vLLM accepts for --max-lora-rank.
 RANK_TIERS = (8, 16, 32, 64, 128, 256, 320, 512)
-SLOTS = (8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
+# Any number of slots will do for vLLM; in steps of an eighth or less none is far from the best.
+SLOTS = (*range(8, 32, 2), *range(32, 64, 4), *range(64, 128, 8), *range(128, 256, 16),
+         *range(256, 385, 32))  # fmt: skip
 # Mean lengths of the runs that the shipped profiles were fitted on.
 MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS = 222.4, 195.0
 _MOMENT_DRAWS = 20_000
@@ -29,8 +33,8 @@ def default_lengths() -> Lengths:
 class ServerOptions:
     """Configurations in columns: `max_loras`, `max_lora_rank`, `kv_cache_tokens` (0: no memory).
 
-    `step_costs` has the twin's step cost of each, `limits` its KV cache tokens, slots, sequences
-    and batched tokens; `moments` describes the lengths of requests.
+    `step_costs` has the twin's step cost of each, `cost_table` the same as records, `limits` its KV
+    cache tokens, slots, sequences and batched tokens; `moments` describes the lengths of requests.
     """
 
     max_loras: np.ndarray
@@ -92,6 +96,32 @@ class ServerOptions:
 
     def __len__(self) -> int:
         return len(self.max_loras)
+
+    @cached_property
+    def cost_table(self) -> np.ndarray:
+        """`step_costs` as an array of records."""
+        fields = StepCost._fields
+        return np.array(
+            [tuple(cost) for cost in self.step_costs],
+            dtype=[(name, np.float64) for name in fields],
+        )
+
+    @cached_property
+    def ladders(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of each tier by ascending slots, (tiers, most slots), and how many each tier has.
+
+        Shorter ladders repeat their last row.
+        """
+        rows = [
+            np.flatnonzero(self.max_lora_rank == tier)[
+                np.argsort(self.max_loras[self.max_lora_rank == tier], kind="stable")
+            ]
+            for tier in self.tiers
+        ]
+        lengths = np.array([len(some) for some in rows])
+        most = int(lengths.max(initial=0))
+        ladder = np.array([np.append(some, np.repeat(some[-1], most - len(some))) for some in rows])
+        return ladder, lengths
 
     @property
     def tiers(self) -> np.ndarray:

@@ -18,17 +18,19 @@ COLUMNS = (
     "itl_mean_ms",
     "out_of_memory",
 )
-_FILL, _OFFERED = FEATURES.index("fill"), FEATURES.index("offered_tps")
+_WAITING, _OFFERED = FEATURES.index("fill_waiting"), FEATURES.index("offered_tps")
+# A server whose requests wait for slots is slow before it starves.
+_FILL_OF = {"starved": _WAITING, "unhealthy": FEATURES.index("fill")}
 
 
-def log_fill(x: np.ndarray) -> np.ndarray:
-    """Logarithm of the steady state's fill, within reason, of rows of `FEATURES`."""
-    return np.log(np.clip(x[:, _FILL], 0.2, 3.0))
+def log_fill(name: str, x: np.ndarray) -> np.ndarray:
+    """Logarithm of the fill that a classifier starts from, within reason; rows of `FEATURES`."""
+    return np.log(np.clip(x[:, _FILL_OF[name]], 0.2, 3.0))
 
 
 def reference_tps(x: np.ndarray) -> np.ndarray:
     """What a server without fluctuations would deliver: the offered load, or its fill's part."""
-    return x[:, _OFFERED] / np.maximum(x[:, _FILL], 1.0)
+    return x[:, _OFFERED] / np.maximum(x[:, _WAITING], 1.0)
 
 
 def log_target(name: str, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

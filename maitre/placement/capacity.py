@@ -10,11 +10,10 @@ import numpy as np
 from maitre.maxpack.features import SetSums
 from maitre.maxpack.fluid import FLUID_FEATURES, fluid_features
 from maitre.maxpack.options import ServerOptions
+from maitre.maxpack.slots import roomiest_rows
 
-CONFIGURATIONS_TRIED = 3
+CONFIGURATIONS_TRIED = 4
 _FILL, _STEP = FLUID_FEATURES.index("fill"), FLUID_FEATURES.index("step_ms")
-# Part and multiple of a configuration's slots that count as near to it.
-_NEAR = (0.6, 1.7)
 
 
 class SetModel(Protocol):
@@ -60,25 +59,23 @@ class Capacity:
         """The configuration of least risk for each set (or the given one, `fixed_rows`).
 
         The physics narrows the choice to a few configurations and the model decides among them:
-        of those within the risk, the one with the most room; else the least risky. With `near_row`
-        only configurations with about as many slots as that one are considered.
+        the least risky, of equally risky ones that with the most room. With `near_row` the search
+        for slots starts at that configuration.
         """
-        count = len(sets)
-        every = np.arange(count)
+        every = np.arange(len(sets))
         if fixed_rows is not None:
             who, rows = every, np.asarray(fixed_rows)
         else:
-            who, rows = self._allowed(sets, near_row)
+            near_slots = None if near_row is None else int(self.options.max_loras[near_row])
+            who, rows = roomiest_rows(
+                sets,
+                self.options,
+                self.options.rank_tier(sets.max_rank),
+                kept=CONFIGURATIONS_TRIED,
+                near_slots=near_slots,
+            )
+        fluid = fluid_features(sets, self.options, rows, who)
         repeated = sets if fixed_rows is not None else sets.take(who)
-        fluid = fluid_features(repeated, self.options, rows)
-        if fixed_rows is None:
-            # Of the configurations of each set, those with the most room.
-            order = np.lexsort((fluid[:, _FILL], who))
-            first = np.searchsorted(who[order], every)
-            place = np.arange(len(order)) - first[who[order]]
-            kept = order[place < CONFIGURATIONS_TRIED]
-            who, rows, fluid = who[kept], rows[kept], fluid[kept]
-            repeated = sets.take(who)
         risk = self.model.risk_of(repeated, self.options, rows, fluid)
         order = np.lexsort((fluid[:, _FILL], risk, who))
         picked = order[np.searchsorted(who[order], every)]
@@ -93,19 +90,3 @@ class Capacity:
     def fits(self, sets: SetSums) -> np.ndarray:
         """Whether each set fits some configuration."""
         return self.best(sets).risk <= self.risk
-
-    def _allowed(self, sets: SetSums, near_row: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of set and configuration: of the set's rank tier, with no slots to spare."""
-        options = self.options
-        tier = options.rank_tier(sets.max_rank)
-        slots = options.enough_slots(sets.column("adapters"))
-        allowed = (options.max_lora_rank == tier[:, None]) & (options.max_loras <= slots[:, None])
-        if near_row is not None:
-            centre = options.max_loras[near_row]
-            some = (options.max_loras >= _NEAR[0] * centre) & (
-                options.max_loras <= _NEAR[1] * centre
-            )
-            narrowed = allowed & some
-            allowed = np.where(narrowed.any(axis=1)[:, None], narrowed, allowed)
-        who, rows = np.nonzero(allowed)
-        return who, rows

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from maitre.maxpack.features import STEP_TIMES_S, TERMS, SetSums, adapter_terms
 from maitre.maxpack.fluid import FLUID_FEATURES, fluid_features
 from maitre.maxpack.options import ServerOptions, default_lengths
+from maitre.maxpack.slots import roomiest_rows
 from maitre.twin import ServerProfile
 
 PROFILE = ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
@@ -70,3 +71,29 @@ def test_fill_is_one_where_an_idle_server_turns_into_a_full_one() -> None:
 def test_rank_tiers_hold_the_rank() -> None:
     tiers = OPTIONS.rank_tier(np.array([1, 8, 9, 16, 32, 33]))
     assert tiers.tolist() == [8, 8, 16, 16, 32, 0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(rate_lists, st.sampled_from([8, 16, 32]))
+def test_the_search_for_slots_finds_what_trying_all_finds(rates: list[float], rank: int) -> None:
+    sets = one_set(rates, rank)
+    _, found = roomiest_rows(sets, OPTIONS, np.array([rank]), kept=3)
+    enough = OPTIONS.enough_slots(sets.column("adapters"))[0]
+    every = np.flatnonzero((OPTIONS.max_lora_rank == rank) & (OPTIONS.max_loras <= enough))
+    fills = fluid_features(sets, OPTIONS, every, np.zeros(len(every), int))[:, FILL]
+    best = fluid_features(sets, OPTIONS, found[:1])[0, FILL]
+    assert best <= fills.min() * (1 + 1e-3)
+
+
+@settings(deadline=None)
+@given(rate_lists, st.integers(0, 40))
+def test_requests_that_may_wait_for_slots_fill_a_server_no_more(
+    rates: list[float], row: int
+) -> None:
+    rows = np.array([row % len(OPTIONS)])
+    values = fluid_features(one_set(rates), OPTIONS, rows)[0]
+    fill, waiting = values[FILL], values[FLUID_FEATURES.index("fill_waiting")]
+    assert waiting <= fill + 1e-9
+    if fill < 1:
+        assert waiting == fill
+        assert values[FLUID_FEATURES.index("slot_wait_ms")] == 0
