@@ -19,7 +19,7 @@ from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
 from resources.progress import Progress
-from resources.warm_pool.held_run import held_run
+from resources.warm_pool.held_run import Told, held_run
 
 if TYPE_CHECKING:
     from maitre.bank.lookup import Lookup
@@ -129,14 +129,18 @@ def tuned_prompts(
         tuned = trial.warm
     else:
         held.enter("tuning", config.max_iterations)
-        tuned = tune(
-            model,
-            task,
-            init=start.choice.prompt,
-            should_stop=held.should_stop,
-            checkpoint=held.checkpoint,
-            **settings,
-        )
+        begin = start.choice.prompt
+        told = Told(model, task, begin, config.tune_config(), config.seed)
+        with held.together(told) as workers:
+            tuned = tune(
+                model,
+                task,
+                init=begin,
+                should_stop=held.should_stop,
+                checkpoint=held.checkpoint,
+                workers=workers,
+                **settings,
+            )
         lines = {"from the bank": tuned}
     # From here on there are effects outside of the run: only if it is still this worker's.
     held.check()

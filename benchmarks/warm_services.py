@@ -63,10 +63,16 @@ class Services:
         )
         return self.store.get(json.loads(answer.stdout)["request_id"])
 
-    def submit_row(self, task: str, deadline_s: float = 600.0, steps: int = SHORT_STEPS) -> Any:
-        """Only the row: the sensor alone finds it."""
+    def submit_row(
+        self,
+        task: str,
+        deadline_s: float = 600.0,
+        steps: int = SHORT_STEPS,
+        taken: bool = False,
+    ) -> TuningRequest:
+        """Only the row: the sensor alone finds it, unless it is `taken` already."""
         now = datetime.now(UTC)
-        return self.store.submit(
+        request = self.store.submit(
             task,
             deadline_at=now + timedelta(seconds=deadline_s),
             now=now,
@@ -76,6 +82,9 @@ class Services:
             iterations_cold=float(steps),
             iterations_bank=float(steps),
         )
+        if taken:
+            self.store.take(request.request_id, owner="benchmark", now=now, hold_s=600.0)
+        return request
 
     def ended(self, request_id: str, timeout_s: float = 300.0) -> TuningRequest:
         """The request, once it has ended."""

@@ -34,6 +34,7 @@ from resources.warm_pool.submission import Wish, submit
 KILL_EVERY_S = 30.0
 CHAOS_GAP_S = 1.2
 """Mean seconds between requests; jobs of few rows take about as long on two workers."""
+GROUP_STEPS = 20
 ONCE = ("PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED", "ASSET_MATERIALIZATION")
 
 
@@ -213,6 +214,22 @@ def memory(services: Services, tasks: list[str], count: int, seed: int) -> dict[
     }
 
 
+def group(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
+    """Seconds of an iteration with one worker and with two that share each batch."""
+    del seed
+    dagster = Dagster(while_up(services.settings).dagster_url)
+    found: dict[str, list[float]] = {}
+    for number in range(count):
+        for size in (1, 2):
+            names = [worker.name for worker in services.idle(2)][:size]
+            request = services.submit_row(tasks[number % len(tasks)], steps=GROUP_STEPS, taken=True)
+            marks = services.marks(dagster.launch(request, names, lookup=False))
+            each_s = (marks["registering"] - marks["stepping"]) / GROUP_STEPS
+            found.setdefault(f"iteration, {size} workers", []).append(each_s)
+            _tell(f"{size} workers: {each_s:.3f} s an iteration")
+    return {name: spread(values) for name, values in found.items()}
+
+
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -234,6 +251,7 @@ FIGURES = {
     "kill": (kill, 3, 20, True),
     "chaos": (chaos, 2, 200, True),
     "memory": (memory, 1, 200, True),
+    "group": (group, 2, 5, False),
 }
 
 

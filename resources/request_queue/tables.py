@@ -44,6 +44,8 @@ placements = sa.Table(
     sa.Column("state", sa.String(20), nullable=False, index=True),
     sa.Column("placed_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("others", sa.Text, nullable=False, server_default=""),
+    sa.Column("meeting", sa.String(200)),
     sa.Column("message", sa.Text),
 )
 

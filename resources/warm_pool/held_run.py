@@ -6,10 +6,19 @@ checkpoint and tells nobody, so that an op reads the same either way.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maitre.tuning.base_model import BaseModel
+    from maitre.tuning.config import TuneConfig
+    from maitre.tuning.tasks import Task
+    from maitre.tuning.workers import Workers
 
 
 @dataclass
@@ -27,14 +36,37 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the other workers of a run must know to take its steps: arguments of `tune`."""
+
+    model: "BaseModel"
+    task: "Task"
+    init: "np.ndarray | None"
+    config: "TuneConfig"
+    seed: int
+
+
+@dataclass(frozen=True)
 class HeldRun:
-    """A run as its op sees it."""
+    """A run as its op sees it. `lead` forms the group of a run that several workers hold."""
 
     progress: Progress
     stop: Event
     is_mine: Callable[[], None]
     checkpoint: Path | None = None
     on_checkpoint: Callable[[], None] = lambda: None
+    lead: "Callable[[Told], AbstractContextManager[Workers]] | None" = None
+
+    @contextmanager
+    def together(self, told: Told) -> "Iterator[Workers]":
+        """The workers that tune this run, this one the first; itself alone where it is."""
+        if self.lead is None:
+            from maitre.tuning.workers import ALONE
+
+            yield ALONE
+        else:
+            with self.lead(told) as workers:
+                yield workers
 
     def enter(self, phase: str, iterations: int = 0) -> None:
         """Tell that a phase begins (`lookup`, `tuning`, `registering`)."""

@@ -3,7 +3,8 @@
 Every other run goes to the launcher named under `otherwise` (Dagster's default one when none is).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -35,10 +36,11 @@ _CLAIM_TAKES = timedelta(seconds=5)
 class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     """Hands runs to warm workers; see the module.
 
-    A run tagged `maitre/base-model` goes to a worker named in `maitre/workers` (comma-separated),
-    or to any idle one of that model. With none idle it goes back to the queue; where no worker of
-    the model is held at all and none is named, it starts cold. Whatever launches, resumes or
-    terminates a run goes through its placement, so that of two daemons one wins.
+    A run tagged `maitre/base-model` goes to the workers named in `maitre/workers` (comma-separated,
+    all of them or none), or to any idle one of that model. With none idle it goes back to the
+    queue; where no worker of the model is held at all and none is named, it starts cold. Whatever
+    launches, resumes or terminates a run goes through its placement, so that of two daemons one
+    wins.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         if before is not None and before.state is PlacementState.PLACED:
             # Another daemon has launched it between this one's look and now.
             return
-        if not self.place(run, pool, [w for w in workers if not named or w.name in named], before):
+        if not self.place(run, pool, _groups(workers, named), before):
             raise DagsterUserCodeUnreachableError(
                 f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}; the run goes back to the queue"
             )
@@ -110,7 +112,8 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def resume_run(self, context: ResumeRunContext) -> None:
         """Place a run whose worker is gone on another; it goes on from its checkpoint.
 
-        With none idle nothing happens: the next health check asks again.
+        On as many as it had, if so many are idle, else on one. With none idle nothing happens: the
+        next health check asks again.
         """
         run = context.dagster_run
         before = self._placements.current(run.run_id)
@@ -118,46 +121,83 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         if before is None or pool is None:
             self._otherwise.resume_run(context)
             return
-        self.place(run, pool, pool.workers(run.tags[BASE_MODEL_TAG]), before)
+        idle = [worker for worker in pool.workers(run.tags[BASE_MODEL_TAG]) if worker.is_idle]
+        size = 1 + len(before.others)
+        groups = [idle[:size]] if 1 < size <= len(idle) else []
+        self.place(run, pool, [*groups, *([worker] for worker in idle)], before)
 
     def take_over(self, run: dg.DagsterRun, pool: WarmPool, workers: Sequence[PoolWorker]) -> bool:
-        """Place a run that has no worker any more on one of `workers`; whether one has it."""
+        """Place a run that has no worker any more on all of `workers`; whether they have it."""
         before = self._placements.current(run.run_id)
         if before is None or before.state is not PlacementState.RELEASED:
             return False
-        return self.place(run, pool, workers, before)
+        return self.place(run, pool, [workers], before)
 
     def place(
         self,
         run: dg.DagsterRun,
         pool: WarmPool,
-        workers: Sequence[PoolWorker],
+        groups: Iterable[Sequence[PoolWorker]],
         before: Placement | None,
     ) -> bool:
-        """Claim the first of `workers` that is idle for the run; whether one has it now.
+        """Claim all workers of the first of `groups` that can be had; whether the run has some now.
 
         `before` is the placement that the new one replaces; when another launcher replaces it
         first, that one has the run, and the answer is yes.
         """
-        for worker in workers:
-            if not worker.is_idle:
+        for group in groups:
+            if not group or not all(worker.is_idle for worker in group):
                 continue
+            # Everybody claims in this order, and the last one, with whose claim the run begins,
+            # is the first of the group: of two launchers that want the same workers one gets them.
+            *others, first = sorted(group, key=lambda worker: worker.name)
             placement = self._placements.place(
-                run.run_id, worker=worker.name, url=worker.url, after=before, now=datetime.now(UTC)
+                run.run_id,
+                worker=first.name,
+                url=first.url,
+                after=before,
+                now=datetime.now(UTC),
+                others=[worker.name for worker in others],
             )
             if placement is None:
                 return True
-            claim = Claim(placement.attempt, run.run_id, placement.number, placement.number > 1)
+            refusal = self._claim_all(pool, placement, [*others, first])
+            if refusal is None:
+                names = ",".join([first.name, *placement.others])
+                self._instance.add_run_tags(run.run_id, {WORKER_TAG: names})
+                self._tell(run, f"Placed on warm worker {names} ({placement.attempt})")
+                return True
+            self._placements.release(run.run_id, placement.attempt, refusal)
+            before = self._placements.current(run.run_id)
+        return False
+
+    def _claim_all(
+        self, pool: WarmPool, placement: Placement, workers: Sequence[PoolWorker]
+    ) -> str | None:
+        """Claim the workers, the one that executes the run last; why not, with none claimed then.
+
+        No claim waits for another, so nothing can block. Who was claimed for a placement that is
+        released lets go by itself, too, should this process die here.
+        """
+        claimed: list[PoolWorker] = []
+        for rank, worker in enumerate(workers, start=1):
+            claim = Claim(
+                placement.attempt,
+                placement.run_id,
+                placement.number,
+                placement.number > 1,
+                rank=rank % len(workers),
+                size=len(workers),
+            )
             try:
                 pool.client(worker.url).claim(claim)
             except (ClaimRefusedError, WorkerUnreachableError) as error:
-                self._placements.release(run.run_id, placement.attempt, str(error))
-                before = self._placements.current(run.run_id)
-                continue
-            self._instance.add_run_tags(run.run_id, {WORKER_TAG: worker.name})
-            self._tell(run, f"Placed on warm worker {worker.name} ({placement.attempt})")
-            return True
-        return False
+                for other in claimed:
+                    with suppress(ClaimRefusedError, WorkerUnreachableError):
+                        pool.client(other.url).preempt(placement.attempt)
+                return str(error)
+            claimed.append(worker)
+        return None
 
     def terminate(self, run_id: str) -> bool:
         """Cancel a run at its next step; one whose worker is gone is cancelled here."""
@@ -241,6 +281,19 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
 
     def _tell(self, run: dg.DagsterRun, message: str) -> None:
         self._instance.report_engine_event(message, run, cls=self.__class__)
+
+
+def _groups(workers: Sequence[PoolWorker], named: frozenset[str]) -> Iterator[Sequence[PoolWorker]]:
+    """What to try: all of the named workers together, or, with none named, any one of them.
+
+    A worker that was named and is gone will not come back; then any one will do, too.
+    """
+    chosen = [worker for worker in workers if worker.name in named]
+    if named and len(chosen) == len(named):
+        yield chosen
+        return
+    for worker in workers:
+        yield [worker]
 
 
 def _named(run: dg.DagsterRun) -> frozenset[str]:

@@ -78,14 +78,16 @@ def _pool(
             continue
         held = by_run.get(request.run_id or "")
         if held is not None:
-            name, claim = held
+            names, claim = held
             job = job_view(request, model, claim.iteration)
-            if claim.phase == "lookup":
+            if claim.phase == "lookup" and len(names) == 1:
+                [name] = names
                 began_s = claim.marks.get("lookup", time_s)
                 lookups[job.job_id] = LookupView(job, name, max(time_s, began_s + model.lookup_s))
                 seen[name] = _as(seen[name], "lookup")
             else:
-                running[job.job_id] = RunningJob(job, (name,), time_s, model.iteration_s[1])
+                each_s = _iteration_s(model, names)
+                running[job.job_id] = RunningJob(job, tuple(names), time_s, each_s)
         elif request.run_id in waiting:
             queued[request.request_id] = job_view(request, model, waiting[request.run_id or ""])
         elif request.state is RequestState.QUEUED:
@@ -119,12 +121,19 @@ def _iteration_s(model: ModelSpec, workers: Sequence[str]) -> float:
     return model.iteration_s[known[-1] if known else model.worker_counts[0]]
 
 
-def _claims(workers: Iterable[PoolWorker]) -> dict[str, tuple[str, ClaimView]]:
-    return {
-        worker.view.claim.run_id: (worker.name, worker.view.claim)
-        for worker in workers
-        if worker.view is not None and worker.view.claim is not None
-    }
+def _claims(workers: Iterable[PoolWorker]) -> dict[str, tuple[list[str], ClaimView]]:
+    """For each run the workers that hold it, by rank, and what the first of them says."""
+    held: dict[str, list[tuple[ClaimView, str]]] = {}
+    for worker in workers:
+        if worker.view is not None and worker.view.claim is not None:
+            claim = worker.view.claim
+            held.setdefault(claim.run_id, []).append((claim, worker.name))
+    found = {}
+    for run_id, claims in held.items():
+        claims.sort(key=lambda one: one[0].rank)
+        if claims[0][0].rank == 0:
+            found[run_id] = [name for _, name in claims], claims[0][0]
+    return found
 
 
 def _worker(worker: PoolWorker, model: ModelSpec) -> Worker:

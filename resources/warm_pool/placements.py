@@ -7,6 +7,7 @@ not answer from one that is gone.
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -41,7 +42,11 @@ class PlacementLost(BaseException):
 
 @dataclass(frozen=True)
 class Placement:
-    """A run on a worker. `number` counts the run's placements from 1."""
+    """A run on a worker. `number` counts the run's placements from 1.
+
+    `others` are the workers that tune it together with this one, by rank from 1; `meeting` is where
+    (`host:port`), once the first one says so.
+    """
 
     run_id: str
     number: int
@@ -52,6 +57,8 @@ class Placement:
     placed_at: datetime
     lease_until: datetime
     message: str | None = None
+    others: tuple[str, ...] = ()
+    meeting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,10 @@ class PlacementStore:
         url: str,
         after: Placement | None,
         now: datetime,
+        others: Sequence[str] = (),
         lease_s: float = LEASE_S,
     ) -> Placement | None:
-        """Put the run on a worker, in place of the placement `after`.
+        """Put the run on a worker (and `others` beside it), in place of the placement `after`.
 
         `None` when another launcher has placed it since `after` was read: of two, one wins.
         """
@@ -97,8 +105,12 @@ class PlacementStore:
             state=PlacementState.PLACED,
             placed_at=now,
             lease_until=now + timedelta(seconds=lease_s),
+            others=tuple(others),
         )
-        values: dict[str, Any] = vars(placed) | {"state": str(placed.state)}
+        values: dict[str, Any] = vars(placed) | {
+            "state": str(placed.state),
+            "others": ",".join(others),
+        }
         try:
             with engine(self.url).begin() as connection:
                 if after is None:
@@ -124,6 +136,10 @@ class PlacementStore:
         """Prolong the lease; whether the attempt still holds the run."""
         return self._change(run_id, attempt, lease_until=now + timedelta(seconds=lease_s))
 
+    def meet(self, run_id: str, attempt: str, meeting: str) -> bool:
+        """Say where the workers of the run meet; whether the attempt still holds the run."""
+        return self._change(run_id, attempt, meeting=meeting)
+
     def release(self, run_id: str, attempt: str, message: str) -> bool:
         """Let go of a run that is not finished, so that another worker can take it."""
         return self._change(run_id, attempt, state=str(PlacementState.RELEASED), message=message)
@@ -148,4 +164,5 @@ def _placement(row: sa.Row) -> Placement:
         moment = values[name]
         values[name] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     values["state"] = PlacementState(values["state"])
+    values["others"] = tuple(name for name in values["others"].split(",") if name)
     return Placement(**values)

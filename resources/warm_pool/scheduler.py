@@ -133,7 +133,9 @@ def _act(
         pool.shrink([workers[action.worker]])
         pool.grow(action.base_model, 1, _of_model(workers, action.base_model))
         done.notes.append(f"{action.base_model} in place of {action.worker}")
-    elif isinstance(action, act.PreemptJob):
+    elif isinstance(action, act.PreemptJob | act.ResizeJob):
+        # To resize is to stop at the next step and to go on from there on the new workers: the
+        # policy sees the job waiting at the next round, and places it as things are then.
         _preempt(settings, pool, requests[action.job_id], done)
     else:
         done.notes.append(f"cannot do {action}")
@@ -196,7 +198,8 @@ def _resume(
     if run is None or run.is_finished or not isinstance(launcher, WarmPoolRunLauncher):
         return
     if launcher.take_over(run, pool, workers):
-        done.notes.append(f"{request.request_id} goes on on {workers[0].name}")
+        names = ", ".join(worker.name for worker in workers)
+        done.notes.append(f"{request.request_id} goes on on {names}")
 
 
 def now_utc() -> datetime:

@@ -26,6 +26,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
+from resources.settings import Settings
 from resources.warm_pool.checkpoints import CheckpointStore
 from resources.warm_pool.placements import PlacementStore
 from resources.warm_pool.registry import WorkerRegistry, read_token
@@ -42,6 +43,8 @@ class ClaimBody(BaseModel):
     run_id: str
     number: int = 1
     resume: bool = False
+    rank: int = 0
+    size: int = 1
 
 
 def app_for(worker: Worker, token: str) -> FastAPI:
@@ -140,12 +143,10 @@ def main(
     """Load one base model and take tuning runs, one at a time, until drained."""
     log = _own_log(name)
     started_s = time.monotonic()
-    from resources.settings import Settings
-
     settings = Settings.read()
     base_model = base_model or settings.pool
     checkpoints = CheckpointStore(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
-    executor = _Executor(module, job)
+    executor = _Executor(module, job, settings)
     worker = Worker(
         name,
         base_model,
@@ -153,6 +154,7 @@ def main(
         PlacementStore(settings.request_queue_url),
         checkpoints,
         log,
+        executor.help,
     )
     listener = socket.create_server((host, port))
     url = f"http://{host}:{listener.getsockname()[1]}"
@@ -177,7 +179,7 @@ def main(
         registry.add(name, url, base_model, os.getpid())
     log.info("%s at %s loads %s", name, url, settings.base_model)
     try:
-        load_s = executor.load(settings.base_model)
+        load_s = executor.load()
         load_s["total"] = time.monotonic() - started_s
         worker.ready(load_s)
         log.info("ready after %s", {stage: round(s, 2) for stage, s in load_s.items()})
@@ -193,12 +195,13 @@ def main(
 class _Executor:
     """Loads what a run needs, and runs it. Heavy imports happen in `load`, timed by stage."""
 
-    def __init__(self, module: str, job: str) -> None:
+    def __init__(self, module: str, job: str, settings: Settings) -> None:
         self._module = module
         self._job = job
+        self._settings = settings
         self._instance: Any = None
 
-    def load(self, base_model: str) -> dict[str, float]:
+    def load(self) -> dict[str, float]:
         """Seconds of each stage."""
         load_s: dict[str, float] = {}
         with _timed(load_s, "imports"):
@@ -206,7 +209,7 @@ class _Executor:
 
             import maitre.tuning.tune  # noqa: F401
             from resources.language_model import LanguageModel
-            from resources.warm_pool import dagster_internals
+            from resources.warm_pool import dagster_internals, group  # noqa: F401
 
             dagster_internals.keep_own_sigterm()
         with _timed(load_s, "instance"):
@@ -216,7 +219,7 @@ class _Executor:
         with _timed(load_s, "job"):
             dagster_internals.load_job(self._module, self._job)
         with _timed(load_s, "model"):
-            LanguageModel(path_or_id=base_model).load()
+            LanguageModel(path_or_id=self._settings.base_model).load()
         with _timed(load_s, "warm-up"):
             location = importlib.import_module(self._module)
             if hasattr(location, "warm_up"):
@@ -235,6 +238,19 @@ class _Executor:
 
         try:
             execute_run(self._instance, run_id, resume=resume, before_write=before_write)
+        finally:
+            _give_memory_back()
+
+    def help(self, claim: Claim, *, is_leaving: Callable[[], bool]) -> None:
+        """Tune along with the worker that executes the claim's run."""
+        from resources.language_model import LanguageModel
+        from resources.warm_pool.group import follow
+
+        settings = self._settings
+        model = LanguageModel(path_or_id=settings.base_model)
+        placements = PlacementStore(settings.request_queue_url)
+        try:
+            follow(claim, placements, model.load, settings.tasks, is_leaving)
         finally:
             _give_memory_back()
 

@@ -4,10 +4,10 @@ BASE_MODEL_TAG = "maitre/base-model"
 """The base model whose workers may take the run."""
 
 WORKERS_TAG = "maitre/workers"
-"""The workers that the policy chose, comma-separated."""
+"""The workers that the policy chose, comma-separated: the run is for all of them together."""
 
 WORKER_TAG = "maitre/worker"
-"""The worker that has taken the run."""
+"""The workers that have taken the run; the first one executes it."""
 
 REQUEST_TAG = "maitre/request"
 """The tuning request that the run is for; `ATTEMPT_TAG` says which attempt of it."""

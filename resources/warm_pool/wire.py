@@ -11,12 +11,15 @@ class Claim:
     """A run for a worker, by its placement's attempt id and number.
 
     Claiming twice with one attempt is claiming once. `resume`: an earlier worker has begun the run.
+    Of the `size` workers of a run that of rank 0 executes it; the others lend it their step.
     """
 
     attempt: str
     run_id: str
     number: int = 1
     resume: bool = False
+    rank: int = 0
+    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ClaimView:
     iteration: int
     iterations: int
     marks: dict[str, float]
+    rank: int = 0
+    size: int = 1
 
 
 @dataclass(frozen=True)

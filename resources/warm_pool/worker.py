@@ -5,16 +5,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 from resources.warm_pool.checkpoints import CheckpointStore
-from resources.warm_pool.held_run import HeldRun, Progress, holding
+from resources.warm_pool.held_run import HeldRun, Told, holding
 from resources.warm_pool.metrics import WorkerMetrics
 from resources.warm_pool.placements import LEASE_S, PREEMPTED, PlacementLost, PlacementStore
+from resources.warm_pool.running import Execute, Help, Running
 from resources.warm_pool.wire import Claim, ClaimView, WorkerState, WorkerView
+
+if TYPE_CHECKING:
+    from maitre.tuning.workers import Workers
 
 STOP_GRACE_S = 15.0
 """How long a run that is to stop may take to reach its next step, before it is interrupted."""
@@ -28,36 +35,6 @@ class NoSuchClaimError(LookupError):
     """The worker does not hold that claim."""
 
 
-class Execute(Protocol):
-    """Runs a Dagster run to its end; `before_write` guards everything it writes."""
-
-    def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        """Return when the run is over; raise `PlacementLost` when it is given up."""
-        ...
-
-
-@dataclass
-class _Running:
-    claim: Claim
-    progress: Progress = field(default_factory=Progress)
-    stop: threading.Event = field(default_factory=threading.Event)
-    # Set when this worker gives the run up: from then on it writes nothing more of it.
-    given_up: str | None = None
-    started: bool = False
-    why_stop: str = ""
-
-    def view(self) -> ClaimView:
-        seen = self.progress
-        return ClaimView(
-            self.claim.attempt,
-            self.claim.run_id,
-            seen.phase,
-            seen.iteration,
-            seen.iterations,
-            dict(seen.marks),
-        )
-
-
 class Worker:
     """One base model, one run at a time. All methods but `serve` may be called from any thread."""
 
@@ -69,6 +46,7 @@ class Worker:
         placements: PlacementStore,
         checkpoints: CheckpointStore,
         log: logging.Logger,
+        help_along: Help | None = None,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -77,9 +55,10 @@ class Worker:
         self._placements = placements
         self._checkpoints = checkpoints
         self._log = log
+        self._help_along = help_along
         self._lock = threading.Lock()
-        self._inbox: SimpleQueue[_Running | None] = SimpleQueue()
-        self._running: _Running | None = None
+        self._inbox: SimpleQueue[Running | None] = SimpleQueue()
+        self._running: Running | None = None
         self._last: ClaimView | None = None
         self._state: WorkerState = "loading"
         self._started_s = self._since_s = time.time()
@@ -115,7 +94,7 @@ class Worker:
                 return
             if self._state != "idle":
                 raise BusyError(f"{self.name} is {self._state}")
-            self._running = _Running(claim)
+            self._running = Running(claim)
             self._running.progress.mark("claimed")
             self._enter("busy")
             self._inbox.put(self._running)
@@ -126,7 +105,10 @@ class Worker:
         One that has not begun here needs none: it is seen to be canceling when it begins.
         """
         with self._lock:
-            if self._held(attempt).started:
+            running = self._held(attempt)
+            if running.claim.rank > 0:
+                running.stop.set()
+            elif running.started:
                 self._interrupt()
 
     def preempt(self, attempt: str, why: str = PREEMPTED) -> None:
@@ -137,6 +119,9 @@ class Worker:
                 return
             running.why_stop = why
             running.stop.set()
+            if running.claim.rank > 0:
+                # It has nothing to hand on: it leaves at the next sum.
+                return
         threading.Thread(target=self._give_up, args=(running, why), daemon=True).start()
 
     def drain(self, preempt: bool = True) -> None:
@@ -156,9 +141,12 @@ class Worker:
         while (running := self._inbox.get()) is not None:
             self._run(running)
 
-    def _run(self, running: _Running) -> None:
+    def _run(self, running: Running) -> None:
         claim = running.claim
         started_s = time.monotonic()
+        if claim.rank > 0:
+            self._finish(running, self._help(running), time.monotonic() - started_s)
+            return
         end = "broken"
         try:
             with self._lock:
@@ -181,7 +169,18 @@ class Worker:
         finally:
             self._finish(running, end, time.monotonic() - started_s)
 
-    def _held_run(self, running: _Running) -> HeldRun:
+    def _help(self, running: Running) -> str:
+        """Lend the run of another worker this one's steps; how that ended."""
+        running.progress.phase = "helping"
+        try:
+            assert self._help_along is not None
+            self._help_along(running.claim, is_leaving=running.stop.is_set)
+        except BaseException as error:
+            self._log.warning("left run %s: %s", running.claim.run_id, error)
+            return "left"
+        return "helped"
+
+    def _held_run(self, running: Running) -> HeldRun:
         """The run as its op sees it, with the checkpoint of the worker before, if there was one."""
         claim = running.claim
         checkpoint = self._checkpoints.prepare(claim.run_id, claim.number)
@@ -195,9 +194,36 @@ class Worker:
                 running.given_up = running.given_up or running.why_stop
             self._check_write(running)
 
-        return HeldRun(running.progress, running.stop, check, checkpoint, keep)
+        lead = self._leads(running, checkpoint) if claim.size > 1 else None
+        return HeldRun(running.progress, running.stop, check, checkpoint, keep, lead)
 
-    def _finish(self, running: _Running, end: str, busy_s: float) -> None:
+    def _leads(
+        self, running: Running, checkpoint: Path
+    ) -> "Callable[[Told], AbstractContextManager[Workers]]":
+        """Forms the group of a run that other workers were claimed for, too."""
+        claim = running.claim
+
+        def give_up(why: str) -> NoReturn:
+            running.given_up = running.given_up or why
+            raise PlacementLost(why)
+
+        def form(told: Told) -> "AbstractContextManager[Workers]":
+            from resources.warm_pool.group import lead
+
+            placement = self._placements.current(claim.run_id)
+            url = placement.url if placement is not None else ""
+            return lead(
+                told,
+                address=urlsplit(url).hostname or "127.0.0.1",
+                size=claim.size,
+                checkpoint=checkpoint,
+                publish=partial(self._placements.meet, claim.run_id, claim.attempt),
+                give_up=give_up,
+            )
+
+        return form
+
+    def _finish(self, running: Running, end: str, busy_s: float) -> None:
         if running.given_up:
             # Only now, when nothing of the run executes here any more, may another take it.
             claim = running.claim
@@ -210,7 +236,7 @@ class Worker:
                 self._enter("idle")
         self.metrics.claim_ended(end, busy_s)
 
-    def _give_up(self, running: _Running, why: str) -> None:
+    def _give_up(self, running: Running, why: str) -> None:
         """Wait for the next step's checkpoint, or for a result to be stored; else cut it off."""
         until_s = time.monotonic() + STOP_GRACE_S
         while running.progress.phase in ("tuning", "registering") and time.monotonic() < until_s:
@@ -223,7 +249,7 @@ class Worker:
                 if running.started:
                     self._interrupt()
 
-    def _check_write(self, running: _Running) -> None:
+    def _check_write(self, running: Running) -> None:
         if running.given_up is not None:
             raise PlacementLost(running.given_up)
         if not self._placements.is_current(running.claim.run_id, running.claim.attempt):
@@ -233,7 +259,7 @@ class Worker:
         while True:
             time.sleep(LEASE_S / 3)
             running = self._running
-            if running is not None:
+            if running is not None and running.claim.rank == 0:
                 claim = running.claim
                 try:
                     self._placements.renew(claim.run_id, claim.attempt, now=datetime.now(UTC))
@@ -241,7 +267,7 @@ class Worker:
                     # The database may be away for a while; the lease then runs out by itself.
                     self._log.exception("could not renew the lease of run %s", claim.run_id)
 
-    def _held(self, attempt: str) -> _Running:
+    def _held(self, attempt: str) -> Running:
         if self._running is None or self._running.claim.attempt != attempt:
             raise NoSuchClaimError(f"{self.name} does not hold attempt {attempt}")
         return self._running
