@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.inputs import adapter_file, profile_files
+from assets.measured_profiles import chosen_profile
 from assets.ownership import OWNERS
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -22,9 +23,8 @@ def adapter_catalogue(
 ) -> dg.MaterializeResult:
     """The catalogue with every row sound: known base model, rank served, rate not negative."""
     from maitre.placement.catalogue import AdapterCatalogue
-    from maitre.twin import ServerProfile
 
-    profile = ServerProfile.load(inputs.profile)
+    profile = chosen_profile(home, inputs.profile)
     catalogue = AdapterCatalogue.read(
         inputs.adapters,
         base_models=[profile.base_model],

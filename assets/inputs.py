@@ -6,7 +6,9 @@ version; every job begins with those that it depends on.
 
 import dagster as dg
 
+from assets.measured_profiles import kind_of, profile_name
 from assets.ownership import OWNERS
+from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 
@@ -34,11 +36,17 @@ def adapter_file(inputs: Inputs) -> dg.MaterializeResult:
 
 
 @dg.asset(group_name="inputs", kinds={"yaml"}, owners=OWNERS, code_version="1")
-def profile_files(inputs: Inputs) -> dg.MaterializeResult:
+def profile_files(inputs: Inputs, home: DataHome) -> dg.MaterializeResult:
     """The shipped server profiles and the one that the settings choose."""
     from maitre.twin import ServerProfile
 
-    chosen = ServerProfile.load(inputs.profile)
-    shipped = [ServerProfile.load(name).fingerprint() for name in ServerProfile.names()]
-    version = "-".join(fingerprint[:8] for fingerprint in [chosen.fingerprint(), *shipped])
+    shipped = {name: ServerProfile.load(name).fingerprint() for name in ServerProfile.names()}
+    measured = home.exists(profile_name(kind_of(inputs.profile)))
+    # The name of a server that was measured here may be no shipped profile's and no file's.
+    chosen = (
+        shipped.get(inputs.profile, inputs.profile)
+        if measured
+        else ServerProfile.load(inputs.profile).fingerprint()
+    )
+    version = "-".join(fingerprint[:8] for fingerprint in [chosen, *shipped.values()])
     return _version(version, chosen=inputs.profile)

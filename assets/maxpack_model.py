@@ -10,6 +10,7 @@ import pandas as pd
 from assets.figures import against, curves, inline
 from assets.ownership import OWNERS
 from assets.twin_traces import TRACES, twin_traces
+from assets.twin_verdict import twin_verdict
 from resources import mlflow_models
 from resources.data_home import DataHome
 from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
@@ -30,7 +31,7 @@ class MaxpackConfig(dg.Config):
 
 
 @dg.asset(
-    deps=[twin_traces],
+    deps=[twin_traces, twin_verdict],
     group_name="serving",
     kinds={"catboost", "mlflow"},
     owners=OWNERS,

@@ -1,18 +1,26 @@
 """`placement_plan`: which server holds which adapters, on the fewest GPUs."""
 
 import hashlib
+import time
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from assets.adapter_catalogue import CATALOGUE, adapter_catalogue
 from assets.figures import bars, inline
 from assets.maxpack_model import load_champion, maxpack_model
+from assets.measured_profiles import chosen_profile
+from assets.observed_traffic import at_observed_rates, observed_traffic
 from assets.ownership import OWNERS
+from assets.twin_verdict import twin_verdict
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
 
 PLAN = "placement_plan.json"
+PLANNED_FOR = "placement_catalogue.parquet"
+"""The catalogue at the rates that the plan is for."""
 CHECKED_HOUR_S = 3600.0
 
 
@@ -22,14 +30,22 @@ class PlacementConfig(dg.Config):
     risk: float = 0.01
     ttft_slo_ms: float = 10_000.0
     seed: int = 0
+    change_running: bool = Field(
+        default=False,
+        description="Change the plan that is there with few moves instead of a new one.",
+    )
+    traffic_max_age_s: float = Field(
+        default=86_400.0,
+        description="Rates seen longer ago are not planned for; the catalogue's are.",
+    )
 
 
 @dg.asset(
-    deps=[adapter_catalogue, maxpack_model],
+    deps=[adapter_catalogue, maxpack_model, observed_traffic, twin_verdict],
     group_name="serving",
     kinds={"json"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="simulation",
 )
 def placement_plan(
@@ -39,27 +55,40 @@ def placement_plan(
     inputs: Inputs,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
-    """Place the catalogue with the champion; every server is checked in the twin and repaired."""
+    """Place the catalogue with the champion; every server is checked in the twin and repaired.
+
+    At the rates that `observed_traffic` has seen, where it has, else at the catalogue's.
+    """
     from maitre.maxpack.card import MaxpackError
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.place import place
-    from maitre.twin import ServerProfile
+    from maitre.placement.plan import PlacementPlan
+    from maitre.placement.replan import replan
 
     champion = load_champion(mlflow)
     if champion is None:
         raise MaxpackError("no maxpack model is champion yet; materialise maxpack_model first")
-    profile = ServerProfile.load(inputs.profile)
-    catalogue = AdapterCatalogue.from_frame(home.read_frame(CATALOGUE))
+    profile = chosen_profile(home, inputs.profile)
+    catalogue, observed = at_observed_rates(
+        home,
+        AdapterCatalogue.from_frame(home.read_frame(CATALOGUE)),
+        time.time(),
+        config.traffic_max_age_s,
+    )
+    promises: dict[str, Any] = {
+        "model": champion[0],
+        "risk": config.risk,
+        "seed": config.seed,
+        "ttft_slo_ms": config.ttft_slo_ms,
+    }
     with mlflow.run(context) as run:
-        plan = place(
-            catalogue,
-            profile,
-            model=champion[0],
-            risk=config.risk,
-            seed=config.seed,
-            ttft_slo_ms=config.ttft_slo_ms,
-        )
+        if config.change_running:
+            running = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+            plan = replan(running, catalogue, profile, **promises)
+        else:
+            plan = place(catalogue, profile, **promises)
         document = plan.to_json()
+        home.write_frame(PLANNED_FOR, catalogue.frame())
         home.write_bytes(PLAN, document.encode())
         gpus = {"maitre": plan.gpus, "lower bound": plan.lower_bound_gpus, **plan.baselines}
         context.log.info(", ".join(f"{name} {n} GPUs" for name, n in gpus.items()))
@@ -74,6 +103,7 @@ def placement_plan(
                 "lower_bound_gpus": plan.lower_bound_gpus,
                 **{f"gpus_{name}": n for name, n in plan.baselines.items()},
                 "adapters": len(catalogue),
+                "rates": "observed" if observed else "catalogue",
                 "comparison": inline(figure, "GPUs by method"),
                 "maxpack_version": champion[1].version,
                 **run.metadata(),
@@ -87,13 +117,12 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.check import check_plan
     from maitre.placement.plan import PlacementPlan
-    from maitre.twin import ServerProfile
 
     config = PlacementConfig()
     check = check_plan(
         PlacementPlan.from_json(home.read_bytes(PLAN).decode()),
-        ServerProfile.load(inputs.profile),
-        AdapterCatalogue.from_frame(home.read_frame(CATALOGUE)),
+        chosen_profile(home, inputs.profile),
+        AdapterCatalogue.from_frame(home.read_frame(PLANNED_FOR)),
         seed=config.seed + 1_000_003,
         duration_s=CHECKED_HOUR_S,
     )

@@ -4,6 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.figures import against, inline
+from assets.measured_profiles import chosen_profile
 from assets.ownership import OWNERS
 from assets.server_profiles import server_profiles
 from assets.trace_batches import BATCH, BATCHES, TraceConfig, batch_of_traces
@@ -40,9 +41,7 @@ def twin_traces(
 
     Batches that `trace_batches` made are taken over; a run that was killed goes on where it was.
     """
-    from maitre.twin import ServerProfile
-
-    profile = ServerProfile.load(inputs.profile)
+    profile = chosen_profile(home, inputs.profile)
     whole, rest = divmod(config.configurations, BATCH)
     sizes = [BATCH] * whole + ([rest] if rest else [])
     if len(sizes) > BATCHES:

@@ -1,23 +1,29 @@
-"""The code location of the serving half: twin, maxpack, placement, deployments."""
+"""The code location of the serving half: measurements, twin, maxpack, placement, deployments."""
 
 import dagster as dg
 
 from assets.adapter_catalogue import adapter_catalogue
 from assets.inputs import adapter_file, profile_files
 from assets.maxpack_model import champion_predicts_well, maxpack_model
+from assets.observed_traffic import observed_traffic
 from assets.placement_plan import no_server_starves, placement_plan
-from assets.server_profiles import server_profiles
+from assets.server_profiles import server_profiles, twin_fidelity
 from assets.trace_batches import trace_batches
 from assets.twin_traces import twin_traces
+from assets.twin_verdict import twin_verdict
 from assets.vllm_deployments import manifests_are_valid, vllm_deployments
+from assets.vllm_measurements import vllm_measurements
 from pipelines.jobs import LOGGERS
 from pipelines.wiring import resources
 from resources.settings import Settings
 from sensors.serving_follows_tuning import serving_follows_tuning
+from sensors.traffic_drift import traffic_drift
 
 INPUTS = [adapter_file, profile_files]
-MODEL = [server_profiles, twin_traces, maxpack_model]
+MODEL = [twin_verdict, server_profiles, twin_traces, maxpack_model]
 PLACEMENT = [adapter_catalogue, placement_plan, vllm_deployments]
+# What comes from servers that run: everything else is made without one.
+OBSERVED = [vllm_measurements, observed_traffic]
 
 serving = dg.define_asset_job(
     "serving",
@@ -34,6 +40,17 @@ place = dg.define_asset_job(
     selection=dg.AssetSelection.assets(*INPUTS, *PLACEMENT),
     description="Place the catalogue with the champion and render the deployments.",
 )
+take_measurements = dg.define_asset_job(
+    "take_measurements",
+    selection=dg.AssetSelection.assets(vllm_measurements, twin_verdict)
+    | dg.AssetSelection.checks(twin_fidelity),
+    description="Take over what `maitre twin measure` wrote and hold the profile against it.",
+)
+replace_on_traffic = dg.define_asset_job(
+    "replace_on_traffic",
+    selection=dg.AssetSelection.assets(observed_traffic, placement_plan, vllm_deployments),
+    description="Change the running plan, with few moves, to one for the traffic that is seen.",
+)
 
 
 @dg.schedule(job=refresh_maxpack, cron_schedule="0 3 * * 0")
@@ -44,14 +61,14 @@ def weekly_maxpack_refresh(context: dg.ScheduleEvaluationContext) -> dg.RunReque
 
 
 defs = dg.Definitions(
-    assets=[*INPUTS, *MODEL, trace_batches, *PLACEMENT],
-    asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid],
-    jobs=[serving, refresh_maxpack, place],
+    assets=[*INPUTS, *MODEL, trace_batches, *PLACEMENT, *OBSERVED],
+    asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid, twin_fidelity],
+    jobs=[serving, refresh_maxpack, place, take_measurements, replace_on_traffic],
     schedules=[
         weekly_maxpack_refresh,
         dg.ScheduleDefinition(name="daily_placement", job=place, cron_schedule="0 5 * * *"),
     ],
-    sensors=[serving_follows_tuning(serving)],
+    sensors=[serving_follows_tuning(serving), traffic_drift(replace_on_traffic)],
     resources=resources(Settings.read()),
     loggers=LOGGERS,
 )

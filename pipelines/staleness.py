@@ -10,13 +10,16 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets.tuning_tasks import BANK_TASKS_NAME
+from assets.vllm_measurements import SERVER_KINDS_NAME
 
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"
 INPUT_VERSION_TAG = "dagster/input_data_version/"
+NEVER_MADE = "INITIAL"
+"""What Dagster notes as the version of an input that has not been made."""
 
 # The dynamic partitions of the assets that others read as a whole.
-PARTITIONS = {"bank_prompts": BANK_TASKS_NAME}
+PARTITIONS = {"bank_prompts": BANK_TASKS_NAME, "vllm_measurements": SERVER_KINDS_NAME}
 _MOST_PARTITIONS = 100
 
 # An asset's tag that names an input whose change alone is no reason to make it again.
@@ -41,7 +44,7 @@ def why_stale(
         if name == kept:
             continue
         used = tags.get(INPUT_VERSION_TAG + name)
-        if used != current_version(instance, dependency.asset_key):
+        if used != (current_version(instance, dependency.asset_key) or NEVER_MADE):
             return f"{name} changed"
     return None
 

@@ -6,6 +6,7 @@ from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking
 from resources.request_queue import RequestQueue
 from resources.settings import Settings
+from resources.vllm.gateway import Gateway
 
 
 def resources(settings: Settings) -> dict[str, object]:
@@ -21,6 +22,10 @@ def resources(settings: Settings) -> dict[str, object]:
         "language_model": LanguageModel(path_or_id=settings.base_model),
         "mlflow": MlflowTracking(
             tracking_uri=settings.mlflow_tracking_uri, ui_url=settings.mlflow_ui_url
+        ),
+        "gateway": Gateway(
+            routes_file=str(settings.scratch / "serving" / "routes.json"),
+            metrics_url=settings.gateway_metrics_url,
         ),
         "request_queue": RequestQueue(url=settings.request_queue_url),
     }

@@ -55,6 +55,11 @@ class Settings(BaseModel):
         description="GPUs, prices and speeds to plan warm workers with.",
     )
 
+    gateway_metrics_url: str = Field(
+        "http://127.0.0.1:8000/metrics",
+        description="Where requests by model are counted: the proxy's, or a gateway's metrics.",
+    )
+
     dagster_url: str = Field(
         "", description="Dagster's webserver; empty: the one that `maitre up` has started."
     )

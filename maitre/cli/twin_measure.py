@@ -108,25 +108,16 @@ def fit(
 
 def _fitted(measurement: Any, out: Path | None, against: str | None = None) -> dict[str, Any]:
     """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""
-    from maitre.twin.measure.fidelity import compare_loads, summary
-    from maitre.twin.measure.fit import ProfileIdentity, fit_profile
+    from maitre.twin.measure.fidelity import compare_loads, errors_by_role, fit_and_compare
     from maitre.twin.profile import ServerProfile
     from resources.vllm.routes import write_text
 
-    about, samples = measurement.about(), measurement.read()
-    server = measurement.server()
-    about.pop("server")
-    about["adapter_load_ms"] = tuple(map(tuple, about["adapter_load_ms"]))
+    samples, server = measurement.read(), measurement.server()
     if against:
         profile = ServerProfile.load(against)
+        comparison = compare_loads(profile, samples, server)
     else:
-        profile = fit_profile(samples, server, ProfileIdentity(**about))
-    comparison = compare_loads(profile, samples, server)
-    errors = {
-        role: summary(part) for role, part in comparison.groupby("role", sort=True) if len(part)
-    }
-    if not against:
-        profile = profile.model_copy(update={"fit": {**profile.fit, **errors}})
+        profile, comparison = fit_and_compare(samples, server, measurement.identity())
     if out is not None:
         write_text(out, profile.to_yaml())
     return {
@@ -136,7 +127,7 @@ def _fitted(measurement: Any, out: Path | None, against: str | None = None) -> d
         "api_ms": profile.api.model_dump(),
         "loading_ms": profile.loading.model_dump(),
         "fit": profile.fit,
-        "errors": errors,
+        "errors": errors_by_role(comparison),
         "loads": comparison.round(3).to_dict("records"),
     }
 

@@ -6,15 +6,17 @@ was measured before.
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from maitre.twin.measure.design import MeasuredServer
+from maitre.twin.measure.fit import ProfileIdentity
 
 SERVER_FILE = "server.json"
+_IDENTITY_FIELDS = frozenset(field.name for field in fields(ProfileIdentity))
 
 
 class Measurement:
@@ -74,6 +76,17 @@ class Measurement:
     def server(self) -> MeasuredServer:
         """The server as the design knew it."""
         return MeasuredServer(**self.about()["server"])
+
+    def identity(self) -> ProfileIdentity:
+        """What a profile fitted to the samples is of."""
+        return identity_of(self.about())
+
+
+def identity_of(about: dict[str, Any]) -> ProfileIdentity:
+    """What is known of a server as the identity of its profile."""
+    known = {name: value for name, value in about.items() if name in _IDENTITY_FIELDS}
+    loads = tuple((int(rank), float(ms)) for rank, ms in about.get("adapter_load_ms", ()))
+    return ProfileIdentity(**{**known, "adapter_load_ms": loads})
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,77 +1,114 @@
-"""Measurements taken over into the data home, and whether a profile still foretells them."""
+"""Measurements taken over into the data home, and what they make stale if the twin misses them."""
 
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
-import pandas as pd
 import pytest
 
-from assets.vllm_measurements import twin_fidelity, vllm_measurements
-from maitre.twin import ServerProfile
-from maitre.twin.measure.capacity import server_config
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.samples import COLUMNS
-from maitre.twin.simulate import simulate
-from maitre.twin.workload import Workload
+from assets.measured_profiles import about_name, chosen_profile, kind_of, profile_name
+from assets.server_profiles import server_profiles, twin_fidelity
+from assets.twin_verdict import UNCONTRADICTED, twin_verdict
+from assets.vllm_measurements import SERVER_KINDS_NAME, vllm_measurements
+from maitre.twin import ServerProfile, TwinInputError
+from pipelines import serving
+from pipelines.staleness import current_version, why_stale
 from resources.data_home import DataHome
 from resources.inputs import Inputs
-from resources.vllm.measurement import Measurement
+from tests.measured import measured_folder
 
 PROFILE = "h100-64gb/llama-3.1-8b-instruct"
-KIND = PROFILE.replace("/", "-")
-SERVER = MeasuredServer(8, 16, 256, 2048, 8192, 200_000)
-DURATION_S = 60.0
+KIND = kind_of(PROFILE)
 
 
-def rows(slow: float) -> list[dict]:
-    """A load whose answers take as long as the twin says, times `slow`."""
-    random = np.random.default_rng(0)
-    due = np.sort(random.uniform(0, 55.0, 120))
-    trace = pd.DataFrame(
-        {"arrival_s": due, "adapter": "a", "input_tokens": 64, "output_tokens": 32}
-    )
-    workload = Workload.from_trace(trace, ranks=8, duration_s=DURATION_S)
-    result = simulate(ServerProfile.load(PROFILE), server_config(SERVER, 1), workload)
-    gap_s, first_s = 1e-3 * result.itl_ms.mean * slow, 1e-3 * result.ttft_ms.mean * slow
-    made = []
-    for at in due:
-        chunks = list(at + first_s + gap_s * np.arange(32))
-        row = dict.fromkeys(COLUMNS, 0.0) | {
-            "point": "v", "kind": "load", "role": "validation", "adapter": "a", "rank": 8,
-            "due_s": at, "sent_s": at, "first_token_s": chunks[0], "last_token_s": chunks[-1],
-            "end_s": chunks[-1], "chunk_s": chunks, "input_tokens": 64, "output_tokens": 32,
-            "asked_tokens": 32, "outcome": "ok", "error": "", "duration_s": DURATION_S,
-        }  # fmt: skip
-        made.append(row)
-    return made
+@pytest.fixture
+def home(tmp_path: Path) -> DataHome:
+    return DataHome(root=str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize(("slow", "passes"), [(1.0, True), (40.0, False)])
-def test_a_profile_is_held_against_what_was_measured(
-    tmp_path: Path, slow: float, passes: bool
+@pytest.fixture
+def inputs() -> Inputs:
+    return Inputs(tasks="", adapters="", profile=PROFILE, held_back=[])
+
+
+ASSETS = [*serving.INPUTS, twin_verdict, server_profiles, twin_fidelity, vllm_measurements]
+
+
+def take_over(instance: dg.DagsterInstance, home: DataHome, inputs: Inputs, folder: Path):
+    """As the job `take_measurements` does."""
+    instance.add_dynamic_partitions(SERVER_KINDS_NAME, [KIND])
+    return dg.materialize(
+        ASSETS,
+        selection=dg.AssetSelection.assets(vllm_measurements, twin_verdict)
+        | dg.AssetSelection.checks(twin_fidelity),
+        partition_key=KIND, instance=instance, resources={"home": home, "inputs": inputs},
+        run_config={"ops": {"vllm_measurements": {"config": {"samples": str(folder)}}}},
+    )  # fmt: skip
+
+
+def make_profiles(instance: dg.DagsterInstance, home: DataHome, inputs: Inputs):
+    return dg.materialize(
+        ASSETS,
+        selection=dg.AssetSelection.assets("profile_files", "twin_verdict", "server_profiles"),
+        instance=instance, resources={"home": home, "inputs": inputs},
+    )  # fmt: skip
+
+
+def verdict(result: dg.ExecuteInProcessResult) -> bool:
+    [evaluation] = result.get_asset_check_evaluations()
+    return evaluation.passed
+
+
+def test_only_measurements_that_the_twin_misses_make_the_profiles_stale(
+    tmp_path: Path, home: DataHome, inputs: Inputs
 ) -> None:
-    measurement = Measurement(tmp_path / "samples")
-    measurement.begin(SERVER, {"name": PROFILE, "engine": "vLLM"})
-    measurement.add(rows(slow), 0)
-    home = DataHome(root=str(tmp_path / "home"))
-    inputs = Inputs(tasks="", adapters="", profile=PROFILE, held_back=[])
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("server_kinds", [KIND])
-        made = dg.materialize(
-            [vllm_measurements], partition_key=KIND, instance=instance, resources={"home": home},
-            run_config={
-                "ops": {"vllm_measurements": {"config": {"samples": str(measurement.folder)}}}
-            },
-        )  # fmt: skip
-        assert made.success
+        assert why_stale(instance, server_profiles) == "never made"
+        assert make_profiles(instance, home, inputs).success
+        assert why_stale(instance, server_profiles) is None, "nobody needs a vLLM"
+
+        first = take_over(instance, home, inputs, measured_folder(tmp_path / "1", PROFILE))
+        assert verdict(first)
+        assert why_stale(instance, server_profiles) == "vllm_measurements changed", "a new kind"
+        assert made_of(instance) == UNCONTRADICTED
+        assert make_profiles(instance, home, inputs).success
+        assert why_stale(instance, server_profiles) is None
+
+        again = take_over(instance, home, inputs, measured_folder(tmp_path / "2", PROFILE, seed=1))
+        assert verdict(again)
+        assert made_of(instance) == UNCONTRADICTED, "it was foretold"
+
+        slow = measured_folder(tmp_path / "3", PROFILE, slow=40.0)
+        assert not verdict(take_over(instance, home, inputs, slow))
+        assert made_of(instance) not in (None, UNCONTRADICTED)
+        assert why_stale(instance, server_profiles) == "twin_verdict changed"
+
+
+def made_of(instance: dg.DagsterInstance) -> str | None:
+    """The verdict's version, which profile, model and plan depend on."""
+    return current_version(instance, twin_verdict.key)
+
+
+def test_a_profile_that_nobody_measured_is_not_held_against_anything(
+    home: DataHome, inputs: Inputs
+) -> None:
     check = twin_fidelity(home=home, inputs=inputs)
-    assert check.metadata["measured"].value is True
-    assert check.passed is passes
-
-
-def test_a_profile_that_nobody_measured_is_not_held_against_anything(tmp_path: Path) -> None:
-    inputs = Inputs(tasks="", adapters="", profile=PROFILE, held_back=[])
-    check = twin_fidelity(home=DataHome(root=str(tmp_path)), inputs=inputs)
     assert check.passed
     assert check.metadata["measured"].value is False
+
+
+def test_a_fitted_profile_takes_the_place_of_the_shipped_one(home: DataHome) -> None:
+    shipped = ServerProfile.load(PROFILE)
+    assert chosen_profile(home, PROFILE) == shipped
+    mine = shipped.model_copy(update={"engine": "mine"})
+    home.write_bytes(profile_name(KIND), mine.to_yaml().encode())
+    assert chosen_profile(home, PROFILE) == mine
+    with pytest.raises(TwinInputError, match="neither a file nor one of"):
+        chosen_profile(home, "no/such")
+
+
+def test_a_folder_that_is_no_measurement_is_refused(
+    tmp_path: Path, home: DataHome, inputs: Inputs
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(FileNotFoundError, match="1"):
+        take_over(instance, home, inputs, tmp_path / "1")
+    assert not home.exists(about_name(KIND))

@@ -27,12 +27,20 @@ def test_the_graph_is_the_one_in_the_readme() -> None:
         "tuned_prompts": ["base_model", "prompt_bank", "task_files"],
         "adapter_file": [],
         "profile_files": [],
-        "server_profiles": ["profile_files"],
+        "vllm_measurements": [],
+        "observed_traffic": [],
+        "server_profiles": ["profile_files", "twin_verdict", "vllm_measurements"],
+        "twin_verdict": ["profile_files", "vllm_measurements"],
         "trace_batches": ["server_profiles"],
         "twin_traces": ["server_profiles"],
-        "maxpack_model": ["twin_traces"],
+        "maxpack_model": ["twin_traces", "twin_verdict"],
         "adapter_catalogue": ["adapter_file", "profile_files"],
-        "placement_plan": ["adapter_catalogue", "maxpack_model"],
+        "placement_plan": [
+            "adapter_catalogue",
+            "maxpack_model",
+            "observed_traffic",
+            "twin_verdict",
+        ],
         "vllm_deployments": ["placement_plan"],
     }
 

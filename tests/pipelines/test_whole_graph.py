@@ -8,7 +8,10 @@ import dagster as dg
 import pandas as pd
 import pytest
 import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 
+from assets.server_profiles import twin_fidelity
 from assets.tuned_prompts import TASKS_NAME, tuned_prompts
 from maitre.bank.bank import PromptBank
 from maitre.placement.plan import PlacementPlan
@@ -19,6 +22,7 @@ from pipelines.wiring import resources
 from resources.request_queue import RequestQueue, RequestState
 from resources.settings import Settings
 from sensors.tuning_scheduler import tuning_scheduler
+from tests.measured import measured_folder
 from tests.tiny_inputs import write_adapters, write_model, write_tasks
 
 TASK_NAMES = ("first", "second", "third", "fourth")
@@ -91,8 +95,9 @@ def tuned(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProce
 
 @pytest.fixture(scope="module")
 def served(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProcessResult:
-    assets = [*serving.INPUTS, *serving.MODEL, *serving.PLACEMENT]
-    names = [asset.key.to_user_string() for asset in assets]
+    made = [*serving.INPUTS, *serving.MODEL, *serving.PLACEMENT]
+    names = [asset.key.to_user_string() for asset in made]
+    assets = [*made, *serving.OBSERVED]
     return run(instance, settings, assets, list(serving.defs.asset_checks or []), names)
 
 
@@ -193,7 +198,42 @@ def test_the_catalogue_is_placed_and_rendered(
         "champion_predicts_well": True,
         "no_server_starves": True,
         "manifests_are_valid": True,
+        "twin_fidelity": True,
     }
+
+
+def test_a_measurement_that_the_twin_misses_makes_profile_model_and_plan_stale(
+    served: dg.ExecuteInProcessResult,
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """As Dagster's own resolver says, which is what its UI shows."""
+    assert served.success
+    follow = ["server_profiles", "maxpack_model", "placement_plan"]
+    assert {stale(instance, name) for name in (*follow, "vllm_deployments")} == {"FRESH"}
+    kind = settings.profile.replace("/", "-")
+    instance.add_dynamic_partitions("server_kinds", [kind])
+    folder = measured_folder(tmp_path / "samples", settings.profile, slow=40.0)
+    result = dg.materialize(
+        [*serving.INPUTS, *serving.MODEL, *serving.OBSERVED, twin_fidelity],
+        selection=dg.AssetSelection.assets("vllm_measurements", "twin_verdict")
+        | dg.AssetSelection.checks(twin_fidelity),
+        instance=instance,
+        resources=resources(settings),
+        partition_key=kind,
+        run_config={"ops": {"vllm_measurements": {"config": {"samples": str(folder)}}}},
+    )
+    assert [e.passed for e in result.get_asset_check_evaluations()] == [False]
+    assert {name: stale(instance, name) for name in follow} == dict.fromkeys(follow, "STALE")
+    reasons = {why_stale(instance, asset) for asset in (*serving.MODEL[1::2], serving.PLACEMENT[1])}
+    assert reasons == {"twin_verdict changed"}
+
+
+def stale(instance: dg.DagsterInstance, name: str) -> str:
+    graph = serving.defs.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    return resolver.get_status(dg.AssetKey(name)).value
 
 
 def test_the_first_model_is_champion(served: dg.ExecuteInProcessResult, settings: Settings) -> None:

@@ -20,10 +20,10 @@ MOST_PROMPT_TOKENS = 512
 """Of a burst, all prompts together: on a CPU an adapter's prefill takes milliseconds a token."""
 BURST_LIMIT_S = 20.0
 BURST_OUTPUT_TOKENS = 20
-FIT_SHARES = (0.7, 1.5)
+FIT_SHARES = (0.7, 1.0, 1.5)
 MOST_RPS = 60.0
 """What one load generator sends without being late itself, with room to spare."""
-VALIDATION_SHARES = (0.4, 0.75, 0.9, 1.25, 2.0)
+VALIDATION_SHARES = (0.4, 0.7, 0.9, 1.15, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ def loads(
 ) -> list[Point]:
     """Loads at shares of what the server is expected to sustain, `total_s` in all.
 
-    `capacity_rps` gives it by the number of adapters asked. A fit's loads ask few adapters and
-    all; validation's also numbers between, under other seeds.
+    `capacity_rps` gives it by the number of adapters asked; loads take the numbers in turn, the
+    largest first, so that more adapters than slots are asked below and above what is sustained.
     """
     shares = FIT_SHARES if role == "fit" else VALIDATION_SHARES
-    counts = sorted(capacity_rps)
+    counts = sorted(capacity_rps, reverse=True)
     names = list(adapters)
     points = []
     for place, share in enumerate(shares):

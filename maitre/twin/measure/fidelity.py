@@ -9,6 +9,7 @@ from maitre.twin.calibration.measure import bias_percent, symmetric_error_percen
 from maitre.twin.errors import require
 from maitre.twin.measure.capacity import server_config
 from maitre.twin.measure.design import MeasuredServer
+from maitre.twin.measure.fit import ProfileIdentity, fit_profile
 from maitre.twin.measure.points import BASE
 from maitre.twin.measure.samples import check_samples, completed_in_time, gaps_ms
 from maitre.twin.profile import ServerProfile
@@ -76,6 +77,25 @@ def _row(profile: ServerProfile, part: Any, server: MeasuredServer) -> dict[str,
         "starved_predicted": result.throughput_tps / offered < STARVATION_RATIO,
         "clear": abs(tps / offered - STARVATION_RATIO) > CLEAR_MARGIN * STARVATION_RATIO,
     }
+
+
+def errors_by_role(comparison: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """`summary` of the loads of each role: `fit` and `validation`."""
+    return {str(role): summary(part) for role, part in comparison.groupby("role", sort=True)}
+
+
+def fit_and_compare(
+    samples: Any, server: MeasuredServer, identity: ProfileIdentity
+) -> tuple[ServerProfile, pd.DataFrame]:
+    """Fit a profile and replay the loads; the errors by role stand in the profile's `fit`.
+
+    Raises:
+        TwinInputError: too few usable bursts, or no loads.
+    """
+    profile = fit_profile(samples, server, identity)
+    comparison = compare_loads(profile, samples, server)
+    errors = errors_by_role(comparison)
+    return profile.model_copy(update={"fit": {**profile.fit, **errors}}), comparison
 
 
 def summary(comparison: pd.DataFrame) -> dict[str, float]:

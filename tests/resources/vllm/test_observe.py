@@ -1,17 +1,52 @@
 import pytest
 
-from resources.vllm.observe import ServerSight, Sight, from_dict, rates_rps, starving, to_dict
+from resources.vllm.observe import (
+    ServerSight,
+    Sight,
+    counted,
+    look,
+    newest,
+    requests_by_model,
+    starving,
+    throughput_tps,
+)
+from resources.vllm.routes import RoutedServer, Routes
+
+PROXY_TEXT = """# TYPE maitre_proxy_requests counter
+maitre_proxy_requests_total{model="french \\"q\\"",status="200"} 12
+maitre_proxy_requests_total{model="french \\"q\\"",status="502"} 1
+maitre_proxy_requests_total{model="legal",status="200"} 3
+"""
 
 
-def sight(at_s: float, waiting: float, slot: float = 0.0, **requests: float) -> Sight:
-    return Sight(at_s, (ServerSight("s", 4.0, waiting, slot, 0.5, 0.0, 0.0, 0.0),), requests)
+def sight(
+    at_s: float, waiting: float = 0.0, slot: float = 0.0, tokens: float = 0.0, gateway: str = "",
+    **requests: float,
+) -> Sight:  # fmt: skip
+    server = ServerSight("s", 4.0, waiting, slot, 0.5, tokens, 0.0, 0.0)
+    return Sight(at_s, (server,), requests, {}, gateway)
 
 
 def test_rates_come_from_counters_and_survive_a_restart() -> None:
-    rates = rates_rps(sight(0, 0, a=10, b=50), sight(20, 0, a=30, b=4, c=2))
-    assert rates == {"a": 1.0, "b": 0.2, "c": 0.1}
-    with pytest.raises(ValueError, match="no time"):
-        rates_rps(sight(5, 0), sight(5, 0))
+    looks = [sight(0, a=10, b=50), sight(20, a=30, b=4, c=2), sight(30, a=31, b=5, c=2)]
+    assert counted(looks) == ({"a": 21.0, "b": 5.0, "c": 2.0}, 30.0)
+    assert counted(looks[:1]) == ({}, 0.0)
+
+
+def test_a_look_without_the_gateway_leaves_no_gap() -> None:
+    looks = [sight(0, a=10), sight(20, gateway="no gateway"), sight(40, a=30)]
+    assert counted(looks) == ({"a": 20.0}, 40.0)
+
+
+def test_only_the_window_counts() -> None:
+    looks = [sight(at) for at in (600, 0, 660, 1200)]
+    assert [one.at_s for one in newest(looks, 600)] == [600, 660, 1200]
+
+
+def test_throughput_comes_from_token_counters() -> None:
+    looks = [sight(0, tokens=100), sight(10, tokens=300), sight(20, tokens=50)]
+    assert throughput_tps(looks) == {"s": 12.5}, "250 tokens in 20 s, a restart between"
+    assert throughput_tps(looks[:1]) == {}
 
 
 def test_a_queue_that_grows_is_starvation_and_has_a_reason() -> None:
@@ -21,6 +56,18 @@ def test_a_queue_that_grows_is_starvation_and_has_a_reason() -> None:
     assert starving(sight(0, 0), sight(60, 3)) == {}, "a few waiting are no starvation"
 
 
+def test_the_proxys_counts_are_summed_over_answers() -> None:
+    assert requests_by_model(PROXY_TEXT) == {'french "q"': 13.0, "legal": 3.0}
+
+
+def test_a_server_that_is_not_there_is_named_and_the_others_are_seen() -> None:
+    routes = Routes({"gone": RoutedServer("http://127.0.0.1:9", "tiny")})
+    seen = look(routes, 1.0, PROXY_TEXT)
+    assert seen.servers == ()
+    assert "no server at http://127.0.0.1:9" in seen.unseen["gone"]
+    assert seen.requests["legal"] == pytest.approx(3.0)
+
+
 def test_a_sight_round_trips() -> None:
-    seen = sight(3.0, 1.0, a=2.0)
-    assert from_dict(to_dict(seen)) == seen
+    seen = sight(3.0, 1.0, a=2.0, gateway="silent")
+    assert Sight.from_dict(seen.to_dict()) == seen

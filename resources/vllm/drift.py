@@ -1,0 +1,172 @@
+"""Does the running plan still hold under the traffic that is seen? And is it time to say so?
+
+The capacity model says of each server how likely it starves at the rates seen. A re-placement is
+asked for when some server has been too likely to for several looks in a row, and not again while
+the one asked for is under way: rates wobble, and moves have a price.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from maitre.maxpack.model import MaxpackModel
+    from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.placement.plan import PlacementPlan
+    from maitre.twin import ServerProfile
+
+PRIOR_REQUESTS = 4.0
+"""How many requests the catalogue's rate counts for beside those that were seen."""
+
+
+def expected_rates_rps(
+    catalogue: "AdapterCatalogue", requests: Mapping[str, float], span_s: float
+) -> np.ndarray:
+    """Each adapter's rate (requests/s), from `requests` seen in `span_s` and the catalogue's rate.
+
+    The posterior mean of a Poisson rate under a gamma prior around the catalogue's that weighs
+    `PRIOR_REQUESTS`: an adapter that is asked twice a minute is not believed to have stopped
+    because a minute brought nothing. One with a catalogue's rate of nought is taken as seen.
+    """
+    seen = np.array([requests.get(str(name), 0.0) for name in catalogue.names], float)
+    told = np.asarray(catalogue.rates_rps, float)
+    prior_s = np.divide(PRIOR_REQUESTS, told, out=np.zeros_like(told), where=told > 0)
+    prior = np.where(told > 0, PRIOR_REQUESTS, 0.0)
+    return (prior + seen) / np.maximum(prior_s + span_s, 1e-9)
+
+
+def server_risks(
+    plan: "PlacementPlan",
+    catalogue: "AdapterCatalogue",
+    profile: "ServerProfile",
+    model: "MaxpackModel | None",
+    *,
+    headroom: float = 0.0,
+) -> dict[str, float]:
+    """The probability that each server of the plan is unhealthy at the catalogue's rates.
+
+    By the capacity `model`, or the steady state without one.
+
+    Raises:
+        PlacementError: the model was fitted for another profile.
+    """
+    from maitre.maxpack.options import default_lengths
+    from maitre.placement.place import capacity_of
+    from maitre.placement.replicas import as_is
+    from maitre.placement.settings import PlacementSettings
+    from maitre.placement.settle import carried_over
+
+    lengths = default_lengths()
+    capacity = capacity_of(profile, model, PlacementSettings(baselines=False), lengths)
+    demand = as_is(catalogue, lengths, 1 + headroom)
+    carried = carried_over(plan, catalogue.names, demand, capacity)
+    placed = np.flatnonzero(carried.server >= 0)
+    held = carried.server[placed]
+    sums = carried.demand.take(placed).sums(held, len(plan.servers))
+    risk = capacity.best(sums, carried.rows).risk
+    busy = np.isin(np.arange(len(plan.servers)), held)
+    return {
+        server.name: float(risk[i]) if busy[i] else 0.0 for i, server in enumerate(plan.servers)
+    }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to ask: `looks` in a row with a risk of at least `enter`, and not within `calm_s` of the
+    last time. A server is out of it again below `leave`."""
+
+    enter: float = 0.10
+    leave: float = 0.05
+    looks: int = 3
+    calm_s: float = 900.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.leave <= self.enter <= 1:
+            raise ValueError(f"limits: need 0 < leave <= enter <= 1, got {self}")
+        if self.looks < 1 or self.calm_s < 0:
+            raise ValueError(f"limits: looks is at least 1 and calm_s not negative, got {self}")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is kept from look to look: for how many each server has been over, when and on which
+    plan a re-placement was asked for."""
+
+    over: Mapping[str, int] = field(default_factory=dict)
+    asked_at_s: float | None = None
+    asked_of_plan: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, object]) -> "Watch":
+        """A watch that `to_dict` made."""
+        over, asked = document.get("over") or {}, document.get("asked_at_s")
+        assert isinstance(over, Mapping)
+        return cls(
+            {str(server): int(looks) for server, looks in over.items()},
+            None if asked is None else float(str(asked)),
+            str(document.get("asked_of_plan") or ""),
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to ask for a re-placement, and why (or why not), in one line."""
+
+    ask: bool
+    reason: str
+    watch: Watch
+
+
+def decide(
+    watch: Watch,
+    risks: Mapping[str, float],
+    starving: Mapping[str, str],
+    plan_version: str,
+    now_s: float,
+    limits: Limits,
+) -> Verdict:
+    """One look more. `starving` are servers whose queue was seen to grow, with the reason."""
+    over = {}
+    for server, risk in risks.items():
+        was = watch.over.get(server, 0)
+        if risk >= limits.enter or server in starving or (was and risk >= limits.leave):
+            over[server] = was + 1
+    kept = Watch(over, watch.asked_at_s, watch.asked_of_plan)
+    worst = max(risks, key=lambda server: (server in over, risks[server]), default="")
+    if not over:
+        return Verdict(False, f"no server is about to starve; riskiest {_said(worst, risks)}", kept)
+    lasting = [server for server, looks in over.items() if looks >= limits.looks]
+    if not lasting:
+        looks = max(over.values())
+        return Verdict(
+            False,
+            f"{_said(worst, risks, starving)} for {looks} of {limits.looks} looks in a row",
+            kept,
+        )
+    since_s = None if watch.asked_at_s is None else now_s - watch.asked_at_s
+    if since_s is not None and since_s < limits.calm_s:
+        same = "" if watch.asked_of_plan != plan_version else ", and the plan has not changed since"
+        return Verdict(
+            False,
+            f"{_said(worst, risks, starving)}; a re-placement was asked for {since_s:.0f} s ago"
+            f"{same}; the next after {limits.calm_s:.0f} s",
+            kept,
+        )
+    names = ", ".join(_said(server, risks, starving) for server in sorted(lasting))
+    return Verdict(True, names, Watch({}, now_s, plan_version))
+
+
+def _said(
+    server: str, risks: Mapping[str, float], starving: Mapping[str, str] | None = None
+) -> str:
+    if not server:
+        return "none"
+    waits = (starving or {}).get(server)
+    queue = f", its queue grows for want of {waits}" if waits else ""
+    return f"{server}: risk {risks.get(server, 0.0):.2f}{queue}"

@@ -1,0 +1,130 @@
+"""`traffic_drift`: asks for a re-placement when some server is about to starve."""
+
+import hashlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.adapter_catalogue import CATALOGUE
+from assets.maxpack_model import load_champion
+from assets.measured_profiles import chosen_profile
+from assets.observed_traffic import WINDOW_S, note
+from assets.placement_plan import PLAN
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.mlflow_tracking import MlflowTracking
+from resources.vllm.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
+from resources.vllm.gateway import Gateway
+from resources.vllm.observe import Sight, counted, newest, starving
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition,
+    )
+
+LIMITS = Limits()
+LEAST_SPAN_S = 120.0
+"""Rates over less than this say too little."""
+
+
+def traffic_drift(replace: "UnresolvedAssetJobDefinition") -> dg.SensorDefinition:
+    """A sensor that looks at the servers every minute and requests `replace` when need be."""
+
+    @dg.sensor(
+        name="traffic_drift",
+        description="Requests a re-placement when the model says that a server is about to starve.",
+        job=replace,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def look(
+        context: dg.SensorEvaluationContext,
+        home: DataHome,
+        inputs: Inputs,
+        mlflow: MlflowTracking,
+        gateway: Gateway,
+    ) -> dg.SensorResult:
+        return watch_once(context.cursor, home, inputs, mlflow, gateway, time.time())
+
+    return look
+
+
+def watch_once(
+    cursor: str | None,
+    home: DataHome,
+    inputs: Inputs,
+    mlflow: MlflowTracking,
+    gateway: Gateway,
+    now_s: float,
+    limits: Limits = LIMITS,
+) -> dg.SensorResult:
+    """One look: keep it, weigh the plan against it, and ask or say why not."""
+    watch = Watch.from_dict(json.loads(cursor)) if cursor else Watch()
+    if not gateway.routes().servers:
+        return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
+    seen = newest(note(home, gateway.look(now_s)), WINDOW_S)
+    if blind := _why_blind(seen, home):
+        return _skip(blind, watch)
+    verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits)
+    if not verdict.ask:
+        return _skip(verdict.reason, verdict.watch)
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"traffic-{verdict.watch.asked_of_plan}-{now_s:.0f}",
+                run_config=REPLACE_CONFIG,
+                tags={"maitre/why": verdict.reason[:200]},
+            )
+        ],
+        cursor=json.dumps(verdict.watch.to_dict()),
+    )
+
+
+REPLACE_CONFIG = {"ops": {"placement_plan": {"config": {"change_running": True}}}}
+"""Few adapters move from the running plan; it is not made anew."""
+
+
+def weigh(
+    watch: Watch,
+    seen: list[Sight],
+    home: DataHome,
+    inputs: Inputs,
+    mlflow: MlflowTracking,
+    now_s: float,
+    limits: Limits,
+) -> Verdict:
+    """What the capacity model says of the running plan at the rates seen."""
+    from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.placement.plan import PlacementPlan
+
+    document = home.read_bytes(PLAN)
+    plan = PlacementPlan.from_json(document.decode())
+    version = hashlib.sha256(document).hexdigest()[:16]
+    catalogue = AdapterCatalogue.from_frame(home.read_frame(CATALOGUE))
+    requests, span_s = counted(seen)
+    catalogue = catalogue.with_rates(expected_rates_rps(catalogue, requests, span_s))
+    champion = load_champion(mlflow)
+    profile = chosen_profile(home, inputs.profile)
+    risks = server_risks(plan, catalogue, profile, champion[0] if champion else None)
+    return decide(watch, risks, starving(seen[0], seen[-1]), version, now_s, limits)
+
+
+def _why_blind(seen: list[Sight], home: DataHome) -> str:
+    """Why these looks cannot be weighed; empty where they can."""
+    newest_look = seen[-1]
+    if newest_look.gateway:
+        return f"rates are not known: {newest_look.gateway}"
+    if not newest_look.servers:
+        return f"no server answers: {'; '.join(newest_look.unseen.values())}"
+    if not home.exists(PLAN) or not home.exists(CATALOGUE):
+        return "there is no plan to hold against the traffic; materialise placement_plan"
+    _, span_s = counted(seen)
+    if span_s < LEAST_SPAN_S:
+        return f"rates of {span_s:.0f} s say too little; from {LEAST_SPAN_S:.0f} s on"
+    return ""
+
+
+def _skip(reason: str, watch: Watch) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=json.dumps(watch.to_dict()))

@@ -1,0 +1,153 @@
+"""The sensor's skips and requests, on looks that were written down before."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from assets.adapter_catalogue import CATALOGUE
+from assets.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic, sights_of
+from assets.placement_plan import PLAN
+from maitre.placement.catalogue import AdapterCatalogue
+from maitre.placement.place import place
+from maitre.twin import ServerProfile
+from pipelines import serving
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.mlflow_tracking import MlflowTracking
+from resources.vllm.gateway import Gateway
+from resources.vllm.observe import ServerSight, Sight
+from resources.vllm.routes import RoutedServer, Routes
+from sensors import traffic_drift as sensor
+from sensors.traffic_drift import watch_once
+
+PROFILE = "h100-64gb/llama-3.1-8b-instruct"
+ADAPTERS = [f"a{i}" for i in range(12)]
+
+
+class Seen(Gateway):
+    """A gateway whose looks were recorded: requests of each adapter a minute, from the start on."""
+
+    per_minute: float = 3.0
+    silent: bool = False
+
+    def routes(self) -> Routes:
+        return Routes({"s": RoutedServer("http://127.0.0.1:1", "tiny")})
+
+    def look(self, at_s: float) -> Sight:
+        if self.silent:
+            return Sight(at_s, (), {}, {"s": "no server at http://127.0.0.1:1"})
+        counts = dict.fromkeys(ADAPTERS, self.per_minute * at_s / 60.0)
+        return Sight(at_s, (ServerSight("s", 2, 0, 0, 0.1, at_s, at_s, at_s),), counts)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> DataHome:
+    return DataHome(root=str(tmp_path / "home"))
+
+
+@pytest.fixture
+def planned(home: DataHome) -> DataHome:
+    profile = ServerProfile.load(PROFILE)
+    frame = pd.DataFrame({"adapter": ADAPTERS, "rank": 8, "rate_rps": 0.05})
+    catalogue = AdapterCatalogue.from_frame(frame.assign(base_model=profile.base_model))
+    home.write_frame(CATALOGUE, catalogue.frame())
+    plan = place(catalogue, profile, check_duration_s=0.0, baselines=False)
+    home.write_bytes(PLAN, plan.to_json().encode())
+    return home
+
+
+def minutes(
+    home: DataHome, tmp_path: Path, gateway: Gateway, count: int, cursor: str | None = None
+):
+    """A tick a minute; the results."""
+    inputs = Inputs(tasks="", adapters="", profile=PROFILE, held_back=[])
+    mlflow = MlflowTracking(
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db", ui_url="http://127.0.0.1:5000"
+    )
+    results = []
+    for minute in range(count):
+        done = watch_once(cursor, home, inputs, mlflow, gateway, 60.0 * minute)
+        cursor = done.cursor
+        results.append(done)
+    return results
+
+
+def gateway(tmp_path: Path, **more: object) -> Seen:
+    return Seen(routes_file=str(tmp_path / "routes.json"), **more)
+
+
+@pytest.fixture(autouse=True)
+def steady_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is registered: the steady state weighs the plan."""
+    monkeypatch.setattr(sensor, "load_champion", lambda _: None)
+
+
+def test_traffic_as_planned_is_let_alone(planned: DataHome, tmp_path: Path) -> None:
+    results = minutes(planned, tmp_path, gateway(tmp_path), 5)
+    assert not any(result.run_requests for result in results)
+    assert "rates of 0 s say too little" in results[0].skip_reason.skip_message
+    assert "no server is about to starve" in results[-1].skip_reason.skip_message
+    assert len(sights_of(planned)) == 5
+
+
+def test_far_more_traffic_is_asked_for_once_with_few_moves(
+    planned: DataHome, tmp_path: Path
+) -> None:
+    results = minutes(planned, tmp_path, gateway(tmp_path, per_minute=600.0), 8)
+    [asked] = [request for result in results for request in result.run_requests or ()]
+    assert asked.run_config == {"ops": {"placement_plan": {"config": {"change_running": True}}}}
+    assert "risk" in asked.tags["maitre/why"]
+    assert "asked for" in results[-1].skip_reason.skip_message
+    assert json.loads(results[-1].cursor)["asked_of_plan"] in asked.run_key
+
+
+def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
+    nothing = Gateway(routes_file=str(tmp_path / "routes.json"))
+    [skipped] = minutes(home, tmp_path, nothing, 1)
+    assert "routes to no server" in skipped.skip_reason.skip_message
+    [skipped] = minutes(home, tmp_path, gateway(tmp_path, silent=True), 1)
+    assert "no server answers: no server at" in skipped.skip_reason.skip_message
+    [skipped] = minutes(home, tmp_path, gateway(tmp_path), 1)
+    assert "there is no plan" in skipped.skip_reason.skip_message
+
+
+def test_the_sensor_is_on_and_its_job_changes_the_plan() -> None:
+    found = serving.defs.resolve_sensor_def("traffic_drift")
+    assert found.default_status is dg.DefaultSensorStatus.RUNNING
+    [target] = found.targets
+    job = serving.defs.resolve_job_def(target.job_name)
+    assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
+        "observed_traffic", "placement_plan", "vllm_deployments",
+    }  # fmt: skip
+
+
+def test_the_asset_keeps_rates_that_plans_are_then_made_for(
+    planned: DataHome, tmp_path: Path
+) -> None:
+    seen = gateway(tmp_path, per_minute=60.0)
+    minutes(planned, tmp_path, seen, 5)
+    made = dg.materialize(
+        [observed_traffic],
+        resources={"home": planned, "gateway": seen},
+        # The recorded looks lie at the beginning of time: all of them are in the window.
+        run_config={"ops": {"observed_traffic": {"config": {"window_s": 1e11}}}},
+    )
+    assert made.success
+    assert set(planned.read_frame(TRAFFIC)["adapter"]) == set(ADAPTERS)
+    catalogue = AdapterCatalogue.from_frame(planned.read_frame(CATALOGUE))
+    about = planned.read_json("observed_traffic/about.json")
+    at, observed = at_observed_rates(planned, catalogue, about["at_s"] + 1.0, 3600.0)
+    assert observed
+    assert at.rates_rps == pytest.approx(1.0, rel=0.05)
+    at, observed = at_observed_rates(planned, catalogue, about["at_s"] + 7200.0, 3600.0)
+    assert not observed
+    assert list(at.rates_rps) == list(catalogue.rates_rps), "rates seen long ago are not used"
+
+
+def test_without_servers_the_asset_says_what_to_do(home: DataHome, tmp_path: Path) -> None:
+    nothing = Gateway(routes_file=str(tmp_path / "routes.json"))
+    with pytest.raises(ValueError, match="maitre deploy local"):
+        dg.materialize([observed_traffic], resources={"home": home, "gateway": nothing})
