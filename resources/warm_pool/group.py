@@ -80,7 +80,8 @@ def lead(
     `publish` tells them where; `give_up` is called, and must raise, when the group does not come
     about or breaks.
     """
-    listener = socket.create_server((address, 0))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, 0), family=family)
     port = listener.getsockname()[1]
     try:
         store = dist.TCPStore(

@@ -158,6 +158,8 @@ def _is_leaving(pod: Any) -> bool:
 
 def _worker(pod: Any) -> PoolWorker:
     address = pod.status.pod_ip
+    if address and ":" in address:
+        address = f"[{address}]"
     return PoolWorker(
         name=pod.metadata.name,
         url=f"http://{address}:{WORKER_PORT}" if address else "",

@@ -3,15 +3,16 @@
 Every other run goes to the launcher named under `otherwise` (Dagster's default one when none is).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Self
 
 import dagster as dg
 import yaml
 
 from resources.settings import Settings
+from resources.warm_pool.claiming import claim_all, groups_of, named_workers
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
 from resources.warm_pool.dagster_internals import (
     CheckRunHealthResult,
@@ -26,8 +27,7 @@ from resources.warm_pool.dagster_internals import (
 )
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
-from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG, WORKERS_TAG
-from resources.warm_pool.wire import Claim
+from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
 
 _CLAIM_TAKES = timedelta(seconds=5)
 """How long after its placement a run may not have reached its worker yet."""
@@ -46,13 +46,33 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def __init__(
         self,
         inst_data: ConfigurableClassData | None = None,
-        otherwise: RunLauncher | None = None,
+        otherwise: ConfigurableClassData | None = None,
         settings: Settings | None = None,
     ) -> None:
         self._inst_data = inst_data
-        self._otherwise = otherwise or DefaultRunLauncher()
+        self._otherwise_data = otherwise
         self._given_settings = settings
         super().__init__()
+
+    def __getattr__(self, name: str) -> Any:
+        """What dagster-k8s asks of its own launcher when it makes a pod for a step."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._otherwise, name)
+
+    @cached_property
+    def _otherwise(self) -> RunLauncher:
+        """The ordinary launcher, made when first needed.
+
+        That of Kubernetes wants a ServiceAccount's token; warm workers have none, and need none.
+        """
+        if self._otherwise_data is None:
+            made: RunLauncher = DefaultRunLauncher()
+        else:
+            made = self._otherwise_data.rehydrate(as_type=RunLauncher)  # type: ignore[type-abstract]
+        if self.has_instance:
+            made.register_instance(self._instance)
+        return made
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
@@ -77,20 +97,14 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         otherwise = None
         if named := config_value.get("otherwise"):
             config = yaml.safe_dump(named["config"])
-            data = ConfigurableClassData(named["module"], named["class"], config)
-            otherwise = data.rehydrate(as_type=RunLauncher)  # type: ignore[type-abstract]
+            otherwise = ConfigurableClassData(named["module"], named["class"], config)
         return cls(inst_data=inst_data, otherwise=otherwise)
-
-    def register_instance(self, instance: dg.DagsterInstance) -> None:
-        """Called by Dagster once the instance is there."""
-        super().register_instance(instance)
-        self._otherwise.register_instance(instance)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Place the run on an idle worker, or launch it the ordinary way."""
         run = context.dagster_run
         pool = self._pool_for(run)
-        named = _named(run)
+        named = named_workers(run)
         workers = pool.workers(run.tags[BASE_MODEL_TAG]) if pool else []
         if pool is None or (not workers and not named):
             self._otherwise.launch_run(context)
@@ -99,7 +113,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         if before is not None and before.state is PlacementState.PLACED:
             # Another daemon has launched it between this one's look and now.
             return
-        if not self.place(run, pool, _groups(workers, named), before):
+        if not self.place(run, pool, groups_of(workers, named), before):
             raise DagsterUserCodeUnreachableError(
                 f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}; the run goes back to the queue"
             )
@@ -161,7 +175,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             )
             if placement is None:
                 return True
-            refusal = self._claim_all(pool, placement, [*others, first])
+            refusal = claim_all(pool, placement, [*others, first])
             if refusal is None:
                 names = ",".join([first.name, *placement.others])
                 self._instance.add_run_tags(run.run_id, {WORKER_TAG: names})
@@ -170,34 +184,6 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             self._placements.release(run.run_id, placement.attempt, refusal)
             before = self._placements.current(run.run_id)
         return False
-
-    def _claim_all(
-        self, pool: WarmPool, placement: Placement, workers: Sequence[PoolWorker]
-    ) -> str | None:
-        """Claim the workers, the one that executes the run last; why not, with none claimed then.
-
-        No claim waits for another, so nothing can block. Who was claimed for a placement that is
-        released lets go by itself, too, should this process die here.
-        """
-        claimed: list[PoolWorker] = []
-        for rank, worker in enumerate(workers, start=1):
-            claim = Claim(
-                placement.attempt,
-                placement.run_id,
-                placement.number,
-                placement.number > 1,
-                rank=rank % len(workers),
-                size=len(workers),
-            )
-            try:
-                pool.client(worker.url).claim(claim)
-            except (ClaimRefusedError, WorkerUnreachableError) as error:
-                for other in claimed:
-                    with suppress(ClaimRefusedError, WorkerUnreachableError):
-                        pool.client(other.url).preempt(placement.attempt)
-                return str(error)
-            claimed.append(worker)
-        return None
 
     def terminate(self, run_id: str) -> bool:
         """Cancel a run at its next step; one whose worker is gone is cancelled here."""
@@ -281,20 +267,3 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
 
     def _tell(self, run: dg.DagsterRun, message: str) -> None:
         self._instance.report_engine_event(message, run, cls=self.__class__)
-
-
-def _groups(workers: Sequence[PoolWorker], named: frozenset[str]) -> Iterator[Sequence[PoolWorker]]:
-    """What to try: all of the named workers together, or, with none named, any one of them.
-
-    A worker that was named and is gone will not come back; then any one will do, too.
-    """
-    chosen = [worker for worker in workers if worker.name in named]
-    if named and len(chosen) == len(named):
-        yield chosen
-        return
-    for worker in workers:
-        yield [worker]
-
-
-def _named(run: dg.DagsterRun) -> frozenset[str]:
-    return frozenset(name for name in run.tags.get(WORKERS_TAG, "").split(",") if name)
