@@ -9,6 +9,7 @@ from assets.observed_traffic import observed_traffic
 from assets.placement_plan import no_server_starves, placement_plan
 from assets.server_profiles import server_profiles, twin_fidelity
 from assets.trace_batches import trace_batches
+from assets.trace_shares import simulate_traces
 from assets.twin_traces import twin_traces
 from assets.twin_verdict import twin_verdict
 from assets.vllm_deployments import manifests_are_valid, vllm_deployments
@@ -16,6 +17,7 @@ from assets.vllm_measurements import vllm_measurements
 from pipelines.jobs import LOGGERS
 from pipelines.wiring import resources
 from resources.settings import Settings
+from resources.step_executor import step_executor
 from sensors.serving_follows_tuning import serving_follows_tuning
 from sensors.traffic_drift import traffic_drift
 
@@ -63,7 +65,14 @@ def weekly_maxpack_refresh(context: dg.ScheduleEvaluationContext) -> dg.RunReque
 defs = dg.Definitions(
     assets=[*INPUTS, *MODEL, trace_batches, *PLACEMENT, *OBSERVED],
     asset_checks=[champion_predicts_well, no_server_starves, manifests_are_valid, twin_fidelity],
-    jobs=[serving, refresh_maxpack, place, take_measurements, replace_on_traffic],
+    jobs=[
+        serving,
+        refresh_maxpack,
+        place,
+        take_measurements,
+        replace_on_traffic,
+        simulate_traces(step_executor(Settings.read())),
+    ],
     schedules=[
         weekly_maxpack_refresh,
         dg.ScheduleDefinition(name="daily_placement", job=place, cron_schedule="0 5 * * *"),
