@@ -65,6 +65,8 @@ class LocalServices:
             "MAITRE_WARM_POOL": "local" if workers else "off",
             "MAITRE_WARM_WORKERS": str(workers if keep is None else keep),
         }
+        # MLflow's own job runners: seven processes of 240 MB each, which nothing here uses.
+        environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
         os.environ.update(environment)
         # Made here, so that two processes do not both try to create the tables.
         MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url=mlflow_url).client()

@@ -1,0 +1,62 @@
+"""The optional components, on top of an overlay."""
+
+import os
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+
+from tests.k8s.manifests import (
+    BROUGHT,
+    K8S,
+    KUBERNETES_VERSION,
+    Documents,
+    check_containers,
+    check_references,
+    of_kind,
+    pods,
+    render,
+)
+
+
+def with_components(folder: Path, *names: str) -> Documents:
+    """The overlay `gpu` with some components."""
+
+    def relative(name: str) -> str:
+        return os.path.relpath(K8S / name, folder)
+
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [relative("overlays/gpu")],
+        "components": [relative(f"components/{name}") for name in names],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return render(folder)
+
+
+def test_the_components_fit_onto_an_overlay(tmp_path: Path) -> None:
+    documents = with_components(tmp_path, "kueue", "capacity", "seed")
+    [worker] = [
+        d for d in documents if d["metadata"]["name"] == "worker-smollm2-135m-instruct"
+    ]  # fmt: skip
+    assert worker["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "maitre"
+    assert {"ClusterQueue", "LocalQueue", "PriorityClass"} <= {d["kind"] for d in documents}
+    [seed] = of_kind(documents, "Job")
+    kubernetes_validate.validate(seed, KUBERNETES_VERSION, strict=True)
+    check_containers(documents)
+    check_references(documents, BROUGHT["gpu"])
+
+
+def test_the_capacity_buffer_has_room_for_one_more_worker(tmp_path: Path) -> None:
+    documents = with_components(tmp_path, "capacity-buffer")
+    [buffer] = of_kind(documents, "CapacityBuffer")
+    [room] = of_kind(documents, "PodTemplate")
+    kubernetes_validate.validate(room, KUBERNETES_VERSION, strict=True)
+    assert buffer["spec"]["podTemplateRef"]["name"] == room["metadata"]["name"]
+    [worker] = [
+        spec for name, _, spec in pods(documents) if name == "worker-smollm2-135m-instruct"
+    ]  # fmt: skip
+    needs = worker["containers"][0]["resources"]
+    assert room["template"]["spec"]["containers"][0]["resources"] == needs
+    assert room["template"]["spec"]["tolerations"] == worker["tolerations"]
