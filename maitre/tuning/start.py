@@ -20,16 +20,13 @@ from maitre.tuning.probe import probe_losses
 from maitre.tuning.prompt_scores import PromptScorer
 from maitre.tuning.tasks import Task
 
-PROBE_ITERATIONS = 4
-"""Tuning steps that each finalist takes before one is chosen."""
-
 SURE_ITERATIONS = 8.0
 """A start predicted to need no more iterations is chosen without probing, which takes as long."""
 
 # Predicted to need no more iterations than this, a start leaves mixtures nothing to add.
 _NO_MIXTURES = 3.0
-# A prompt moved to the task's labels whose loss is not below so many times the entropy of these has
-# nothing to do with the task: it would be slower than the cold start, however low it begins.
+# A prompt whose loss is not below so many times the entropy of the task's labels has nothing to do
+# with the task. Moved to these labels it would be slower than a cold start, however low it begins.
 _RELATED = 3.0
 _LEADERS = 3
 # Share of the budget after which there is no time left to probe.
@@ -59,7 +56,7 @@ def find_start(
     budget_s: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
     exhaustive: bool = False,
-    probe_iterations: int = PROBE_ITERATIONS,
+    probe_iterations: int = 0,
     sure_iterations: float = SURE_ITERATIONS,
     ita_model: ItaModel | None = None,
 ) -> Lookup:
@@ -68,11 +65,14 @@ def find_start(
     Candidates are the bank's prompts that `tenant` may see, the task's instruction and description
     as text prompts, and the cold start of `seed`, scored by their loss on `samples` train examples
     that `seed` draws. Unless the best is predicted to be there almost at once, mixtures of the
-    bank's best join them. Unless the best is then predicted to be there within `sure_iterations`,
-    the finalists, the instruction and the cold start among them, take `probe_iterations` tuning
-    steps in one shared batch. `ita_model` (by default the shipped one, refitted to the bank's
-    history) predicts from the loss, and from the one after probing. Probing only chooses: the
-    prompt that is returned is the one before those steps. Half a budget used up leaves no time for
+    bank's best join them. `ita_model` (by default the shipped one, refitted to the bank's history)
+    predicts from the loss; the mean of the bank counts as a prompt that is just related to the
+    task, whatever it begins with, and so is chosen where no prompt is.
+
+    With `probe_iterations`, the finalists, the instruction and the cold start among them, take so
+    many tuning steps in one shared batch unless the best is predicted to be there within
+    `sure_iterations`, and the loss that they come to counts, too. Probing only chooses: the prompt
+    that is returned is the one before those steps. Half a budget used up leaves no time for
     mixtures and probing.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
@@ -100,7 +100,11 @@ def find_start(
     entropy = label_entropy(task)
 
     def judged(candidate: Candidate, start_loss: float, probed_loss: float | None) -> _Judged:
-        ita = ita_model.predict(start_loss, probed_loss, entropy)
+        if candidate.name == MEAN_OF_BANK:
+            start = min(start_loss, _RELATED * entropy)
+        else:
+            start = start_loss
+        ita = ita_model.predict(start, probed_loss, entropy)
         return _Judged(candidate, start_loss, probed_loss, ita)
 
     def is_decided(ranked: Sequence[_Judged], iterations: float) -> bool:
@@ -109,7 +113,7 @@ def find_start(
     losses = {c.name: c.loss for c in found.candidates}
     known = {c: losses[c.name] for c in found.finalists}
     ranked = [judged(c, loss, None) for c, loss in known.items()]
-    if probe_iterations and not is_decided(ranked, min(_NO_MIXTURES, sure_iterations)):
+    if not is_decided(ranked, min(_NO_MIXTURES, sure_iterations)):
         others = [*_mixed(model, task, visible, found), *_always(own)]
         scored = dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
         found = _with_scores(found, scored, len(drawn))

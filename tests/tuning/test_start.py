@@ -10,12 +10,13 @@ from maitre.bank.entry import BankEntry, BankError, entry_id
 from maitre.bank.index import build_index
 from maitre.bank.lookup import Lookup
 from maitre.tuning.base_model import BaseModel
+from maitre.tuning.candidates import MEAN_OF_BANK
 from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import encode
 from maitre.tuning.probe import probe_losses
 from maitre.tuning.prompt_scores import PromptScorer, output_distributions
 from maitre.tuning.soft_prompt import random_init
-from maitre.tuning.start import find_start
+from maitre.tuning.start import find_start, label_entropy
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune
 
@@ -139,4 +140,17 @@ def test_probing_chooses_by_what_a_few_steps_bring(
     )
     assert found.probed_loss == pytest.approx(losses[0], rel=1e-3)
     assert found.choice.name == found.finalists[0].name
-    assert "after probing" not in find(sure_iterations=0, budget_s=0.0).why
+    assert "after probing" not in find(sure_iterations=0).why
+    assert "after probing" not in find(probe_iterations=3, sure_iterations=0, budget_s=0.0).why
+
+
+def test_where_no_prompt_is_related_the_mean_of_the_bank_is_the_start(
+    tiny: BaseModel, colours: Task, bank: PromptBank
+) -> None:
+    strangers = bank.without(entry.entry_id for entry in bank if entry.tenant == "blue")
+    found = find_start(tiny, colours, strangers, config=CONFIG, seed=1)
+    losses = {candidate.name: candidate.loss for candidate in found.candidates}
+    assert min(losses.values()) > 3 * label_entropy(colours)
+    assert found.choice.name == MEAN_OF_BANK
+    assert found.probed_loss is None
+    np.testing.assert_allclose(found.choice.prompt, strangers.prompts().mean(0), rtol=1e-5)
