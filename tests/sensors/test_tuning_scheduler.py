@@ -93,6 +93,28 @@ def test_queued_requests_go_to_idle_workers_and_the_tick_replays(
     ]
 
 
+def test_a_deadline_that_one_worker_misses_gets_several(
+    settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    speeds = {1: 0.5, 2: 0.26, 4: 0.14}
+    model = {"warm_up_s": 10, "lookup_s": 2, "resize_s": 1, "iteration_s": speeds}
+    cluster = {"gpus": 4, "gpu_price_per_hour": 1.0, "models": {"tiny": model}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+    store = RequestStore(settings.request_queue_url)
+    for name, deadline_s in (("loose", 300), ("tight", 14)):
+        store.submit(
+            name, deadline_at=NOW + timedelta(seconds=deadline_s), now=NOW, base_model="tiny",
+            lookup=False,
+        )  # fmt: skip
+    done = schedule(settings, instance, SaidPool(idle=4), store.find(), NOW)
+    workers = {start.request.task: start.workers for start in done.starts}
+    assert len(workers["tight"]) > 1
+    assert len(workers.get("loose", ())) <= 1
+    assert not set(workers["tight"]) & set(workers.get("loose", ()))
+    owners = {request.task: request.owner for request in store.find()}
+    assert owners["tight"] == "worker " + ",".join(workers["tight"])
+
+
 def test_two_daemons_start_a_request_once(settings: Settings, instance: dg.DagsterInstance) -> None:
     store = RequestStore(settings.request_queue_url)
     submit(store, *"abcd")

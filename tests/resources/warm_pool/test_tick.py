@@ -90,6 +90,31 @@ def test_workers_and_requests_become_what_the_simulator_shows() -> None:
     assert [c.violated for c in seen.completions] == [False]
 
 
+def test_a_run_on_several_workers_is_seen_as_one_job_at_their_speed() -> None:
+    quick = ModelSpec("tiny", 10.0, 2.0, 1.0, {1: 0.5, 2: 0.3})
+    helping = replace(claim("r", "helping"), rank=1, size=2)
+    leading = replace(claim("r", "tuning", 7), size=2)
+    alone = replace(claim("gone", "helping"), rank=1, size=2)
+    workers = [
+        worker("a", "busy", helping), worker("b", "busy", leading), worker("c", "busy", alone),
+    ]  # fmt: skip
+    asked = [
+        request("shared", RequestState.LAUNCHED, run_id="r"),
+        request("handed", RequestState.STARTING, owner=f"{HANDED_TO}d,e"),
+        # Its first worker is gone; who helped it lets go in a moment.
+        request("lost", RequestState.LAUNCHED, run_id="gone"),
+    ]
+    idle = [worker("d", "idle"), worker("e", "idle")]
+    seen = live_snapshot(
+        NOW_S, Cluster(5, 1.0, {"tiny": quick}), asked, [*workers, *idle], {"gone": 1}
+    ).pools["tiny"]
+    found = {name: (job.workers, job.iteration_s) for name, job in seen.running.items()}
+    assert found == {"shared": (("b", "a"), 0.3), "handed": (("d", "e"), 0.3)}
+    assert seen.running["shared"].job.iterations_done == 7
+    assert set(seen.queued) == {"lost"}
+    assert not seen.idle
+
+
 def test_a_lookup_for_quality_counts_as_the_iterations_of_its_time() -> None:
     assert job_view(request("a", lookup=True), MODEL).iterations_cold_estimate == 44
     saves = request("b", lookup=True, iterations_bank=20.0)
