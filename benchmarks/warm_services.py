@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
+import yaml
 
 from resources.request_queue.request import TuningRequest
 from resources.request_queue.store import RequestStore
@@ -145,6 +146,15 @@ def small_tasks(tasks: Path, into: Path, count: int = 8) -> Path:
         for split, rows in SMALL_ROWS.items():
             lines = (header.parent / f"{split}.jsonl").read_text().splitlines(keepends=True)
             (folder / f"{split}.jsonl").write_text("".join(lines[:rows]))
+    return into
+
+
+def cluster_for(model: Path, into: Path) -> Path:
+    """What the scheduler plans with: the speeds of `examples/workers.yaml`, for another model."""
+    described = yaml.safe_load(Path("examples/workers.yaml").read_text())
+    [speeds] = described["models"].values()
+    into.parent.mkdir(parents=True, exist_ok=True)
+    into.write_text(yaml.safe_dump(described | {"models": {model.name: speeds}}))
     return into
 
 

@@ -21,6 +21,7 @@ import dagster as dg
 from benchmarks.warm_services import (
     SHORT_STEPS,
     Services,
+    cluster_for,
     live_services,
     small_tasks,
     spread,
@@ -271,7 +272,9 @@ def main() -> None:
         own = arguments.tasks.resolve()
         own = small_tasks(own, folder / "tasks") if is_small else own
         tasks = sorted(path.name for path in own.iterdir() if path.is_dir())
-        with live_services(folder, arguments.model.resolve(), own, workers) as services:
+        model = arguments.model.resolve()
+        cluster = cluster_for(model, folder / "cluster.yaml")
+        with live_services(folder, model, own, workers, MAITRE_CLUSTER=str(cluster)) as services:
             figures[name] = measure(services, tasks, arguments.count or count, arguments.seed)
         print(json.dumps({name: figures[name]}, indent=2), flush=True)
         if arguments.json:
