@@ -98,15 +98,20 @@ def fit(
     against: Annotated[
         str | None, typer.Option(help="Compare this profile instead of fitting one.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the fit, point by point, as Markdown.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit a profile to samples, and say how far it is off on their loads."""
     from resources.vllm.measurement import Measurement
 
-    _print(_fitted(Measurement(samples), out, against), json)
+    _print(_fitted(Measurement(samples), out, against, report), json)
 
 
-def _fitted(measurement: Any, out: Path | None, against: str | None = None) -> dict[str, Any]:
+def _fitted(
+    measurement: Any, out: Path | None, against: str | None = None, report: Path | None = None
+) -> dict[str, Any]:
     """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""
     from maitre.twin.measure.fidelity import compare_loads, errors_by_role, fit_and_compare
     from maitre.twin.profile import ServerProfile
@@ -120,6 +125,10 @@ def _fitted(measurement: Any, out: Path | None, against: str | None = None) -> d
         profile, comparison = fit_and_compare(samples, server, measurement.identity())
     if out is not None:
         write_text(out, profile.to_yaml())
+    if report is not None:
+        from maitre.twin.measure.report import fit_report
+
+        write_text(report, fit_report(profile, samples, server, comparison))
     return {
         "profile": str(out) if out else profile.name,
         "fingerprint": profile.fingerprint(),

@@ -18,6 +18,7 @@ from maitre.twin.kernel.state import StepCost
 from maitre.twin.server import ServerConfig
 
 _GIB = 2.0**30
+_ANY = (0.0, math.inf)
 
 
 class _Section(BaseModel):
@@ -87,13 +88,18 @@ class Api(_Section):
 
 
 class Valid(_Section):
-    """The configurations on which the profile was fitted."""
+    """The configurations on which the profile was fitted.
+
+    `max_num_seqs` and `max_num_batched_tokens` are None where it holds for whatever they are.
+    """
 
     max_loras: tuple[int, int]
     max_lora_rank: tuple[int, int]
     adapters: tuple[int, int]
     offered_rps: tuple[float, float]
     mean_total_tokens: tuple[float, float]
+    max_num_seqs: tuple[int, int] | None = None
+    max_num_batched_tokens: tuple[int, int] | None = None
 
 
 class ServerProfile(_Section):
@@ -220,12 +226,19 @@ class ServerProfile(_Section):
     ) -> list[str]:
         """What of a configuration lies outside the range that the profile was fitted on."""
         found = []
+        valid = self.valid
         for field, value, (low, high) in (
-            ("max_loras", server.max_loras, self.valid.max_loras),
-            ("max_lora_rank", server.max_lora_rank, self.valid.max_lora_rank),
-            ("adapters", adapters, self.valid.adapters),
-            ("offered_rps", offered_rps, self.valid.offered_rps),
-            ("mean_total_tokens", mean_total_tokens, self.valid.mean_total_tokens),
+            ("max_loras", server.max_loras, valid.max_loras),
+            ("max_lora_rank", server.max_lora_rank, valid.max_lora_rank),
+            ("adapters", adapters, valid.adapters),
+            ("offered_rps", offered_rps, valid.offered_rps),
+            ("mean_total_tokens", mean_total_tokens, valid.mean_total_tokens),
+            ("max_num_seqs", server.max_num_seqs, valid.max_num_seqs or _ANY),
+            (
+                "max_num_batched_tokens",
+                server.max_num_batched_tokens,
+                valid.max_num_batched_tokens or _ANY,
+            ),
         ):
             if not low <= value <= high:
                 found.append(f"{field} {value:g} is outside the profile's {low:g}..{high:g}")

@@ -27,6 +27,8 @@ TERMS = (
     "front",
 )
 
+CLUMPED_PART = 0.5
+
 
 def step_equations(samples: Any) -> pd.DataFrame:
     """One row a burst (and one a lone prefill): what each coefficient multiplies, and `y` in ms.
@@ -48,7 +50,10 @@ def step_equations(samples: Any) -> pd.DataFrame:
 
 
 def decode_equation(part: Any) -> dict[str, float] | None:
-    """The median gap while all of a burst's requests decode; None where that is under 4 gaps."""
+    """The median gap while all of a burst's requests decode; None where that is under 4 gaps.
+
+    Or where tokens came in clumps, several steps' at once: the median gap is then no step's time.
+    """
     begin_s, end_s = part["first_token_s"].max(), part["last_token_s"].min()
     within = part.assign(
         chunk_s=[
@@ -56,7 +61,7 @@ def decode_equation(part: Any) -> dict[str, float] | None:
         ]
     )
     gaps = gaps_ms(within)
-    if len(gaps) < 4 * len(part):
+    if len(gaps) < 4 * len(part) or np.median(gaps) < CLUMPED_PART * gaps.mean():
         return None
     batch = float(len(part))
     seen = [np.searchsorted(np.asarray(t), 0.5 * (begin_s + end_s)) for t in part["chunk_s"]]

@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
 
 from maitre.twin.calibration.measure import symmetric_error_percent
 from maitre.twin.errors import require
 from maitre.twin.measure.design import MOST_RPS, MeasuredServer
 from maitre.twin.measure.equations import TERMS, step_equations
+from maitre.twin.measure.least_deviations import least_deviations
 from maitre.twin.measure.points import BASE
 from maitre.twin.measure.samples import check_samples
+from maitre.twin.measure.steps import load_steps
 from maitre.twin.profile import Api, Loading, Memory, ServerProfile, Step, Valid
 
 SMALL_TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 LARGE_TOKENS = (64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0)
 BLOCK_TOKENS = 16
+STEPS_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -57,31 +59,52 @@ class StepFit:
         return symmetric_error_percent(decodes["fitted"], decodes["y"])
 
 
-def fit_step(equations: pd.DataFrame) -> StepFit:
-    """Fit the coefficients to the equations of `step_equations`.
+def fit_step(equations: pd.DataFrame, steps: pd.DataFrame | None = None) -> StepFit:
+    """Fit the coefficients to the equations of `step_equations` and the steps of `load_steps`.
+
+    Bursts say what each term costs, loads how all of them go together, prefill among decodes above
+    all; both weigh the same. Steps of a load count by `STEPS_TOGETHER` of them, as a single one's
+    time is uncertain by when its tokens happened to arrive.
 
     Raises:
-        TwinInputError: there are fewer than eight.
+        TwinInputError: there are fewer than eight equations.
     """
     require(len(equations) >= 8, f"samples: {len(equations)} usable bursts, 8 are needed to fit")
+    together = _together(steps) if steps is not None and len(steps) else None
     best: StepFit | None = None
     worst = np.inf
     for small, large in product(SMALL_TOKENS, LARGE_TOKENS):
-        rows = equations.assign(
-            over_small=np.maximum(equations["tokens"] - small, 0.0),
-            lora_over=equations["lora"] * np.maximum(equations["tokens"] - large, 0.0),
-        )
-        design = rows[list(TERMS)].to_numpy(float)
-        measured = rows["y"].to_numpy(float)
-        found = _least_deviations(design / measured[:, None], np.ones(len(rows)))
-        fitted = design @ found
-        miss = float(np.abs(fitted / measured - 1.0).sum())
-        if miss < worst - 1e-12:
+        rows = _with_knees(equations, small, large)
+        design, measured = rows[list(TERMS)].to_numpy(float), rows["y"].to_numpy(float)
+        relative, weight = [design / measured[:, None]], [np.full(len(rows), 1.0 / len(rows))]
+        if together is not None and steps is not None:
+            terms = _with_knees(steps, small, large)[[*TERMS, "y"]].groupby(together).sum()
+            relative.append(terms[list(TERMS)].to_numpy(float) / terms[["y"]].to_numpy(float))
+            weight.append(np.full(len(terms), 1.0 / len(terms)))
+        stacked, weights = np.vstack(relative), np.concatenate(weight)
+        found = least_deviations(stacked, np.ones(len(stacked)), weights)
+        miss = float(weights @ np.abs(stacked @ found - 1.0))
+        if miss < worst - 1e-9:
             worst = miss
             coefficients = dict(zip(TERMS, map(float, found), strict=True))
-            best = StepFit(coefficients, small, large, rows.assign(fitted=fitted))
+            best = StepFit(coefficients, small, large, rows.assign(fitted=design @ found))
     assert best is not None
     return best
+
+
+def _with_knees(rows: pd.DataFrame, small: float, large: float) -> pd.DataFrame:
+    """The terms that begin beyond so many tokens."""
+    return rows.assign(
+        over_small=np.maximum(rows["tokens"] - small, 0.0),
+        lora_over=rows["lora"] * np.maximum(rows["tokens"] - large, 0.0),
+    )
+
+
+def _together(steps: pd.DataFrame) -> np.ndarray:
+    """A number for each run of `STEPS_TOGETHER` steps of one load."""
+    place = steps.groupby("point").cumcount().to_numpy() // STEPS_TOGETHER
+    load = pd.factorize(steps["point"])[0]
+    return np.asarray(load * (place.max() + 1) + place)
 
 
 def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity) -> ServerProfile:
@@ -92,7 +115,8 @@ def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity)
     """
     check_samples(samples)
     used = samples[samples["role"] == "fit"]
-    step = fit_step(step_equations(used))
+    steps = load_steps(used, server)
+    step = fit_step(step_equations(used), steps)
     loading = fit_loading(used, identity.adapter_load_ms)
     return ServerProfile(
         name=identity.name,
@@ -112,7 +136,7 @@ def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity)
         valid=_valid(used, server),
         provenance={
             "measured_with": "maitre twin measure",
-            "step": f"{len(step.equations)} bursts and lone prefills",
+            "step": f"{len(step.equations)} bursts and lone prefills, {len(steps)} steps of loads",
             "loading": "loads at the server, and switches of more adapters than slots",
             "api": "time to first token of lone prompts beyond their step",
             "memory": "the KV cache that the server reports; slots are not seen to take from it",
@@ -212,22 +236,14 @@ def _api(fit: StepFit) -> Api:
 def _valid(samples: Any, server: MeasuredServer) -> Valid:
     adapters = samples.loc[samples["adapter"] != BASE, "adapter"].nunique()
     loads = samples[samples["kind"] == "load"]
+    longest = (samples["input_tokens"] + samples["asked_tokens"]).max()
     rates = loads.groupby("point").size() / loads.groupby("point")["duration_s"].first()
     return Valid(
         max_loras=(max(server.max_loras, 1), max(server.max_loras, 1)),
         max_lora_rank=(max(server.max_lora_rank, 1), max(server.max_lora_rank, 1)),
         adapters=(1, max(adapters, 1)),
         offered_rps=(0.0, round(float(rates.max()), 3) if len(rates) else MOST_RPS),
-        mean_total_tokens=(1.0, float(server.max_model_len)),
+        mean_total_tokens=(1.0, float(longest)),
+        max_num_seqs=(1, server.max_num_seqs),
+        max_num_batched_tokens=(1, max(server.max_num_batched_tokens, server.max_num_seqs)),
     )
-
-
-def _least_deviations(design: np.ndarray, target: np.ndarray, rounds: int = 8) -> np.ndarray:
-    """Non-negative least absolute deviations, by reweighting."""
-    scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
-    weight = np.ones(len(target))
-    found = np.zeros(design.shape[1])
-    for _ in range(rounds):
-        found, _ = nnls(design / scale * weight[:, None], target * weight, maxiter=2000)
-        weight = 1.0 / np.sqrt(np.abs(design / scale @ found - target) + 0.005)
-    return found / scale
