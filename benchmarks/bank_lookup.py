@@ -24,7 +24,7 @@ from maitre.tuning.bank_entries import FEATURE
 from maitre.tuning.bank_quality import SAMPLES, WITHIN, lookup_quality, lookup_scorer
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneConfig
-from maitre.tuning.prompt_scores import output_distributions
+from maitre.tuning.prompt_scores import PromptScorer, output_distributions
 from maitre.tuning.start import find_start
 from maitre.tuning.tasks import Task, load_tasks
 
@@ -33,6 +33,7 @@ _SAME_GROUP = 0.7
 _MOST_OF_THE_OTHER = 0.5
 _MOST_NOISE = 0.5
 _PIECE = 250
+_ROUND = 4
 
 
 def large_bank(small: PromptBank, entries: int, seed: int) -> PromptBank:
@@ -81,17 +82,36 @@ def with_features(model: BaseModel, bank: PromptBank, file: Path) -> PromptBank:
 def exhaustive(
     model: BaseModel, task: Task, bank: PromptBank, seed: int, file: Path, until_s: float
 ) -> np.ndarray | None:
-    """The loss of every prompt on the lookup's samples; `None` where time ran out before."""
+    """The loss of every prompt on the lookup's samples; `None` where time ran out before.
+
+    A prompt that has lost more on the first samples than the best on all cannot be the best: it is
+    given up, and its loss is infinite here. What remains includes the best of all, exactly.
+    """
     scorer = lookup_scorer(model, task, bank, seed)
     prompts = bank.prompts()
     found = np.load(file) if file.is_file() else np.zeros(0, dtype=np.float32)
     while len(found) < len(prompts):
         if time.monotonic() > until_s:
             return None
-        piece = scorer(prompts[len(found) : len(found) + _PIECE], range(SAMPLES))
-        found = np.concatenate([found, piece])
+        best = float(found.min(initial=np.inf))
+        found = np.concatenate([found, _losses(scorer, prompts[len(found) :][:_PIECE], best)])
         _keep(file, found)
     return found
+
+
+def _losses(scorer: PromptScorer, prompts: np.ndarray, best: float) -> np.ndarray:
+    """The prompts' mean losses; infinite for those that cannot come below `best` or the others."""
+    sums = np.zeros(len(prompts))
+    alive = np.arange(len(prompts))
+    for first in range(0, SAMPLES, _ROUND):
+        samples = range(first, min(first + _ROUND, SAMPLES))
+        sums[alive] += scorer(prompts[alive], samples) * len(samples)
+        alive = alive[sums[alive] <= best * SAMPLES]
+        if not len(alive):
+            break
+    losses = np.full(len(prompts), np.inf, dtype=np.float32)
+    losses[alive] = sums[alive] / SAMPLES
+    return losses
 
 
 def compare(

@@ -61,7 +61,8 @@ def lookup_quality(
 ) -> LookupQuality:
     """Look a task up in a bank that is not empty, and score every entry on the same samples.
 
-    `losses`, one for each entry, are those scores where they are known already.
+    `losses`, one for each entry, are those scores where they are known already; infinite ones are
+    only known not to be the best.
     """
     count = min(SAMPLES, len(task.train))
     if losses is None:
@@ -70,13 +71,17 @@ def lookup_quality(
     started_s = clock()
     scorer = lookup_scorer(model, task, bank, seed)
     found = lookup(bank, index, scorer, count, clock=clock, budget_s=budget_s)
+    seconds = clock() - started_s
+    chosen_loss = by_id[found.choice.name]
+    if not np.isfinite(chosen_loss):
+        chosen_loss = float(scorer(found.choice.prompt[None], range(count))[0])
     return LookupQuality(
         task=task.name,
-        chosen_loss=by_id[found.choice.name],
+        chosen_loss=chosen_loss,
         best_loss=min(by_id.values()),
         evaluated=found.evaluated,
         evaluated_exhaustively=len(bank) * count,
-        seconds=clock() - started_s,
+        seconds=seconds,
     )
 
 

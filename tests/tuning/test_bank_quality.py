@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 
 from maitre.bank.bank import PromptBank
 from maitre.bank.index import BankIndex, build_index
@@ -45,6 +46,17 @@ def test_known_losses_are_not_computed_again(tiny: BaseModel, colours: Task, siz
     losses = np.array([3.0, 3.0, 3.0, 3.0], dtype=np.float32)
     found = lookup_quality(tiny, colours, bank, index, seed=0, clock=lambda: 0.0, losses=losses)
     assert (found.chosen_loss, found.best_loss) == (3.0, 3.0)
+
+
+def test_a_choice_that_was_given_up_as_the_best_is_scored_now(
+    tiny: BaseModel, colours: Task, sizes: Task
+) -> None:
+    bank = bank_of(tiny, [sizes], 4)
+    index = build_index(bank, FEATURE)
+    whole = lookup_quality(tiny, colours, bank, index, seed=0, clock=lambda: 0.0)
+    losses = np.full(4, np.inf, dtype=np.float32)
+    found = lookup_quality(tiny, colours, bank, index, seed=0, clock=lambda: 0.0, losses=losses)
+    assert found.chosen_loss == pytest.approx(whole.chosen_loss, rel=1e-4)
 
 
 def test_a_task_is_looked_up_in_what_others_made(
