@@ -4,6 +4,7 @@ The relaxation. When its steps take t seconds on average, a server of S slots of
 most all of its time, its KV cache, its slots and its sequences (`maitre.maxpack.fluid`):
 
     sum_i time_i(t) <= 1 - c0/t     sum_i kv_i t <= KV(S, R)     sum_i active_i(t) <= S
+    sum_i tokens_i t <= batched tokens
 
 The step cost is convex in its averages, so each of its supporting planes c0 + a . averages bounds
 the mean step from below (Jensen); two planes make two limits on time. All limits are additive
@@ -17,7 +18,8 @@ over all types whose rank holds adapter i, no server of any type carries more th
 so servers >= sum_i u_i. Replicas do not help: use_i is concave in the rate and 0 at rate 0.
 
 t is continuous: a type is an interval of it, over which use_i is taken at its least and the
-limits at their largest. A set of similar adapters is counted at its lowest rate.
+limits at their largest. Rates are valued at some nodes and linearly between them, which is no
+more than they use (`maitre.placement.relaxation.Nodes`); different lengths are rounded down.
 
 What it rests on: the load lasts (averages, no luck of a short run), arrivals are Poisson, and
 servers have a configuration of the `ServerOptions` at hand.
@@ -31,13 +33,18 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
+from maitre.maxpack.compiled import compiled
 from maitre.maxpack.options import ServerOptions
 from maitre.placement.demand import Demand
-from maitre.placement.relaxation import Groups, Types
+from maitre.placement.relaxation import Nodes, Types
 
 _COARSE_RATIO, _FINE_RATIO = 1.3, 1.02
+# Step times of servers that a good plan has: where worths are looked for. The bound trusts none.
+_LIKELY_STEPS_S = (0.02, 0.3)
 _MASTER_SLOTS = 7
-_SHARES = 8
+# Steps of the search for multipliers, and the worth at which it need not go on.
+_SHARE_STEPS = (0.2, 0.08, 0.03, 0.01, 0.004)
+_ENOUGH = 1.02
 _TYPES_AT_ONCE = 512
 
 
@@ -48,21 +55,20 @@ def lower_bound_servers(demand: Demand, options: ServerOptions) -> int:
 
 def relaxed_servers(demand: Demand, options: ServerOptions) -> float:
     """The bound before rounding up."""
-    groups = Groups.of(demand, options)
-    if not len(groups.count):
+    nodes = Nodes.of(demand, options)
+    if not len(nodes.weight):
         return 0.0
-    worth = _worths(groups, Types.of(options, _COARSE_RATIO, _thinned(options)))
-    return _certified(groups, worth, Types.of(options, _FINE_RATIO, np.arange(len(options))))
+    worth = _worths(nodes, Types.of(options, _COARSE_RATIO, _thinned(options), _LIKELY_STEPS_S))
+    return _certified(nodes, worth, Types.of(options, _FINE_RATIO, np.arange(len(options))))
 
 
-def _worths(groups: Groups, types: Types) -> np.ndarray:
-    """About what part of a server each group's adapters are worth: the LP's dual values."""
-    merged, _ = groups.merged(groups.rate)
+def _worths(nodes: Nodes, types: Types) -> np.ndarray:
+    """About what part of a server an adapter at each node is worth: the LP's dual values."""
     types = types.take(np.all(types.limits()[:, :2] > 0.02, axis=1))
-    part = types.use(merged) / types.limits()[:, None, :]
-    n_types, n_groups = len(types), len(merged.count)
-    # Variables: adapters of each group on each type (where the rank fits), servers of each type.
-    kind, group = np.nonzero(types.rank[:, None] >= merged.tier[None, :])
+    part = types.use(nodes) / types.limits()[:, None, :]
+    n_types, n_nodes = len(types), len(nodes.weight)
+    # Variables: adapters of each node on each type (where the rank fits), servers of each type.
+    kind, node = np.nonzero(types.rank[:, None] >= nodes.tier[None, :])
     pairs, kinds = len(kind), part.shape[2]
     rows = np.concatenate(
         [(kind[:, None] * kinds + np.arange(kinds)).ravel(), np.arange(kinds * n_types)]
@@ -70,73 +76,91 @@ def _worths(groups: Groups, types: Types) -> np.ndarray:
     columns = np.concatenate(
         [np.repeat(np.arange(pairs), kinds), pairs + np.repeat(np.arange(n_types), kinds)]
     )
-    values = np.concatenate([part[kind, group].ravel(), -np.ones(kinds * n_types)])
+    values = np.concatenate([part[kind, node].ravel(), -np.ones(kinds * n_types)])
     uses = csr_matrix((values, (rows, columns)), shape=(kinds * n_types, pairs + n_types))
     placed = csr_matrix(
-        (np.ones(pairs), (group, np.arange(pairs))), shape=(n_groups, pairs + n_types)
+        (np.ones(pairs), (node, np.arange(pairs))), shape=(n_nodes, pairs + n_types)
     )
     solved = linprog(
         np.concatenate([np.zeros(pairs), np.ones(n_types)]),
         A_ub=uses,
         b_ub=np.zeros(kinds * n_types),
         A_eq=placed,
-        b_eq=merged.count.astype(float),
+        b_eq=nodes.weight,
         method="highs-ds",
     )
     if solved.status != 0:
         raise RuntimeError(f"the relaxation was not solved: {solved.message}")
-    return _interpolated(groups, merged, np.asarray(solved.eqlin.marginals))
+    return np.maximum(np.asarray(solved.eqlin.marginals), 1e-12)
 
 
-def _interpolated(groups: Groups, merged: Groups, dual: np.ndarray) -> np.ndarray:
-    """Worth per adapter of every group, from those of the merged ones, by log rate."""
-    worth = np.empty(len(groups.count))
-    for tier in np.unique(groups.tier):
-        mine, theirs = groups.tier == tier, merged.tier == tier
-        order = np.argsort(merged.rate[theirs])
-        rates, values = merged.rate[theirs][order], np.maximum(dual[theirs][order], 1e-12)
-        log_rate = np.log(np.maximum(groups.rate[mine], 1e-9))
-        worth[mine] = np.exp(np.interp(log_rate, np.log(np.maximum(rates, 1e-9)), np.log(values)))
-        # Beyond the outermost the worth goes with the rate, as it does for cold adapters.
-        below = groups.rate[mine] < rates[0]
-        worth[mine] *= np.where(below, groups.rate[mine] / max(rates[0], 1e-9), 1.0)
-    return worth
-
-
-def _certified(groups: Groups, worth: np.ndarray, types: Types) -> float:
+def _certified(nodes: Nodes, worth: np.ndarray, types: Types) -> float:
     """The bound by weak duality: for every type the best multipliers found for these worths.
 
-    Any multipliers give a bound; a poor choice only makes it weaker, so they are chosen on merged
-    groups and applied to all.
+    Any multipliers give a bound; a poor choice only makes it weaker.
     """
     limits = types.limits()
     possible = np.all(limits[:, :2] > 0, axis=1)
     types, limits = types.take(possible), limits[possible]
-    merged, merged_worth = groups.merged(worth)
-    shares = _simplex(_SHARES, limits.shape[1])
-    least = np.full(len(groups.count), np.inf)
+    shares = np.full(limits.shape[1], 1.0 / limits.shape[1])
+    # Worths that every type carries with this much to spare are not looked at more closely.
+    least = np.full(len(nodes.weight), _ENOUGH)
     for start in range(0, len(types), _TYPES_AT_ONCE):
         some = types.take(np.arange(start, min(start + _TYPES_AT_ONCE, len(types))))
-        limit = limits[start : start + _TYPES_AT_ONCE, None, :]
-        holds = some.rank[:, None] >= merged.tier[None, :]
-        relative = some.use(merged) / limit / merged_worth[None, :, None]
-        relative[~holds] = np.inf
-        # For each choice of multipliers, the group that falls shortest of its worth.
-        weakest = np.min(relative @ shares.T, axis=1)
-        chosen = shares[np.argmax(weakest, axis=1)]
-        worths = np.einsum("tgk,tk->tg", some.use(groups) / limit, chosen)
-        worths[some.rank[:, None] < groups.tier[None, :]] = np.inf
-        least = np.minimum(least, worths.min(axis=0))
-    return float(np.sum(groups.count * least))
+        relative = some.use(nodes) / limits[start : start + _TYPES_AT_ONCE, None, :]
+        relative /= worth[None, :, None]
+        relative[some.rank[:, None] < nodes.tier[None, :]] = _ENOUGH
+        _lower(relative, shares, _SHARE_STEPS, _ENOUGH, least)
+    return float(np.sum(nodes.weight * worth * least) / (1 + 1e-9))
 
 
-def _simplex(steps: int, parts: int) -> np.ndarray:
-    """Multipliers of that many limits that sum to (just under) 1, on a grid; none quite 0."""
-    grid = np.stack(np.meshgrid(*[np.arange(steps + 1)] * (parts - 1), indexing="ij"), -1)
-    rows = grid.reshape(-1, parts - 1)
-    rows = rows[rows.sum(axis=1) <= steps]
-    shares = np.column_stack([rows, steps - rows.sum(axis=1)]) / steps
-    return shares.clip(1e-9) / (1 + parts * 1e-9)
+@compiled
+def _lower(relative, shares, steps, enough, least):  # type: ignore[no-untyped-def]
+    """Lowers each node's `least` to what every type makes of it under its best multipliers.
+
+    `relative` is use over worth and limit: (types, nodes, limits). The multipliers, `shares`, sum
+    to 1; those of one type are where the search for the next begins. Moving parts from one limit
+    to another, in ever smaller steps, raises the node that falls shortest.
+    """
+    types, nodes, limits = relative.shape
+    for k in range(types):
+        use = relative[k]
+        weakest = _weakest(use, shares)
+        for step in steps:
+            better = weakest < enough
+            while better:
+                better = False
+                for source in range(limits):
+                    for target in range(limits):
+                        moved = min(step, shares[source])
+                        if source == target or moved <= 0.0 or weakest >= enough:
+                            continue
+                        shares[source] -= moved
+                        shares[target] += moved
+                        now = _weakest(use, shares)
+                        if now > weakest * (1.0 + 1e-6):
+                            weakest = now
+                            better = True
+                        else:
+                            shares[source] += moved
+                            shares[target] -= moved
+        if weakest < enough:
+            for node in range(nodes):
+                value = 0.0
+                for limit in range(limits):
+                    value += use[node, limit] * shares[limit]
+                least[node] = min(least[node], value)
+
+
+@compiled
+def _weakest(use, shares):  # type: ignore[no-untyped-def]
+    weakest = np.inf
+    for node in range(use.shape[0]):
+        value = 0.0
+        for limit in range(use.shape[1]):
+            value += use[node, limit] * shares[limit]
+        weakest = min(weakest, value)
+    return weakest
 
 
 def _thinned(options: ServerOptions) -> np.ndarray:

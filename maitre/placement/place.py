@@ -98,19 +98,17 @@ def place_one_kind(
         found = separated(found, demand, capacity, np.flatnonzero(wanted))
     report("pack", 1, 1)
     names = constraints.pinned_servers
-    verified = Verifier(
-        demand, catalogue, profile, capacity, settings, lengths, names, report
-    ).verify(found)
+    verifier = Verifier(demand, catalogue, profile, capacity, settings, lengths, names, report)
+    # Simulations leave Python's lock to others most of the time.
+    with ThreadPoolExecutor(1) as pool:
+        compared = pool.submit(_compared, catalogue, demand, capacity, settings, lengths, found)
+        verified = verifier.verify(found)
+        report("bound", 0, 1)
+        (as_told, promised), others = compared.result()
+        report("bound", 1, 1)
     servers = verified.servers
     if settings.gpus is not None and len(servers) > settings.gpus:
         raise PlacementError(_too_few(settings.gpus, len(servers)))
-    report("bound", 0, 1)
-    as_told, promised = bounds(catalogue, lengths, settings.headroom, capacity)
-    report("bound", 1, 1)
-    others: dict[str, int] = {}
-    if settings.baselines:
-        limit = 40 * verified.found.servers
-        others = baseline_gpus(demand, capacity, seed=settings.seed, limit=limit)
     return PlacementPlan(
         profile.name,
         servers,
@@ -118,6 +116,21 @@ def place_one_kind(
         others,
         evidence(settings, verified.evidence, min(promised, len(servers)), profile),
     )
+
+
+def _compared(
+    catalogue: AdapterCatalogue,
+    demand: Demand,
+    capacity: Capacity,
+    settings: PlacementSettings,
+    lengths: Lengths,
+    found: Assignment,
+) -> tuple[tuple[int, int], dict[str, int]]:
+    """The bounds on any plan, and what simpler methods need."""
+    others: dict[str, int] = {}
+    if settings.baselines:
+        others = baseline_gpus(demand, capacity, seed=settings.seed, limit=40 * found.servers)
+    return bounds(catalogue, lengths, settings.headroom, capacity), others
 
 
 def bounds(

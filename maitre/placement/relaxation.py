@@ -1,4 +1,4 @@
-"""The relaxation behind the lower bound: groups of adapters, types of server, what uses what."""
+"""The relaxation behind the lower bound: rates of adapters, types of server, what uses what."""
 
 from __future__ import annotations
 
@@ -13,48 +13,68 @@ from maitre.placement.demand import Demand
 from maitre.twin.kernel.step_time import step_s
 
 SHORTEST_STEP_S, LONGEST_STEP_S = 0.012, 3.0
-_MASTER_RATE_BINS = 12
-_RATE_ROUNDING = 1.01
+# Nodes in all and of a class of adapters alike in tier and lengths; classes at most.
+_MOST_NODES, _FEWEST_NODES, _MOST_CLASSES = 54, 3, 18
+_LENGTH_ROUNDINGS = (1.01, 1.1, 1.4, 2.0, 4.0, 1e9)
 _NO_RATE_RPS = 1e-9
 # Where the planes touch the step cost: sequences, prefill tokens, KV tokens, adapters.
 _TOUCHING = ((16.0, 8.0, 4_000.0, 4.0), (600.0, 900.0, 200_000.0, 64.0))
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Adapters alike: `count` of each, the least rate and lengths of the group, its rank tier."""
+class Nodes:
+    """Rates at which adapters are valued: `weight` adapters' worth at each node.
 
-    count: np.ndarray
+    An adapter between two nodes of its rank tier and lengths counts for them in parts, as in linear
+    interpolation. What an adapter uses is concave in its rate and 0 at rate 0, so a worth that
+    is linear between the nodes and nowhere above the use at them is nowhere above it at all.
+    """
+
+    weight: np.ndarray
     tier: np.ndarray
     rate: np.ndarray
     inputs: np.ndarray
     outputs: np.ndarray
 
     @classmethod
-    def of(cls, demand: Demand, options: ServerOptions) -> Groups:
-        """The adapters of a demand (one part each), those alike to 1 % together."""
+    def of(cls, demand: Demand, options: ServerOptions) -> Nodes:
+        """The adapters of a demand (one part each); lengths are rounded down where many differ."""
         # An adapter without requests asks for nothing that the limits count.
         demand = demand.take(np.flatnonzero(demand.rate_rps > _NO_RATE_RPS))
         tier = options.rank_tier(demand.rank)
-        columns = [tier, *(_rounded_down(v) for v in _per_part(demand))]
-        rows, count = np.unique(np.column_stack(columns), axis=0, return_counts=True)
-        return cls(count, rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3])
+        for rounding in _LENGTH_ROUNDINGS:
+            inputs = _rounded_down(demand.input_tokens, rounding)
+            outputs = _rounded_down(demand.output_tokens, rounding)
+            columns = np.column_stack([tier, inputs, outputs])
+            classes, which = np.unique(columns, axis=0, return_inverse=True)
+            if len(classes) <= _MOST_CLASSES:
+                break
+        each = max(_MOST_NODES // max(len(classes), 1), _FEWEST_NODES)
+        found = []
+        for k, (of_tier, ins, outs) in enumerate(classes):
+            rates, weights = _interpolation(demand.rate_rps[which == k], each)
+            same = np.ones(len(rates))
+            found.append(np.column_stack([weights, of_tier * same, rates, ins * same, outs * same]))
+        table = np.concatenate(found) if found else np.empty((0, 5))
+        return cls(table[:, 0], table[:, 1].astype(np.int64), *table[:, 2:].T)
 
-    def merged(self, worth: np.ndarray) -> tuple[Groups, np.ndarray]:
-        """Fewer groups at the means of their members, with their mean worth.
 
-        For finding multipliers only: a bound has to be summed over all groups.
-        """
-        edges = np.unique(np.quantile(self.rate, np.linspace(0, 1, _MASTER_RATE_BINS + 1)))
-        place = np.clip(np.searchsorted(edges, self.rate, side="right") - 1, 0, len(edges) - 1)
-        _, key = np.unique(np.column_stack([self.tier, place]), axis=0, return_inverse=True)
-        count = np.bincount(key, self.count)
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            return np.bincount(key, self.count * values) / count
-
-        columns = (self.tier, self.rate, self.inputs, self.outputs)
-        return Groups(count, *(mean(column) for column in columns)), mean(worth)
+def _interpolation(rates: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Up to `most` nodes among these rates, and the weights with which the rates count for them."""
+    distinct = np.unique(rates)
+    if len(distinct) > most:
+        # Even in the logarithm as far as there are rates: the worth is about linear for cold
+        # adapters and bends with the heat.
+        ladder = np.geomspace(distinct[0], distinct[-1], most)
+        picked = np.unique(np.searchsorted(distinct, ladder).clip(0, len(distinct) - 1))
+        distinct = distinct[np.union1d(picked, [0, len(distinct) - 1])]
+    if len(distinct) == 1:
+        return distinct, np.array([float(len(rates))])
+    above = np.searchsorted(distinct, rates).clip(1, len(distinct) - 1)
+    low, high = distinct[above - 1], distinct[above]
+    part = (rates - low) / (high - low)
+    weights = np.bincount(above - 1, 1 - part, len(distinct))
+    return distinct, weights + np.bincount(above, part, len(distinct))
 
 
 @dataclass(frozen=True)
@@ -69,10 +89,17 @@ class Types:
     jumps_s: np.ndarray
 
     @classmethod
-    def of(cls, options: ServerOptions, ratio: float, rows: np.ndarray) -> Types:
+    def of(
+        cls,
+        options: ServerOptions,
+        ratio: float,
+        rows: np.ndarray,
+        steps_s: tuple[float, float] = (SHORTEST_STEP_S, LONGEST_STEP_S),
+    ) -> Types:
         """These configurations, each with intervals of step time that grow by `ratio`."""
-        steps = math.ceil(math.log(LONGEST_STEP_S / SHORTEST_STEP_S) / math.log(ratio))
-        edges = SHORTEST_STEP_S * ratio ** np.arange(steps + 1)
+        shortest_s, longest_s = steps_s
+        steps = math.ceil(math.log(longest_s / shortest_s) / math.log(ratio))
+        edges = shortest_s * ratio ** np.arange(steps + 1)
         row = np.repeat(rows, steps)
         return cls(
             row,
@@ -103,18 +130,21 @@ class Types:
         return self.options.max_lora_rank[self.row]
 
     def limits(self) -> np.ndarray:
-        """Time by each plane, KV cache, slots: (types, 4); time may be negative (no server)."""
+        """Time by each plane, KV cache, slots, batched tokens: (types, 5).
+
+        Time may be negative: no server.
+        """
         fixed = self.planes[:, :, 0]
         room = self.options.limits[self.row]
-        return np.column_stack([1.0 - fixed / self.longest_s[:, None], room[:, :2]])
+        return np.column_stack([1.0 - fixed / self.longest_s[:, None], room[:, [0, 1, 3]]])
 
-    def use(self, groups: Groups) -> np.ndarray:
-        """What one adapter of each group takes of each limit, at least: (types, groups, 4)."""
-        rate, outputs = groups.rate, groups.rate * groups.outputs
+    def use(self, nodes: Nodes) -> np.ndarray:
+        """What an adapter at each node takes of each limit, at least: (types, nodes, limits)."""
+        rate, outputs = nodes.rate, nodes.rate * nodes.outputs
         moments = self.options.moments
         kv = outputs * (
-            moments.input_output * groups.inputs
-            + 0.5 * moments.output_output * groups.outputs
+            moments.input_output * nodes.inputs
+            + 0.5 * moments.output_output * nodes.outputs
             + 0.5 * (moments.block_tokens - 1)
         )
         active_short = -np.expm1(-np.outer(self.shortest_s, outputs))
@@ -122,7 +152,7 @@ class Types:
         times = []
         for plane in np.moveaxis(self.planes, 1, 0):
             _, sequence, prefill, kv_token, adapter = (column[:, None] for column in plane.T)
-            per_s = sequence * outputs + prefill * rate * groups.inputs + kv_token * kv
+            per_s = sequence * outputs + prefill * rate * nodes.inputs + kv_token * kv
             # A server of rate l has a prefill in 1 - exp(-t l) of its steps. That is concave in
             # l, so up to the largest rate that its time allows it lies above the chord, which
             # is additive.
@@ -134,7 +164,9 @@ class Types:
                 + adapter * active_long / self.longest_s[:, None]
                 + (self.jumps_s * chord)[:, None] * rate
             )
-        return np.stack([*times, self.shortest_s[:, None] * kv, active_short], axis=2)
+        # A step's tokens: one of each sequence, and what is prefilled.
+        tokens = self.shortest_s[:, None] * rate * (nodes.inputs + nodes.outputs)
+        return np.stack([*times, self.shortest_s[:, None] * kv, active_short, tokens], axis=2)
 
 
 def _planes(options: ServerOptions) -> np.ndarray:
@@ -171,12 +203,8 @@ def _jump(cost: Any) -> float:
     return float(step_s(cost, 1.0, 1.0, 1e-9, 0.0, 1.0) - step_s(cost, 1.0, 1.0, 0.0, 0.0, 1.0))
 
 
-def _per_part(demand: Demand) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return demand.rate_rps, demand.input_tokens, demand.output_tokens
-
-
-def _rounded_down(values: np.ndarray) -> np.ndarray:
-    """Values rounded down to powers of `_RATE_ROUNDING`: few distinct ones, none too large."""
-    some = values > 0
-    powers = np.floor(np.log(np.where(some, values, 1.0)) / math.log(_RATE_ROUNDING))
-    return np.where(some, _RATE_ROUNDING**powers, 0.0)
+def _rounded_down(values: np.ndarray, ratio: float) -> np.ndarray:
+    """Positive values rounded down to the smallest times a power of `ratio`."""
+    least = values.min(initial=np.inf)
+    powers = np.floor(np.log(values / least) / math.log(ratio) + 1e-9)
+    return np.asarray(least * ratio**powers)
