@@ -72,7 +72,8 @@ def batch_of_traces(
     on_progress: "Progress | None" = None,
 ) -> pd.DataFrame:
     """A batch's traces: read if they were simulated before, else simulated and kept."""
-    from maitre.maxpack.design import design, make_traces
+    from maitre.maxpack.design import design
+    from maitre.maxpack.traces import make_traces
 
     name = batch_file(profile, batch, configurations, config)
     if home.exists(name):

@@ -25,7 +25,8 @@ def traces(
     json: Json = False,
 ) -> None:
     """Simulate designed configurations in the twin."""
-    from maitre.maxpack.design import design, make_traces
+    from maitre.maxpack.design import design
+    from maitre.maxpack.traces import make_traces
     from maitre.twin import ServerProfile
 
     check_writable(out)

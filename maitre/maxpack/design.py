@@ -1,18 +1,12 @@
-"""Designed configurations, simulated by the twin: what the capacity model learns from."""
+"""Designed configurations: what the capacity model learns from, once the twin has run them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-import pandas as pd
 from scipy.stats import qmc
 
 from maitre.maxpack.features import SetSums, adapter_terms
 from maitre.maxpack.fluid import fluid_features
-from maitre.maxpack.health import HealthRule
-from maitre.maxpack.inputs import feature_frame
-from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import SLOTS, ServerOptions, default_lengths, rank_tiers
 from maitre.twin import (
     AdapterLoad,
@@ -23,17 +17,20 @@ from maitre.twin import (
 )
 
 Point = tuple[ServerConfig, Workload]
-Progress = Callable[[int, int], None]
 
 # Counted up when the same seed comes to mean other configurations or other columns.
-DESIGN_VERSION = 2
+DESIGN_VERSION = 3
 
-_DIMENSIONS = 9
+_DIMENSIONS = 10
 # Designed loads as multiples of what the steady state says a server sustains: most of them
 # around the limit, where the model has to be sharp; the measured overloads reach four times it.
 _FILL_RANGE = (0.15, 6.0)
-_BOUNDARY = (0.86, 1.1)
+_BOUNDARY = (0.9, 1.12)
 _BOUNDARY_SHARE = 0.6
+# Servers with few slots for many adapters starve in their own way, by waiting: some designs have
+# at most a third as many slots as adapters, and up to so many times the load that fills the slots.
+_FEW_SLOTS_SHARE, _FEW_SLOTS_LOAD = 0.15, (1.0, 6.0)
+_FEWEST_ADAPTERS = 24
 _LOWEST_RATE_RPS = 5e-4
 _TOTALS_RPS = np.geomspace(0.02, 600.0, 60)
 # Half of the designs have the slots that the steady state likes best for them: those are the
@@ -53,7 +50,7 @@ def design(
 
     A scrambled Sobol sequence spans: number of adapters, kind and skew of the rates (log-normal,
     Zipf, two classes), load relative to the steady-state limit, slots, rank tier and rank mix,
-    mean lengths. The same for the same seed.
+    mean lengths, and whether slots are few. The same for the same seed.
     """
     lengths = lengths or default_lengths()
     points = qmc.Sobol(_DIMENSIONS, scramble=True, rng=np.random.default_rng(seed)).random(
@@ -67,85 +64,6 @@ def design(
     return [_point(profile, lengths, options, row, rng, duration_s) for row in points]
 
 
-def make_traces(
-    profile: ServerProfile,
-    points: Sequence[Point],
-    duration_s: float = 3600.0,
-    seed: int = 0,
-    on_progress: Progress | None = None,
-    *,
-    rule: HealthRule | None = None,
-    workers: int | None = None,
-) -> pd.DataFrame:
-    """Simulate the points: one row a configuration, its features and what came of it.
-
-    `duration_s` simulated seconds each, from a warm start (`maitre.maxpack.measure`); point i runs
-    under seed + i. Columns: the features
-    (`maitre.maxpack.inputs.FEATURES`) and `throughput_tps`, `starved` (papers' rule), `healthy`
-    (`maitre.maxpack.health`), `ttft_p99_ms` (worst of server and adapters; NaN: no answer at
-    all), `ttft_server_p99_ms`, `itl_mean_ms`, `itl_p99_ms`, `preemptions`, `out_of_memory`, and
-    the profile with its fingerprint, seed and duration.
-    """
-    rule = rule or HealthRule()
-    runs = [(config, _lasting(workload, duration_s)) for config, workload in points]
-    seeds = [seed + i for i in range(len(runs))]
-    found = measure_many(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
-    features = point_features(profile, points)
-    rows = [
-        {
-            "measured_offered_tps": measured.offered_tps,
-            "throughput_tps": measured.throughput_tps,
-            "starved": bool(measured.health.starved),
-            "healthy": bool(measured.health.healthy),
-            "ttft_p99_ms": _finite(measured.health.worst_ttft_p99_ms),
-            "ttft_server_p99_ms": _finite(measured.health.ttft_p99_ms),
-            "itl_mean_ms": _finite(measured.itl_mean_ms),
-            "itl_p99_ms": _finite(measured.itl_p99_ms),
-            "preemptions": measured.preemptions,
-            "out_of_memory": bool(measured.health.out_of_memory),
-            "max_cpu_loras": config.max_cpu_loras,
-            "seed": run_seed,
-            "duration_s": float(duration_s),
-            "ttft_slo_ms": rule.ttft_slo_ms,
-            "profile": profile.name,
-            "profile_fingerprint": profile.fingerprint(),
-        }
-        for measured, (config, _), run_seed in zip(found, points, seeds, strict=True)
-    ]
-    return pd.concat([features, pd.DataFrame(rows)], axis=1)
-
-
-def point_features(profile: ServerProfile, points: Sequence[Point]) -> pd.DataFrame:
-    """The model's features of configurations, one row each."""
-    pairs = sorted({(config.max_loras, config.max_lora_rank) for config, _ in points})
-    places = {pair: row for row, pair in enumerate(pairs)}
-    options: dict[int, tuple[Lengths, ServerOptions]] = {}
-    frames = []
-    for config, workload in points:
-        key = id(workload.lengths)
-        if key not in options:
-            options[key] = (
-                workload.lengths,
-                ServerOptions.of_pairs(profile, workload.lengths, pairs),
-            )
-        row = np.array([places[config.max_loras, config.max_lora_rank]])
-        frames.append(_features_of(options[key][1], row, workload))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _features_of(options: ServerOptions, row: np.ndarray, workload: Workload) -> pd.DataFrame:
-    mean_in, mean_out = workload.lengths.means()
-    loads = workload.adapters
-    terms = adapter_terms(
-        np.array([load.rate_rps for load in loads]),
-        np.array([load.mean_input_tokens or mean_in for load in loads]),
-        np.array([load.mean_output_tokens or mean_out for load in loads]),
-    )
-    ranks = np.array([load.rank for load in loads])
-    sets = SetSums.of_groups(terms, ranks, np.zeros(len(loads), dtype=np.int64), 1)
-    return feature_frame(sets, options, row, fluid_features(sets, options, row))
-
-
 def _point(
     profile: ServerProfile,
     lengths: Lengths,
@@ -154,23 +72,19 @@ def _point(
     rng: np.random.Generator,
     duration_s: float,
 ) -> Point:
-    most = profile.valid.adapters[1]
-    count = max(1, round(float(most ** u[0])))
     tiers = rank_tiers(profile)
     tier = tiers[min(int(u[4] * len(tiers)), len(tiers) - 1)]
-    slots = _slots(u[5], count, np.unique(options.max_loras).tolist())
     means = np.array(lengths.means())
     # Half of the designs keep the lengths as they are: most catalogues do.
     scales = np.where(u[6:8] < 0.5, 1.0, 4.0 ** (2 * u[6:8] - 1.5))
+    of_tier = np.flatnonzero(options.max_lora_rank == tier)
+    count, rows, load = _size(u, profile.valid.adapters[1], options.max_loras, of_tier)
     inputs, outputs = (np.full(count, mean) for mean in means * scales)
     shape = _rate_shape(u[1], u[2], count, rng)
     ranks = _ranks(u[8], tier, tiers, count, rng)
-    rows = np.flatnonzero(options.max_lora_rank == tier)
-    if u[5] >= _BEST_SLOTS_SHARE:
-        rows = rows[options.max_loras[rows] == slots]
     limits = _sustained_rps(options, rows, shape, inputs, outputs)
     slots, limit_rps = int(options.max_loras[rows[np.argmax(limits)]]), float(limits.max())
-    rates = np.maximum(shape * limit_rps * _fill(u[3]), _LOWEST_RATE_RPS)
+    rates = np.maximum(shape * limit_rps * load, _LOWEST_RATE_RPS)
     return (
         ServerConfig(max_loras=slots, max_cpu_loras=max(slots, count), max_lora_rank=tier),
         Workload(
@@ -188,6 +102,23 @@ def _point(
             duration_s=duration_s,
         ),
     )
+
+
+def _size(
+    u: np.ndarray, most: int, slots: np.ndarray, of_tier: np.ndarray
+) -> tuple[int, np.ndarray, float]:
+    """Adapters, the configurations to choose from, and the load as a multiple of what they hold."""
+    if u[9] < _FEW_SLOTS_SHARE and most >= 3 * _FEWEST_ADAPTERS:
+        count = round(float(np.exp(np.interp(u[0], (0, 1), np.log([_FEWEST_ADAPTERS, most])))))
+        few = of_tier[slots[of_tier] <= max(count // 3, slots[of_tier].min())]
+        low, high = np.log(_FEW_SLOTS_LOAD)
+        picked = few[[min(int(u[5] * len(few)), len(few) - 1)]]
+        return count, picked, float(np.exp(low + (high - low) * u[3]))
+    count = max(1, round(float(most ** u[0])))
+    if u[5] < _BEST_SLOTS_SHARE:
+        return count, of_tier, _fill(u[3])
+    given = _slots(u[5], count, np.unique(slots[of_tier]).tolist())
+    return count, of_tier[slots[of_tier] == given], _fill(u[3])
 
 
 def _rate_shape(kind: float, skew: float, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -258,17 +189,3 @@ def _sustained_rps(
     part = np.clip((1.0 - below) / np.maximum(above - below, 1e-12), 0.0, 1.0)
     found = _TOTALS_RPS[low] + part * (_TOTALS_RPS[high] - _TOTALS_RPS[low])
     return np.where(below < 1, found, 1.0)
-
-
-def _lasting(workload: Workload, duration_s: float) -> Workload:
-    return Workload(
-        adapters=workload.adapters,
-        lengths=workload.lengths,
-        duration_s=duration_s,
-        max_in_flight=workload.max_in_flight,
-        burstiness=workload.burstiness,
-    )
-
-
-def _finite(value: float) -> float:
-    return float(value) if np.isfinite(value) else float("nan")

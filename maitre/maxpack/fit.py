@@ -24,7 +24,7 @@ _WORSE_WHEN_HIGHER = ("fill", "fill_time", "fill_kv", "load_at_limit", "fill_wai
 def fit_model(
     traces: pd.DataFrame, random_state: int = 0, *, iterations: int = 250, threads: int = 1
 ) -> MaxpackModel:
-    """A model fitted on the traces of one profile (`maitre.maxpack.design.make_traces`).
+    """A model fitted on the traces of one profile (`maitre.maxpack.traces.make_traces`).
 
     Configurations that ran out of memory teach nothing but that, which the profile says
     exactly; they are left out.

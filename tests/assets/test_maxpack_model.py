@@ -8,7 +8,8 @@ import pytest
 
 from assets.maxpack_model import MODEL_NAME, maxpack_model
 from assets.twin_traces import TRACES
-from maitre.maxpack.design import design, make_traces
+from maitre.maxpack.design import design
+from maitre.maxpack.traces import make_traces
 from maitre.twin import ServerProfile
 from resources.data_home import DataHome
 from resources.mlflow_tracking import MlflowTracking

@@ -29,7 +29,7 @@ def test_a_partition_is_one_file_and_is_made_once(
     name = batch_file(profile, 1, 4, config)
     assert made.metadata["file"].value == name
     assert len(home.read_frame(name)) == 4
-    monkeypatch.setattr("maitre.maxpack.design.make_traces", None)
+    monkeypatch.setattr("maitre.maxpack.traces.make_traces", None)
     again = batch_of_traces(home, profile, 1, 4, config)
     assert again.equals(home.read_frame(name))
 

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from maitre.maxpack.design import design, make_traces
+from maitre.maxpack.design import design
 from maitre.maxpack.model import MaxpackModel
+from maitre.maxpack.traces import make_traces
 from maitre.twin import ServerProfile
 
 

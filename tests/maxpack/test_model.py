@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maitre.maxpack.active import uncertain_points
 from maitre.maxpack.card import MaxpackError, fingerprint_of
-from maitre.maxpack.design import design, make_traces
+from maitre.maxpack.design import Point, design
 from maitre.maxpack.evaluate import evaluate, risk_reliability, split_traces
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.recommend import recommend_server
 from maitre.maxpack.scores import macro_f1, symmetric_error
+from maitre.maxpack.traces import make_traces, point_features
 from maitre.twin import AdapterLoad, ServerProfile
 
 
@@ -105,3 +107,24 @@ def test_recommendation_gives_slots_and_reason(profile: ServerProfile, model: Ma
         recommend_server([AdapterLoad("a", 64, 0.1)], profile)
     with pytest.raises(ValueError, match="there are none"):
         recommend_server([], profile)
+
+
+def test_active_learning_asks_where_the_model_is_unsure(
+    profile: ServerProfile, model: MaxpackModel
+) -> None:
+    def doubt(points: list[Point]) -> float:
+        risk = model.predict(point_features(profile, points))["risk"].to_numpy()
+        return float(np.mean(risk * (1 - risk)))
+
+    chosen = uncertain_points(profile, model, 16, seed=5)
+    assert len(chosen) == 16
+    assert doubt(chosen) > doubt(design(profile, 64, seed=5))
+    again = uncertain_points(profile, model, 16, seed=5)
+    assert [config for config, _ in chosen] == [config for config, _ in again]
+
+
+def test_some_designs_have_few_slots_and_much_load(profile: ServerProfile) -> None:
+    features = point_features(profile, design(profile, 128, seed=7))
+    few = features[features["adapters"] >= 3 * features["max_loras"]]
+    assert len(few) >= 0.1 * len(features)
+    assert (few["slot_wait_ms"] > 10_000).any()
