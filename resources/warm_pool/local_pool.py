@@ -16,6 +16,7 @@ from resources.warm_pool.pool import PoolWorker, with_views
 from resources.warm_pool.registry import RegisteredWorker, WorkerRegistry
 
 _ANSWER_S = 2.0
+_AFTER_FAILURE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ class LocalPool:
         return with_views(listed, self.token, _ANSWER_S)
 
     def grow(self, base_model: str, count: int, beside: int) -> None:
-        """Start worker processes; they outlive the process that starts them."""
+        """Start worker processes; they outlive the process that starts them.
+
+        None for a while after one could not load: what is wrong is in its log.
+        """
+        if WorkerRegistry(self.home).failed_since(time.time() - _AFTER_FAILURE_S):
+            return
         registered = WorkerRegistry(self.home).workers()
         there = sum(worker.base_model == base_model for worker in registered)
         logs = Path(self.home) / "logs"

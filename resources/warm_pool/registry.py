@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+_FAILURE = "last-failure"
 TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
 
 
@@ -58,6 +59,18 @@ class WorkerRegistry:
     def remove(self, name: str) -> None:
         """Forget a worker."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def note_failure(self) -> None:
+        """Tell that a worker could not load: the next one most likely cannot either."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _FAILURE).touch()
+
+    def failed_since(self, moment_s: float) -> bool:
+        """Whether a worker could not load after a moment, wall-clock s."""
+        try:
+            return (self.folder / _FAILURE).stat().st_mtime > moment_s
+        except FileNotFoundError:
+            return False
 
     def workers(self) -> list[RegisteredWorker]:
         """All registered ones that live, by name; what dead ones left is removed."""

@@ -179,7 +179,12 @@ def main(
         registry.add(name, url, base_model, os.getpid())
     log.info("%s at %s loads %s", name, url, settings.base_model)
     try:
-        load_s = executor.load()
+        try:
+            load_s = executor.load()
+        except Exception:
+            if register:
+                registry.note_failure()
+            raise
         load_s["total"] = time.monotonic() - started_s
         worker.ready(load_s)
         log.info("ready after %s", {stage: round(s, 2) for stage, s in load_s.items()})

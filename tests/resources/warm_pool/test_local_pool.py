@@ -1,0 +1,50 @@
+"""When worker processes are started."""
+
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from resources.warm_pool.local_pool import LocalPool
+from resources.warm_pool.registry import WorkerRegistry
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    commands: list[list[str]] = []
+
+    def spawn(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        # A process that lives: this one's parent.
+        return SimpleNamespace(pid=1)
+
+    monkeypatch.setattr(subprocess, "Popen", spawn)
+    return commands
+
+
+def test_what_somebody_else_has_started_is_not_started_again(
+    tmp_path: Path, started: list[list[str]]
+) -> None:
+    pool = LocalPool(str(tmp_path), "token")
+    pool.grow("tiny", 2, beside=0)
+    assert len(started) == 2
+    pool.grow("tiny", 2, beside=0)
+    assert len(started) == 2
+    pool.grow("tiny", 1, beside=2)
+    pool.grow("other", 1, beside=0)
+    assert len(started) == 4
+
+
+def test_after_one_that_could_not_load_none_is_started_for_a_while(
+    tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = LocalPool(str(tmp_path), "token")
+    WorkerRegistry(str(tmp_path)).note_failure()
+    pool.grow("tiny", 1, beside=0)
+    assert started == []
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 60.0)
+    pool.grow("tiny", 1, beside=0)
+    assert len(started) == 1
