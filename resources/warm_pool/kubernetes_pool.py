@@ -22,6 +22,8 @@ WORKER_PORT = 8080
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TRIES = 6
 _ANSWER_S = 3.0
+_READY_LOOKS = 20
+_READY_LOOK_EVERY_S = 0.5
 
 
 class KubernetesError(RuntimeError):
@@ -47,8 +49,12 @@ class KubernetesPool:
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
         """The worker pods that are not on their way out."""
+        listed = [_worker(pod) for pod in self._pods(base_model) if not _is_leaving(pod)]
+        return with_views(listed, self.token, _ANSWER_S)
+
+    def _pods(self, base_model: str | None) -> list[Any]:
         selector = COMPONENT + (f",{MODEL_LABEL}={base_model}" if base_model else "")
-        listed = []
+        listed: list[Any] = []
         page: str | None = None
         while True:
             read = partial(
@@ -59,10 +65,10 @@ class KubernetesPool:
                 _continue=page,
             )
             pods = self._call("list pods", read)
-            listed += [_worker(pod) for pod in pods.items if not _is_leaving(pod)]
+            listed += pods.items
             page = pods.metadata._continue
             if not page:
-                return with_views(listed, self.token, _ANSWER_S)
+                return listed
 
     def grow(self, base_model: str, count: int, beside: int) -> None:
         """Raise the replicas of the model's Deployment; pods that are yet to come count."""
@@ -81,9 +87,21 @@ class KubernetesPool:
             mark = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
             patch = partial(self._core().patch_namespaced_pod, worker.name, self.namespace, mark)
             self._call(f"patch pod {worker.name}", patch, may_be_gone=True)
+        self._until_not_ready({worker.name for worker in workers})
         for model in sorted({worker.base_model for worker in workers}):
             leaving = sum(worker.base_model == model for worker in workers)
             self._scale(model, partial(_less, leaving))
+
+    def _until_not_ready(self, names: set[str]) -> None:
+        """Wait until the kubelet has seen that these pods are drained, but not for ever.
+
+        A ReplicaSet removes pods that are not ready before it looks at their deletion cost: one
+        that still loads would go in place of a drained one that counts as ready.
+        """
+        for _ in range(_READY_LOOKS):
+            if not any(pod.metadata.name in names and _is_ready(pod) for pod in self._pods(None)):
+                return
+            self.sleep(_READY_LOOK_EVERY_S)
 
     def client(self, url: str) -> WorkerClient:
         """Talks to the worker at `url`."""
@@ -154,6 +172,11 @@ def _less(leaving: int, replicas: int) -> int:
 def _is_leaving(pod: Any) -> bool:
     over = pod.status.phase in ("Succeeded", "Failed")
     return over or pod.metadata.deletion_timestamp is not None
+
+
+def _is_ready(pod: Any) -> bool:
+    conditions = pod.status.conditions or []
+    return any(one.type == "Ready" and one.status == "True" for one in conditions)
 
 
 def _worker(pod: Any) -> PoolWorker:

@@ -1,6 +1,7 @@
 """The Kubernetes backend against the strict double."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from kubernetes import client
@@ -117,6 +118,27 @@ def test_workers_are_drained_and_marked_before_the_deployment_shrinks(
     assert "annotations" not in held.get("maitre", "pods", "w0")["metadata"]
     assert replicas(held) == 1
     assert next(call for call in held.calls if "w1" in call[1])[0] == "PATCH"
+
+
+def test_a_deployment_shrinks_only_when_its_drained_pods_count_as_not_ready(
+    pool: KubernetesPool, cluster: tuple[str, Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = cluster[1]
+    monkeypatch.setattr(WorkerClient, "drain", lambda self: None)
+    add_pod(held, "w1")
+    status = held.get("maitre", "pods", "w1")["status"]
+    status["conditions"] = [{"type": "Ready", "status": "True"}]
+    seen: list[int] = []
+
+    def wait(_: float) -> None:
+        seen.append(replicas(held))
+        if len(seen) == 3:
+            held.get("maitre", "pods", "w1")["status"]["conditions"][0]["status"] = "False"
+
+    waiting = replace(pool, sleep=wait)
+    waiting.shrink([PoolWorker("w1", "http://10.0.0.1:8080", "tiny-1.5b", 0.0)])
+    assert seen == [2, 2, 2]
+    assert replicas(held) == 1
 
 
 def test_a_pod_that_is_gone_already_is_no_error(
