@@ -1,16 +1,38 @@
-"""`vllm_deployments`: the placement plan as Kubernetes manifests for vLLM."""
+"""`vllm_deployments`: the placement plan as Kubernetes manifests for vLLM, and applied if asked."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import yaml
+from pydantic import Field
 
 from assets.ownership import OWNERS
 from assets.placement_plan import PLAN, placement_plan
 from maitre.placement.plan import PlacementPlan
 from resources.data_home import DataHome
+from resources.language_model import LanguageModel
+from resources.vllm.gateway import Gateway
 from resources.vllm_manifests import DeploymentOptions, render
+
+if TYPE_CHECKING:
+    from resources.vllm.apply import Applied
 
 PLAN_FOLDER = "plan"
 KUBERNETES_VERSION = "1.33"
+NOWHERE, LOCAL, KUBERNETES = "nowhere", "local", "kubernetes"
+
+
+class DeploymentConfig(dg.Config):
+    """Whether the plan is also made true, and where."""
+
+    apply: str = Field(
+        default=NOWHERE, description="nowhere (render only), local, or kubernetes (server-side)."
+    )
+    adapters_folder: str = Field(
+        default="", description="With local: the folder with one folder an adapter."
+    )
 
 
 @dg.asset(
@@ -20,20 +42,78 @@ KUBERNETES_VERSION = "1.33"
     owners=OWNERS,
     code_version="1",
 )
-def vllm_deployments(context: dg.AssetExecutionContext, home: DataHome) -> dg.MaterializeResult:
-    """A kustomize folder: one Deployment and Service a server, and the routes for a gateway."""
+def vllm_deployments(
+    context: dg.AssetExecutionContext,
+    config: DeploymentConfig,
+    home: DataHome,
+    gateway: Gateway,
+    language_model: LanguageModel,
+) -> dg.MaterializeResult:
+    """A kustomize folder: one Deployment and Service a server, and the routes for a gateway.
+
+    Applied to this machine's servers or the cluster of the current kubectl context where asked: a
+    second time changes nothing. What fails is named, and the rest is done all the same.
+    """
     plan = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
     files = render(plan, DeploymentOptions())
     home.write_folder(PLAN_FOLDER, files)
     folder = home.url(PLAN_FOLDER)
     context.log.info(f"{plan.gpus} deployments under {folder}: kubectl apply -k {folder}")
+    metadata: dict[str, Any] = {}
+    if config.apply == LOCAL:
+        done = _apply_locally(context, config, plan, gateway, language_model)
+        metadata = {"steps_done": len(done.done), "routes": gateway.routes_file}
+        if not done.complete:
+            raise dg.Failure(
+                f"{len(done.failed)} steps failed, {len(done.left_out)} were left out because of "
+                f"them, {len(done.done)} were done: "
+                + "; ".join(str(failure) for failure in done.failed[:20]),
+                allow_retries=False,
+            )
+    elif config.apply == KUBERNETES:
+        metadata = {"kubectl": dg.MetadataValue.md(f"```\n{_apply_to_cluster(files)}\n```")}
+    elif config.apply != NOWHERE:
+        raise ValueError(f"apply: {config.apply!r} is none of {NOWHERE}, {LOCAL}, {KUBERNETES}")
     return dg.MaterializeResult(
         metadata={
             "deployments": plan.gpus,
             "folder": dg.MetadataValue.path(folder),
             "apply": dg.MetadataValue.md(f"`kubectl apply -k {folder}`"),
+            **metadata,
         },
     )
+
+
+def _apply_locally(
+    context: dg.AssetExecutionContext,
+    config: DeploymentConfig,
+    plan: PlacementPlan,
+    gateway: Gateway,
+    language_model: LanguageModel,
+) -> "Applied":
+    from resources.vllm.fleet import FleetOptions, LocalFleet
+    from resources.vllm.local_server import LaunchOptions, vllm_python
+
+    if not Path(config.adapters_folder or "?").is_dir():
+        raise ValueError(f"adapters_folder: {config.adapters_folder!r} is no folder")
+    base = language_model.path_or_id
+    options = FleetOptions(
+        vllm_python(),
+        Path(config.adapters_folder),
+        {Path(base).name: base},
+        LaunchOptions("", "", prompt_embeds=True),
+    )
+    fleet = LocalFleet(Path(gateway.routes_file).parent, options)
+    return fleet.apply(plan, context.log.info)
+
+
+def _apply_to_cluster(files: dict[str, str]) -> str:
+    from resources.vllm.kubernetes import apply_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            Path(folder, name).write_text(text)
+        return apply_folder(Path(folder), dry_run=False)
 
 
 @dg.asset_check(asset=vllm_deployments, blocking=True)
