@@ -172,12 +172,23 @@ class MlflowTracking(dg.ConfigurableResource):
 
     def download(self, version: RegisteredVersion, into: Path) -> Path:
         """Fetch a version's files into `into`; the folder that holds its artefacts."""
+        return self.fetch(f"models:/{version.name}/{version.version}", into)
+
+    def fetch(self, uri: str, into: Path) -> Path:
+        """The same of a registered model by its URI: `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
+
+        Its files are in a folder of `into` named after the URI.
+
+        Raises:
+            MlflowException: there is no such version.
+        """
         import mlflow
 
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
-        uri = f"models:/{version.name}/{version.version}"
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(into))) / "artifacts"
+        folder = into / uri.removeprefix("models:/").replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))) / "artifacts"
 
     def _experiment_id(self, client: "MlflowClient") -> str:
         found = client.get_experiment_by_name(self.experiment)

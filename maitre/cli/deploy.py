@@ -120,7 +120,8 @@ def proxy(
         list[str] | None, typer.Option(help="NAME=FOLDER of a base model; repeatable.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of a tuned prompt to serve; repeatable.")
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of a tuned prompt, or NAME=models:/...; repeatable."),
     ] = None,
 ) -> None:
     """One address for all servers: forwards by model name, tries another replica on failure."""
@@ -137,7 +138,10 @@ def proxy(
         if len(paths) != 1:
             raise ValueError("--prompt needs exactly one --model, the base model it was tuned for")
         base = next(iter(paths))
-        found = _pairs("--prompt", prompt)
+        found = {
+            name: _prompt_folder(fleet.folder / "prompts", text)
+            for name, text in _pairs("--prompt", prompt).items()
+        }
         fleet.route_prompts({name: RoutedPrompt(path, base) for name, path in found.items()})
 
     def embedder(base: str) -> PromptEmbedder:
@@ -146,6 +150,37 @@ def proxy(
     uvicorn.run(
         proxy_app(fleet.routes_path, embedder), host="127.0.0.1", port=port, log_level="warning"
     )
+
+
+def _prompt_folder(kept: Path, text: str) -> str:
+    """The folder of a tuned prompt; of a registered version, fetched into `kept`.
+
+    Raises:
+        ValueError: there is no such folder, or the registry has no such version.
+    """
+    from maitre.tuning.config import TuningInputError
+    from resources.vllm.embeds import read_tuned_prompt
+
+    folder = Path(text)
+    if text.startswith("models:/"):
+        from mlflow.exceptions import MlflowException
+
+        from resources.mlflow_tracking import MlflowTracking
+        from resources.settings import Settings
+
+        settings = Settings.read()
+        tracking = MlflowTracking(
+            tracking_uri=settings.mlflow_tracking_uri, ui_url=settings.mlflow_ui_url
+        )
+        try:
+            folder = tracking.fetch(text, kept) / "prompt"
+        except MlflowException as error:
+            raise ValueError(f"{text}: the registry does not have it ({error.message})") from None
+    try:
+        read_tuned_prompt(folder)
+    except TuningInputError as error:
+        raise ValueError(f"--prompt {text}: {error}") from None
+    return str(folder.resolve())
 
 
 def _read_plan(path: Path) -> "PlacementPlan":

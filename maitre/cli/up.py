@@ -1,4 +1,4 @@
-"""`maitre up`: Dagster, MLflow and the warm workers, started and stopped as one."""
+"""`maitre up`: Dagster, MLflow, warm workers and the proxy, started and stopped as one."""
 
 import signal
 from typing import Annotated
@@ -13,23 +13,41 @@ def up(
     keep: Annotated[
         int | None, typer.Option(help="Never give back so many of them (default: all).")
     ] = None,
+    proxy_port: Annotated[int, typer.Option(help="Port of the proxy to deployed servers.")] = 8000,
 ) -> None:
-    """Start Dagster, MLflow and warm workers on this machine; Ctrl-C stops them."""
+    """Start Dagster, MLflow and warm workers on this machine; Ctrl-C stops them.
+
+    And the proxy, where `maitre deploy local` has started servers; those are left running.
+    """
     from resources.local_services import LocalServices
     from resources.settings import Settings
+    from resources.vllm.proxy_process import ProxyProcess
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    services = LocalServices.start(Settings.read(), dagster_port, mlflow_port, workers, keep)
+    settings = Settings.read()
+    services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)
+    proxy = None
     try:
+        proxy = ProxyProcess.start_where_routed(
+            settings.scratch / "serving",
+            services.log_folder,
+            proxy_port,
+            (settings.pool, settings.base_model),
+        )
         services.wait_until_ready(timeout_s=120)
+        if proxy is not None:
+            proxy.wait_until_ready()
         print(f"Dagster  {services.dagster_url}")
         print(f"MLflow   {services.mlflow_url}")
         if workers:
             print(f"Workers  {workers} warm ones, holding the base model when loaded")
+        print(f"Proxy    {proxy.url if proxy else 'none: no server is deployed here'}")
         print(f"Logs     {services.log_folder}", flush=True)
         services.wait()
     except KeyboardInterrupt:
         print("stopping")
     finally:
+        if proxy is not None:
+            proxy.stop()
         services.stop()

@@ -8,7 +8,7 @@ its folder; no model is loaded.
 import base64
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from maitre.tuning.export import StoredPrompt, import_prompt
 
+REGISTERED_CARD, REGISTERED_PROMPT = "prompt.json", "prompt.safetensors"
 EMBEDDING_TENSORS = ("model.embed_tokens.weight", "transformer.wte.weight")
 
 
@@ -103,5 +104,15 @@ class PromptEmbedder:
 
 
 def read_tuned_prompt(folder: Path) -> StoredPrompt:
-    """A tuned prompt's folder, as the tuning half writes it."""
-    return import_prompt(folder)
+    """A tuned prompt's folder: as the tuning half exports it, or a registered version's."""
+    card = folder / REGISTERED_CARD
+    if not card.is_file():
+        return import_prompt(folder)
+    known = json.loads(card.read_text())
+    stored = import_prompt(folder / REGISTERED_PROMPT)
+    return replace(
+        stored,
+        position=known["position"],
+        base_model=known["base_model"],
+        base_model_hash=known["base_model_hash"],
+    )
