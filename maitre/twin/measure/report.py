@@ -62,8 +62,8 @@ def _points(used: Any, server: MeasuredServer) -> pd.DataFrame:
     means = shown.groupby(["point", "kind"], sort=True).agg(
         times=("y", "size"), measured=("y", "mean"), fitted=("fitted", "mean")
     )
-    means["fitted / measured"] = (means["fitted"] / means["measured"]).round(2)
-    return means.round(1).reset_index()
+    ratio = means["fitted"] / means["measured"]
+    return means.round(1).assign(ratio=ratio.round(2)).reset_index()
 
 
 def _table(frame: pd.DataFrame) -> str:
