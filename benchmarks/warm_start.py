@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from benchmarks.warm_services import (
 from resources.request_queue.request import OPEN_STATES, RequestState
 from resources.warm_pool.quick_launch import Dagster
 from resources.warm_pool.services_file import while_up
-from resources.warm_pool.submission import Wish, submit
 
 KILL_EVERY_S = 30.0
 CHAOS_GAP_S = 1.2
@@ -186,35 +184,6 @@ def _fates(services: Services, requests: list[str]) -> dict[str, Any]:
     }
 
 
-def memory(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """What one worker holds after each of many jobs."""
-    del seed
-    seen = []
-    for number in range(count):
-        services.idle(1)
-        wish = Wish(
-            tasks[number % len(tasks)],
-            datetime.now(UTC) + timedelta(minutes=10),
-            max_iterations=SHORT_STEPS,
-            lookup=False,
-            accept_late=True,
-        )
-        request = submit(services.settings, wish, datetime.now(UTC)).request
-        services.marks(services.run_of(request.request_id))
-        seen.append(_resident_mb(services))
-        if number % 20 == 19:
-            _tell(f"after {number + 1} jobs: {seen[-1]:.0f} MB")
-    half = len(seen) // 2
-    return {
-        "jobs": len(seen),
-        "MB after 1, 10, and each fifth": [
-            round(seen[min(at, len(seen)) - 1], 1)
-            for at in (1, 10, *(len(seen) * part // 5 for part in range(1, 6)))
-        ],
-        "MB a job, second half": round((seen[-1] - seen[half]) / max(1, len(seen) - half - 1), 3),
-    }
-
-
 def group(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
     """Seconds of an iteration with one worker and with two that share each batch."""
     del seed
@@ -235,23 +204,12 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _resident_mb(services: Services) -> float:
-    from resources.warm_pool.registry import WorkerRegistry
-
-    total = 0
-    for worker in WorkerRegistry(services.settings.home).workers():
-        pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
-        total += pages * 4096
-    return total / 1e6
-
-
 # What measures it, with how many workers and requests, and whether on tasks of few rows.
 FIGURES = {
     "warm": (warm, 2, 20, False),
     "cold": (cold, 0, 20, False),
     "kill": (kill, 3, 20, True),
     "chaos": (chaos, 2, 200, True),
-    "memory": (memory, 1, 200, True),
     "group": (group, 2, 5, False),
 }
 

@@ -105,6 +105,30 @@ def test_two_groups_of_the_same_workers_do_not_block_each_other(live: Live) -> N
     assert [ends(live, run_id) for run_id in runs] == [ONCE] * 2
 
 
+def test_a_group_stops_together_and_its_run_can_go_on_alone(live: Live) -> None:
+    names = live.start_workers(2)[:2]
+    run_id = live.launch(tags={"maitre/workers": ",".join(names)}, **SOME)
+    live.tuning_on(run_id, after_iteration=12)
+    placement = live.placements.current(run_id)
+    assert placement is not None
+    # As the scheduler resizes a job: stop at the next step, then start elsewhere.
+    live.pool.client(placement.url).preempt(placement.attempt)
+    all_idle(live)
+    released = live.placements.current(run_id)
+    assert released is not None
+    assert released.state is PlacementState.RELEASED
+    run = live.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert launcher(live).take_over(run, live.pool, live.pool.workers()[:1])
+    assert live.ended(run_id) is dg.DagsterRunStatus.SUCCESS
+    assert ends(live, run_id) == ONCE
+    cancelled = live.launch(tags={"maitre/workers": ",".join(names)}, **LONG)
+    live.tuning_on(cancelled, after_iteration=3)
+    assert launcher(live).terminate(cancelled)
+    assert live.ended(cancelled) is dg.DagsterRunStatus.CANCELED
+    all_idle(live)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_group_that_loses_a_worker_goes_on_from_its_checkpoint(live: Live, rank: int) -> None:
     names = live.start_workers(2)[:2]
