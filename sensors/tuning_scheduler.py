@@ -47,7 +47,7 @@ def tuning_scheduler(
     started once, however many daemons ask.
     """
     store = request_queue.store()
-    settings = while_up(Settings.read())
+    settings = Settings.read()
 
     def waiting() -> list[TuningRequest]:
         return without_run(context.instance, store, store.find(OPEN_STATES, limit=1000))
@@ -61,7 +61,7 @@ def tuning_scheduler(
             if store.take(request.request_id, owner="sensor", now=now, hold_s=HOLD_S)
         ]
     else:
-        starts = Watch(settings, context.instance, pool, waiting, context.log.info).starts()
+        starts = Watch(while_up(settings), context.instance, pool, waiting, context.log.info).starts()
     tasks = sorted({start.request.task for start in starts})
     return dg.SensorResult(
         run_requests=[_run_request(start) for start in starts],
