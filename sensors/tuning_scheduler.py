@@ -61,7 +61,9 @@ def tuning_scheduler(
             if store.take(request.request_id, owner="sensor", now=now, hold_s=HOLD_S)
         ]
     else:
-        starts = Watch(while_up(settings), context.instance, pool, waiting, context.log.info).starts()
+        starts = Watch(
+            while_up(settings), context.instance, pool, waiting, context.log.info
+        ).starts()
     tasks = sorted({start.request.task for start in starts})
     return dg.SensorResult(
         run_requests=[_run_request(start) for start in starts],
