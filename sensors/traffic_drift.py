@@ -67,7 +67,11 @@ def watch_once(
     seen = newest(note(home, gateway.look(now_s)), WINDOW_S)
     if blind := _why_blind(seen, home):
         return _skip(blind, watch)
-    verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits)
+    try:
+        verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits)
+    except ValueError as error:
+        # A champion of another profile, or a catalogue that the profile does not cover.
+        return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", watch)
     if not verdict.ask:
         return _skip(verdict.reason, verdict.watch)
     return dg.SensorResult(
@@ -120,9 +124,11 @@ def _why_blind(seen: list[Sight], home: DataHome) -> str:
         return f"no server answers: {'; '.join(newest_look.unseen.values())}"
     if not home.exists(PLAN) or not home.exists(CATALOGUE):
         return "there is no plan to hold against the traffic; materialise placement_plan"
-    _, span_s = counted(seen)
+    requests, span_s = counted(seen)
     if span_s < LEAST_SPAN_S:
         return f"rates of {span_s:.0f} s say too little; from {LEAST_SPAN_S:.0f} s on"
+    if not any(requests.values()):
+        return f"no request came in {span_s:.0f} s"
     return ""
 
 

@@ -5,16 +5,18 @@ adapters apart. The proxy counts by model name; any gateway with such a counter 
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 from resources.vllm.client import VllmClient
 from resources.vllm.errors import VllmError
 from resources.vllm.proxy import REQUESTS
-from resources.vllm.routes import Routes
+from resources.vllm.routes import RoutedServer, Routes
 
 SLOTS, CAPACITY = "slots", "capacity"
 SCRAPE_TIMEOUT_S = 10.0
+SCRAPES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,24 @@ def look(
     `gateway_problem` saying why.
     """
     found, unseen = [], {}
-    for name, server in sorted(routes.servers.items()):
-        try:
-            found.append(_sight_of(name, server.url))
-        except VllmError as error:
-            unseen[name] = str(error)
+    servers = sorted(routes.servers.items())
+    with ThreadPoolExecutor(SCRAPES_AT_ONCE) as pool:
+        for (name, _), seen in zip(servers, pool.map(_sight_or_problem, servers), strict=True):
+            if isinstance(seen, ServerSight):
+                found.append(seen)
+            else:
+                unseen[name] = seen
     counts = requests_by_model(gateway_metrics) if gateway_metrics is not None else {}
     return Sight(at_s, tuple(found), counts, unseen, gateway_problem)
 
 
-def _sight_of(name: str, url: str) -> ServerSight:
-    with VllmClient(url, timeout_s=SCRAPE_TIMEOUT_S) as client:
-        figures = client.metrics().required(url)
+def _sight_or_problem(server: tuple[str, RoutedServer]) -> ServerSight | str:
+    name, url = server[0], server[1].url
+    try:
+        with VllmClient(url, timeout_s=SCRAPE_TIMEOUT_S) as client:
+            figures = client.metrics().required(url)
+    except VllmError as error:
+        return str(error)
     return ServerSight(
         name,
         figures.running,

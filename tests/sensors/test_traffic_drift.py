@@ -114,6 +114,22 @@ def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
     assert "there is no plan" in skipped.skip_reason.skip_message
 
 
+def test_what_cannot_be_weighed_is_said(
+    planned: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silence = minutes(planned, tmp_path, gateway(tmp_path, per_minute=0.0), 4)
+    assert "no request came in 180 s" in silence[-1].skip_reason.skip_message
+
+    def refuse(_: MlflowTracking) -> None:
+        raise ValueError("the champion is of\nanother profile")
+
+    monkeypatch.setattr(sensor, "load_champion", refuse)
+    planned.write_json("observed_traffic/sights.json", [])
+    refused = minutes(planned, tmp_path, gateway(tmp_path), 4)
+    expected = "the plan cannot be weighed: the champion is of another profile"
+    assert refused[-1].skip_reason.skip_message == expected
+
+
 def test_the_sensor_is_on_and_its_job_changes_the_plan() -> None:
     found = serving.defs.resolve_sensor_def("traffic_drift")
     assert found.default_status is dg.DefaultSensorStatus.RUNNING
