@@ -1,41 +1,46 @@
 """From tuning to serving on a real vLLM: needs `make vllm` and the embedded base model."""
 
+import asyncio
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
+import httpx2
 import numpy as np
+import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from assets.tuned_prompts import TASKS_NAME, tuned_prompts
+from maitre.placement.catalogue import AdapterCatalogue
+from maitre.placement.place import place
+from maitre.placement.plan import PlacementPlan
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import TuneConfig
-from maitre.tuning.evaluate import evaluate
-from maitre.tuning.export import export_prompt
 from maitre.tuning.lora import LoraConfig, export_lora, tune_lora
 from maitre.tuning.tasks import Example, Task
-from maitre.tuning.tune import tune
+from maitre.twin import ServerProfile
+from maitre.twin.measure.equations import decode_equation
+from maitre.twin.measure.points import Point
+from pipelines import tuning
+from pipelines.wiring import resources
+from resources.language_model import LanguageModel
+from resources.settings import Settings
 from resources.vllm.client import VllmClient
 from resources.vllm.embeds import PromptEmbedder
 from resources.vllm.errors import VllmError
 from resources.vllm.fleet import FleetOptions, LocalFleet
+from resources.vllm.load import send_point
 from resources.vllm.local_server import LaunchOptions, vllm_python
+from resources.vllm.observe import counted, look, throughput_tps
 from resources.vllm.proxy import proxy_app
-from resources.vllm.routes import RoutedPrompt
+from resources.vllm.routes import RoutedPrompt, read_routes
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 BASE = "smollm2-135m-instruct"
 REPOSITORY = Path(__file__).resolve().parents[3]
-CONFIG = {
-    "max_loras": 2,
-    "max_cpu_loras": 4,
-    "max_lora_rank": 8,
-    "max_num_seqs": 16,
-    "max_num_batched_tokens": 512,
-}
 WORDS = {
     " singular": ["worker", "house", "tree", "river", "book", "stone", "apple", "king"],
     " plural": ["workers", "houses", "trees", "rivers", "books", "stones", "apples", "kings"],
@@ -75,49 +80,103 @@ def task() -> Task:
     )  # fmt: skip
 
 
-def test_what_was_tuned_answers_alike_through_the_proxy(
-    python: Path, model_folder: Path, task: Task, tmp_path: Path
-) -> None:
-    model = BaseModel.load(model_folder, device="cpu", dtype="float32")
-    lora = tune_lora(
-        model, task, config=LoraConfig(max_iterations=4, batch_size=8, eval_every=None), seed=1
+@pytest.fixture
+def settings(tmp_path: Path, model_folder: Path, task: Task) -> Settings:
+    task.save(tmp_path / "tasks" / task.name)
+    home = tmp_path / "home"
+    return Settings(
+        home=str(home),
+        base_model=str(model_folder),
+        tasks=str(tmp_path / "tasks"),
+        adapters=str(tmp_path / "adapters.csv"),
+        profile="cpu/smollm2-135m",
+        request_queue_url=f"sqlite:///{home}/requests.db",
+        mlflow_tracking_uri=f"sqlite:///{home}/mlflow/mlflow.db",
     )
+
+
+def test_what_was_tuned_is_registered_placed_served_and_answers_alike(
+    python: Path, model_folder: Path, task: Task, settings: Settings, tmp_path: Path
+) -> None:
+    """A LoRA adapter and a soft prompt, each from its tuner to an answer through the proxy."""
+    accuracy, prompt_folder = registered_prompt(settings, task, tmp_path)
+    model = BaseModel.load(model_folder, device="cpu", dtype="float32")
+    config = LoraConfig(max_iterations=4, batch_size=8, eval_every=None)
+    lora = tune_lora(model, task, config=config, seed=1)
     export_lora(lora, tmp_path / "adapters" / "tuned-lora", base_model=str(model_folder))
-    tuned = tune(
-        model, task, init=None, seed=1,
-        config=TuneConfig(max_iterations=6, batch_size=8, eval_every=None, virtual_tokens=4),
-    )  # fmt: skip
-    export_prompt(
-        tuned.prompt, tmp_path / "tuned", position="suffix", base_model=BASE,
-        base_model_hash=model.hash,
-    )  # fmt: skip
-    own = evaluate(model, task, tuned.prompt)
+    plan = placed(settings, rank=config.rank)
 
     launch = LaunchOptions("", "", dtype="float32", max_model_len=512, prompt_embeds=True)
     options = FleetOptions(
         python, tmp_path / "adapters", {BASE: str(model_folder)}, launch, prefix=("nice",)
     )
     fleet = LocalFleet(tmp_path / "fleet", options)
-    plan = PlacementPlan(
-        "cpu/smollm2-135m",
-        (PlannedServer("s", BASE, CONFIG, (AdapterShare("tuned-lora"),)),),
-    )
     try:
         done = fleet.apply(plan)
         assert done.complete, [str(failure) for failure in done.failed]
         begin_s = time.monotonic()
         assert fleet.steps_to(plan) == ()
         print(f"second apply: {time.monotonic() - begin_s:.2f} s")
-        fleet.route_prompts({"tuned-prompt": RoutedPrompt(str(tmp_path / "tuned"), BASE)})
+        fleet.route_prompts({"tuned-prompt": RoutedPrompt(str(prompt_folder), BASE)})
         with TestClient(proxy_app(fleet.routes_path, lambda _: embedder(model_folder))) as proxy:
+            routes = read_routes(fleet.routes_path)
+            before = look(routes, 0.0, proxy.get("/metrics").text)
             assert right(proxy, "tuned-lora", task) == pytest.approx(lora.eval_accuracy)
-            assert right(proxy, "tuned-prompt", task) == pytest.approx(own.accuracy)
-        with VllmClient(fleet.running()["s"].url) as client:
+            assert right(proxy, "tuned-prompt", task) == pytest.approx(accuracy)
+            after = look(routes, 10.0, proxy.get("/metrics").text)
+        with VllmClient(fleet.running()[plan.servers[0].name].url) as client:
             figures = client.metrics().required(client.url)
         assert figures.requests == 2 * len(task.eval)
         assert figures.missing == (), "this vLLM's metrics are all known"
+        asked = float(len(task.eval))
+        assert counted([before, after]) == ({"tuned-lora": asked, "tuned-prompt": asked}, 10.0)
+        assert after.unseen == {}
+        [tokens] = throughput_tps([before, after]).values()
+        assert tokens * 10.0 == figures.prompt_tokens + figures.output_tokens
+        assert 1.0 < measured_step_ms(fleet.running()[plan.servers[0].name].url) < 5_000.0
     finally:
         fleet.stop_all()
+
+
+def measured_step_ms(url: str) -> float:
+    """The step time that one burst of four requests shows: a measurement in its shortest form."""
+    point = Point("burst", "burst", "fit", ("tuned-lora",), 16, 8, requests=4, duration_s=30.0)
+
+    async def send() -> list[dict]:
+        async with httpx2.AsyncClient(base_url=url, timeout=60.0) as http:
+            return await send_point(http, point, BASE, {"tuned-lora": 8}, 512)
+
+    found = decode_equation(pd.DataFrame(asyncio.run(send())))
+    assert found is not None
+    assert (found["sequence"], found["adapter"]) == (4.0, 1.0)
+    return found["y"]
+
+
+def registered_prompt(settings: Settings, task: Task, folder: Path) -> tuple[float, Path]:
+    """Tune a prompt as a run of Dagster does; its evaluation, and its version from the registry."""
+    used = resources(settings)
+    used["language_model"] = LanguageModel(path_or_id=settings.base_model, dtype="float32")
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(TASKS_NAME, [task.name])
+        config = {"max_iterations": 6, "batch_size": 8, "seed": 1, "lookup": False}
+        result = dg.materialize(
+            [*tuning.INPUTS, *tuning.BANK, tuned_prompts],
+            selection=[tuned_prompts], instance=instance, resources=used,
+            partition_key=task.name,
+            run_config={"ops": {"tuned_prompts": {"config": config}}},
+        )  # fmt: skip
+    [made] = result.asset_materializations_for_node("tuned_prompts")
+    fetched = used["mlflow"].fetch(f"models:/tuned-prompt-{task.name}/1", folder / "registry")
+    return float(made.metadata["eval_accuracy"].value), fetched / "prompt"
+
+
+def placed(settings: Settings, rank: int) -> PlacementPlan:
+    """A catalogue of the one adapter, placed with the profile of a server measured before."""
+    row = {"adapter": "tuned-lora", "base_model": BASE, "rank": rank, "rate_rps": 0.2,
+           "mean_input_tokens": 16, "mean_output_tokens": 4}  # fmt: skip
+    catalogue = AdapterCatalogue.from_frame(pd.DataFrame([row]))
+    profile = ServerProfile.load(settings.profile)
+    return place(catalogue, profile, check_duration_s=60.0, baselines=False)
 
 
 def embedder(folder: Path) -> PromptEmbedder:
