@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -45,7 +46,9 @@ def baseline_gpus(
         "round_robin": _fewest(demand, capacity, _round_robin, limit, seed),
         "random": _fewest(demand, capacity, _random, limit, seed),
         "least_loaded": _fewest(demand, capacity, _least_loaded, limit, seed),
-        "best_fit_by_rate": _fewest(demand, capacity, _best_fit, limit, seed),
+        "best_fit_by_rate": _fewest(
+            demand, capacity, partial(_best_fit, most=capacity.max_adapters), limit, seed
+        ),
         "max_base": _fewest(demand, capacity, _in_turn, limit, seed),
         "one_size_fits_all": _one_size(demand, capacity, limit),
     }
@@ -140,14 +143,20 @@ def _to_the_least_loaded(rates, servers):  # type: ignore[no-untyped-def]
     return server
 
 
-def _best_fit(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
-    """Best-fit decreasing into bins of rate; the bins are as small as the servers allow."""
+def _best_fit(
+    demand: Demand, servers: int, _: np.random.Generator, *, most: int = 1 << 40
+) -> np.ndarray:
+    """Best-fit decreasing into bins of rate; the bins are as small as the servers allow.
+
+    A bin takes `most` adapters, if the servers can take all.
+    """
+    most = max(most, -(-len(demand) // servers))
     order = np.argsort(-demand.rate_rps, kind="stable")
     rates = demand.rate_rps[order]
     size = max(float(rates.sum()) / servers, float(rates.max(initial=0.0)))
     while True:
         server = np.empty(len(demand), dtype=np.int64)
-        if _best_fitted(rates, size, servers, server):
+        if _best_fitted(rates, size, servers, most, server):
             placed = np.empty(len(demand), dtype=np.int64)
             placed[order] = server
             return placed
@@ -155,18 +164,20 @@ def _best_fit(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarra
 
 
 @compiled
-def _best_fitted(rates, size, servers, server):  # type: ignore[no-untyped-def]
+def _best_fitted(rates, size, servers, most, server):  # type: ignore[no-untyped-def]
     """Each rate to the fullest bin that takes it; False when one fits none.
 
     Rates fall, so a bin that is too full for one may take a later one: all are looked at, but
     bins never used before are alike and the first stands for them.
     """
     room = np.full(servers, size)
+    held = np.zeros(servers, dtype=np.int64)
     used = 0
     for i in range(len(rates)):
         target = -1
         for k in range(used):
-            if room[k] >= rates[i] - 1e-12 and (target < 0 or room[k] < room[target]):
+            fits = room[k] >= rates[i] - 1e-12 and held[k] < most
+            if fits and (target < 0 or room[k] < room[target]):
                 target = k
         if target < 0:
             if used == servers:
@@ -175,6 +186,7 @@ def _best_fitted(rates, size, servers, server):  # type: ignore[no-untyped-def]
             used += 1
         server[i] = target
         room[target] -= rates[i]
+        held[target] += 1
     return True
 
 

@@ -21,8 +21,12 @@ t is continuous: a type is an interval of it, over which use_i is taken at its l
 limits at their largest. Rates are valued at some nodes and linearly between them, which is no
 more than they use (`maitre.placement.relaxation.Nodes`); different lengths are rounded down.
 
-What it rests on: the load lasts (averages, no luck of a short run), arrivals are Poisson, and
-servers have a configuration of the `ServerOptions` at hand.
+What it rests on: the load lasts (averages, no luck of a short run), arrivals are Poisson, servers
+have a configuration of the `ServerOptions` at hand, and where a server has fewer slots than
+adapters requests wait for one no longer than W = SLO / ln 100 on average, which is what
+exponential waits with their 99th percentile at the objective have. Requests that wait gather, so
+that an adapter is active for less of the time: types with few slots are credited with that, for
+time and slots alike; types with a slot for each adapter have slots for so many.
 """
 
 from __future__ import annotations
@@ -34,32 +38,49 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
 from maitre.maxpack.compiled import compiled
+from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.options import ServerOptions
 from maitre.placement.demand import Demand
 from maitre.placement.relaxation import Nodes, Types
 
-_COARSE_RATIO, _FINE_RATIO = 1.3, 1.02
+_COARSE_RATIO, _FINE_RATIO = 1.45, 1.03
 # Step times of servers that a good plan has: where worths are looked for. The bound trusts none.
 _LIKELY_STEPS_S = (0.02, 0.3)
-_MASTER_SLOTS = 7
+_MASTER_SLOTS = 6
 # Steps of the search for multipliers, and the worth at which it need not go on.
 _SHARE_STEPS = (0.2, 0.08, 0.03, 0.01, 0.004)
 _ENOUGH = 1.02
 _TYPES_AT_ONCE = 512
 
 
-def lower_bound_servers(demand: Demand, options: ServerOptions) -> int:
-    """The bound in whole servers; `demand` has one part an adapter."""
-    return max(1, math.ceil(relaxed_servers(demand, options) - 1e-6))
+def lower_bound_servers(
+    demand: Demand,
+    options: ServerOptions,
+    *,
+    max_adapters: int | None = None,
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
+) -> int:
+    """The bound in whole servers; `demand` has one part an adapter.
+
+    `max_adapters` is the most that a server may hold.
+    """
+    bound = relaxed_servers(demand, options, ttft_slo_ms=ttft_slo_ms)
+    if max_adapters is not None:
+        bound = max(bound, len(demand) / max_adapters)
+    return max(1, math.ceil(bound - 1e-6))
 
 
-def relaxed_servers(demand: Demand, options: ServerOptions) -> float:
+def relaxed_servers(
+    demand: Demand, options: ServerOptions, *, ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
+) -> float:
     """The bound before rounding up."""
     nodes = Nodes.of(demand, options)
     if not len(nodes.weight):
         return 0.0
-    worth = _worths(nodes, Types.of(options, _COARSE_RATIO, _thinned(options), _LIKELY_STEPS_S))
-    return _certified(nodes, worth, Types.of(options, _FINE_RATIO, np.arange(len(options))))
+    wait_s = 1e-3 * ttft_slo_ms / math.log(100)
+    likely = Types.of(options, _COARSE_RATIO, _thinned(options), wait_s, _LIKELY_STEPS_S)
+    every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s)
+    return _certified(nodes, _worths(nodes, likely), every)
 
 
 def _worths(nodes: Nodes, types: Types) -> np.ndarray:
@@ -87,7 +108,7 @@ def _worths(nodes: Nodes, types: Types) -> np.ndarray:
         b_ub=np.zeros(kinds * n_types),
         A_eq=placed,
         b_eq=nodes.weight,
-        method="highs-ds",
+        method="highs-ipm",
     )
     if solved.status != 0:
         raise RuntimeError(f"the relaxation was not solved: {solved.message}")

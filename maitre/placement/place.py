@@ -139,7 +139,11 @@ def bounds(
     """Lower bounds on servers at the catalogue's rates and at those with the headroom on top."""
     with ThreadPoolExecutor(2) as pool:
         as_told, promised = pool.map(
-            lambda factor: lower_bound_servers(as_is(catalogue, lengths, factor), capacity.options),
+            lambda factor: lower_bound_servers(
+                as_is(catalogue, lengths, factor),
+                capacity.options,
+                max_adapters=capacity.max_adapters,
+            ),
             (1.0, 1 + headroom),
         )
     return as_told, promised

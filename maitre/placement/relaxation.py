@@ -79,12 +79,17 @@ def _interpolation(rates: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray
 
 @dataclass(frozen=True)
 class Types:
-    """Server types: a configuration row and an interval of step times each."""
+    """Server types: a configuration row and an interval of step times each.
+
+    `few_slots`: fewer slots than adapters, so that requests wait for one, up to `slot_wait_s`.
+    """
 
     row: np.ndarray
     shortest_s: np.ndarray
     longest_s: np.ndarray
     options: ServerOptions
+    few_slots: np.ndarray
+    slot_wait_s: float
     planes: np.ndarray
     jumps_s: np.ndarray
 
@@ -94,18 +99,24 @@ class Types:
         options: ServerOptions,
         ratio: float,
         rows: np.ndarray,
+        slot_wait_s: float,
         steps_s: tuple[float, float] = (SHORTEST_STEP_S, LONGEST_STEP_S),
     ) -> Types:
-        """These configurations, each with intervals of step time that grow by `ratio`."""
+        """These configurations, each with intervals of step time that grow by `ratio`.
+
+        Each of them twice: with a slot for every adapter, and with fewer.
+        """
         shortest_s, longest_s = steps_s
         steps = math.ceil(math.log(longest_s / shortest_s) / math.log(ratio))
         edges = shortest_s * ratio ** np.arange(steps + 1)
-        row = np.repeat(rows, steps)
+        row = np.tile(np.repeat(rows, steps), 2)
         return cls(
             row,
-            np.tile(edges[:-1], len(rows)),
-            np.tile(edges[1:], len(rows)),
+            np.tile(edges[:-1], 2 * len(rows)),
+            np.tile(edges[1:], 2 * len(rows)),
             options,
+            np.repeat([False, True], len(row) // 2),
+            slot_wait_s,
             _planes(options)[row],
             _prefill_jumps(options)[row],
         )
@@ -120,6 +131,8 @@ class Types:
             self.shortest_s[which],
             self.longest_s[which],
             self.options,
+            self.few_slots[which],
+            self.slot_wait_s,
             self.planes[which],
             self.jumps_s[which],
         )
@@ -147,8 +160,10 @@ class Types:
             + 0.5 * moments.output_output * nodes.outputs
             + 0.5 * (moments.block_tokens - 1)
         )
-        active_short = -np.expm1(-np.outer(self.shortest_s, outputs))
-        active_long = -np.expm1(-np.outer(self.longest_s, outputs))
+        active_short = self._active(self.shortest_s, nodes)
+        active_long = self._active(self.longest_s, nodes)
+        # With a slot for every adapter each takes one, asked for or not.
+        slots = np.where(self.few_slots[:, None], active_short, 1.0)
         times = []
         for plane in np.moveaxis(self.planes, 1, 0):
             _, sequence, prefill, kv_token, adapter = (column[:, None] for column in plane.T)
@@ -166,7 +181,17 @@ class Types:
             )
         # A step's tokens: one of each sequence, and what is prefilled.
         tokens = self.shortest_s[:, None] * rate * (nodes.inputs + nodes.outputs)
-        return np.stack([*times, self.shortest_s[:, None] * kv, active_short, tokens], axis=2)
+        return np.stack([*times, self.shortest_s[:, None] * kv, slots, tokens], axis=2)
+
+    def _active(self, step_s: np.ndarray, nodes: Nodes) -> np.ndarray:
+        """The part of the time in which an adapter is in the batch, at least: (types, nodes).
+
+        Requests that wait for a slot gather meanwhile and share it (`maitre.maxpack.fluid`).
+        """
+        running_s = np.outer(step_s, nodes.outputs)
+        wait_s = np.where(self.few_slots, self.slot_wait_s, 0.0)[:, None]
+        windows_s = running_s + wait_s
+        return np.asarray(running_s / windows_s * -np.expm1(-nodes.rate * windows_s))
 
 
 def _planes(options: ServerOptions) -> np.ndarray:

@@ -13,6 +13,8 @@ from maitre.placement.demand import Demand
 _DIRECTIONS = ((True,), (True, False), (False, True), (False,))
 _EVENING_STEPS, _EVENING_STEPS_MANY = 7, 3
 _STEP_BISECTIONS = 10
+# Servers that are asked to take the parts of one that closes: the emptiest.
+_RECEIVERS = 64
 # Above this many parts the directions are not all tried: their differences shrink with size.
 _MANY_PARTS = 20_000
 
@@ -101,10 +103,10 @@ def _rehoused(
     """The assignment without server `closing`, its parts best-fitted elsewhere, or None."""
     server = current.server.copy()
     parts = np.flatnonzero(server == closing)
-    room = (1.0 - current.fill)[np.arange(current.servers) != closing].sum()
-    if room < 0.5 * current.fill[closing]:
-        return None
     others = np.flatnonzero(np.arange(current.servers) != closing)
+    others = others[np.argsort(current.fill[others], kind="stable")[:_RECEIVERS]]
+    if (1.0 - current.fill[others]).sum() < 0.5 * current.fill[closing]:
+        return None
     fill = current.fill.copy()
     sets = demand.sums(server, current.servers)
     for part in parts[np.argsort(-demand.rate_rps[parts], kind="stable")]:

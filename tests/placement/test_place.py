@@ -8,12 +8,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from maitre.maxpack.design import design
+from maitre.maxpack.health import HealthRule
+from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import default_lengths
+from maitre.maxpack.traces import point_features
 from maitre.placement.baselines import baseline_gpus
 from maitre.placement.bound import relaxed_servers
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.check import check_plan
+from maitre.placement.demand import Demand
 from maitre.placement.place import place
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.placement.replicas import as_is, replicated
@@ -98,6 +103,52 @@ def test_the_bound_is_close_for_many_alike(capacity: Capacity) -> None:
     found = fewest_servers(demand, capacity)
     assert found is not None
     assert found.servers <= 1.15 * relaxed_servers(demand, capacity.options) + 1
+
+
+def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
+    profile: ServerProfile, capacity: Capacity
+) -> None:
+    lengths = default_lengths()
+    points = [
+        (config, workload)
+        for config, workload in design(profile, 96, seed=11)
+        if config.max_loras >= len(workload.adapters)
+    ]
+    fills = point_features(profile, points)["fill"].to_numpy()
+    near = [points[i] for i in np.flatnonzero((fills > 0.93) & (fills < 1.02))[:6]]
+    runs = measure_many(profile, near, list(range(len(near))), HealthRule())
+    means = lengths.means()
+    bounds = []
+    for (_, workload), run in zip(near, runs, strict=True):
+        loads = workload.adapters
+        demand = Demand.of(
+            np.array([load.rate_rps for load in loads]),
+            np.array([load.rank for load in loads]),
+            np.array([load.mean_input_tokens or means[0] for load in loads]),
+            np.array([load.mean_output_tokens or means[1] for load in loads]),
+        )
+        bound = relaxed_servers(demand, capacity.options)
+        bounds.append(bound)
+        # An hour may be lucky by a hundredth.
+        assert not run.health.healthy or bound <= 1.01
+    assert max(bounds) > 0.9
+
+
+@given(
+    some=st.lists(st.floats(1e-4, 20), min_size=1, max_size=30),
+    more=st.lists(st.floats(1e-4, 20), min_size=1, max_size=30),
+)
+@FEW
+def test_the_bound_of_a_part_is_no_more_than_that_of_the_whole(
+    some: list[float], more: list[float], capacity: Capacity
+) -> None:
+    def bound(rates: list[float]) -> float:
+        tokens = np.full(len(rates), 200.0)
+        demand = Demand.of(np.array(rates), np.full(len(rates), 8), tokens, tokens)
+        return relaxed_servers(demand, capacity.options)
+
+    # The multipliers are searched for, so two searches may differ by a little.
+    assert bound(some) <= bound(some + more) * 1.03
 
 
 def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
