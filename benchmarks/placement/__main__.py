@@ -23,11 +23,11 @@ from pathlib import Path
 from benchmarks.placement.figure import Figure
 from benchmarks.placement.model import (
     TEST_SEED,
-    TRAINING_SEED,
     fitted,
     measured_figures,
     model_figures,
     traces_of,
+    training_traces,
 )
 from benchmarks.placement.plans import KINDS, placement_figures
 from maitre.twin import ServerProfile
@@ -49,7 +49,7 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     points, duration_s = arguments.points, arguments.duration
-    training = traces_of(profile, points, TRAINING_SEED, duration_s, work)
+    training = training_traces(profile, points, duration_s, work)
     test = traces_of(profile, max(100, points // 4), TEST_SEED, duration_s, work)
     if arguments.parts == ["traces"]:
         return

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.placement.figure import Figure, figure
+from maitre.maxpack.active import uncertain_points
 from maitre.maxpack.design import Point, design
 from maitre.maxpack.evaluate import evaluate, risk_reliability
 from maitre.maxpack.inputs import FEATURES
@@ -22,6 +23,7 @@ from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workl
 
 TRAINING_SEED, TEST_SEED = 1, 2
 PIECE = 400
+REFINING_ROUNDS = 2
 SEED_STRIDE = 1_000_000
 MEASURED_COLUMNS = ("contaminated", "kv_anomaly", "client_collapsed")
 
@@ -36,18 +38,36 @@ def traces_of(
         kept = work / f"traces-{profile.fingerprint()}-{points}-{seed}-{start:05d}.parquet"
         if not kept.is_file():
             designed = designed or design(profile, points, seed=seed)
-            began = time.perf_counter()
-            piece = make_traces(
-                profile,
-                designed[start : start + PIECE],
-                duration_s,
-                seed=seed * SEED_STRIDE + start,
-            )
-            piece["wall_s"] = (time.perf_counter() - began) / len(piece)
-            piece.to_parquet(kept.with_suffix(".part"))
-            os.replace(kept.with_suffix(".part"), kept)
+            some = designed[start : start + PIECE]
+            _kept(kept, profile, some, duration_s, seed * SEED_STRIDE + start)
         pieces.append(pd.read_parquet(kept))
     return pd.concat(pieces, ignore_index=True)
+
+
+def _kept(
+    path: Path, profile: ServerProfile, points: list[Point], duration_s: float, seed: int
+) -> None:
+    began = time.perf_counter()
+    traces = make_traces(profile, points, duration_s, seed)
+    traces["wall_s"] = (time.perf_counter() - began) / len(traces)
+    traces.to_parquet(path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def training_traces(
+    profile: ServerProfile, points: int, duration_s: float, work: Path
+) -> pd.DataFrame:
+    """Space-filling configurations, then in rounds those of which a first model is unsure."""
+    traces = traces_of(profile, points, TRAINING_SEED, duration_s, work)
+    for round_ in range(REFINING_ROUNDS):
+        kept = work / f"traces-{profile.fingerprint()}-{points}-refined-{round_}.parquet"
+        if not kept.is_file():
+            model = MaxpackModel.fit(traces.drop(columns="wall_s"), iterations=150)
+            seed = TRAINING_SEED + 10 * (round_ + 1)
+            chosen = uncertain_points(profile, model, points // 4, seed)
+            _kept(kept, profile, chosen, duration_s, seed * SEED_STRIDE)
+        traces = pd.concat([traces, pd.read_parquet(kept)], ignore_index=True)
+    return traces
 
 
 def fitted(profile: ServerProfile, training: pd.DataFrame, work: Path) -> MaxpackModel:
