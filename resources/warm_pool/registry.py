@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# Virtual memory, counted from the state on (proc(5), field 23).
+_MEMORY = 20
 _FAILURE = "last-failure"
 TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
 
@@ -21,12 +23,16 @@ class RegisteredWorker:
     pid: int
 
     def is_alive(self) -> bool:
-        """Whether its process is there and is no zombie."""
+        """Whether its process is there, and neither a zombie nor on its way out.
+
+        Of a large process that was killed the kernel takes many seconds to free the memory; it then
+        runs still, but without any.
+        """
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         except (FileNotFoundError, ProcessLookupError, IndexError):
             return False
-        return fields[0] not in ("Z", "X")
+        return fields[0] not in ("Z", "X") and int(fields[_MEMORY]) > 0
 
 
 @dataclass(frozen=True)
