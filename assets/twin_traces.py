@@ -6,6 +6,7 @@ import pandas as pd
 from assets.figures import against, inline
 from assets.measured_profiles import chosen_profile
 from assets.ownership import OWNERS
+from assets.refined_traces import refined_traces
 from assets.server_profiles import server_profiles
 from assets.trace_batches import BATCH, BATCHES, TraceConfig, batch_of_traces
 from resources.data_home import DataHome
@@ -17,9 +18,10 @@ TRACES = "twin_traces.parquet"
 
 
 class TracesConfig(TraceConfig):
-    """How much is simulated."""
+    """How much is simulated, and which part of it where a first model is unsure."""
 
     configurations: int = 1000
+    refined_share: float = 0.2
 
 
 @dg.asset(
@@ -27,7 +29,7 @@ class TracesConfig(TraceConfig):
     group_name="serving",
     kinds={"numba", "parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="simulation",
 )
 def twin_traces(
@@ -40,9 +42,11 @@ def twin_traces(
     """One row a configuration: its features, and the throughput and starvation that it leads to.
 
     Batches that `trace_batches` made are taken over; a run that was killed goes on where it was.
+    After the batches, which fill the space, come those of active learning (column `refined`).
     """
     profile = chosen_profile(home, inputs.profile)
-    whole, rest = divmod(config.configurations, BATCH)
+    refined = int(config.refined_share * config.configurations) // BATCH * BATCH
+    whole, rest = divmod(config.configurations - refined, BATCH)
     sizes = [BATCH] * whole + ([rest] if rest else [])
     if len(sizes) > BATCHES:
         raise ValueError(f"configurations is {config.configurations}; at most {BATCH * BATCHES}")
@@ -51,8 +55,14 @@ def twin_traces(
         batches = []
         for batch, size in enumerate(sizes):
             batches.append(batch_of_traces(home, profile, batch, size, config))
-            progress(min((batch + 1) * BATCH, config.configurations), config.configurations)
+            progress(batch * BATCH + size, config.configurations)
         traces = pd.concat(batches, ignore_index=True)
+        if refined:
+            unsure = refined_traces(home, profile, traces, refined, config)
+            progress(len(traces) + len(unsure), config.configurations)
+            traces = pd.concat(
+                [traces.assign(refined=False), unsure.assign(refined=True)], ignore_index=True
+            )
         home.write_frame(TRACES, traces)
         figures = {
             "configurations": len(traces),

@@ -76,6 +76,14 @@ def test_a_split_divides_the_rows(traces: pd.DataFrame) -> None:
     assert not set(training["seed"]) & set(test["seed"])
 
 
+def test_what_active_learning_asked_for_is_never_held_out(traces: pd.DataFrame) -> None:
+    marked = traces.assign(refined=np.arange(len(traces)) % 3 == 0)
+    seen, unseen = split_traces(marked)
+    assert len(seen) + len(unseen) == len(traces)
+    assert not unseen["refined"].any()
+    assert seen["refined"].sum() == marked["refined"].sum()
+
+
 def test_unusable_traces_are_refused(traces: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(MaxpackError, match="lack the columns fill"):
         MaxpackModel.fit(traces.drop(columns="fill"))
