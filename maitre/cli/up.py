@@ -1,9 +1,12 @@
 """`maitre up`: Dagster, MLflow, warm workers and the proxy, started and stopped as one."""
 
+import os
 import signal
 from typing import Annotated
 
 import typer
+
+PROXY_PORT = 8000
 
 
 def up(
@@ -13,7 +16,9 @@ def up(
     keep: Annotated[
         int | None, typer.Option(help="Never give back so many of them (default: all).")
     ] = None,
-    proxy_port: Annotated[int, typer.Option(help="Port of the proxy to deployed servers.")] = 8000,
+    proxy_port: Annotated[
+        int, typer.Option(help="Port of the proxy to deployed servers.")
+    ] = PROXY_PORT,
 ) -> None:
     """Start Dagster, MLflow and warm workers on this machine; Ctrl-C stops them.
 
@@ -25,6 +30,8 @@ def up(
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if proxy_port != PROXY_PORT:
+        os.environ["MAITRE_GATEWAY_METRICS_URL"] = f"http://127.0.0.1:{proxy_port}/metrics"
     settings = Settings.read()
     services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)
     proxy = None
