@@ -1,9 +1,5 @@
 """`tuned_prompts`: a task tuned on request, from the best start that the bank has."""
 
-import json
-import tempfile
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -12,12 +8,12 @@ from assets.bank_use import record_use
 from assets.figures import curves, inline
 from assets.inputs import base_model, task_files
 from assets.ownership import OWNERS
-from assets.prompt_bank import bank_url, load_bank, prompt_bank
-from resources import mlflow_models
+from assets.prompt_bank import load_bank, prompt_bank
+from assets.tuned_prompt_record import add_to_bank, register
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
-from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
+from resources.mlflow_tracking import MlflowTracking
 from resources.progress import Progress
 from resources.warm_pool.held_run import Told, held_run
 
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
 
 TASKS_NAME = "tasks"
 TASKS = dg.DynamicPartitionsDefinition(name=TASKS_NAME)
-MODEL_SOURCE = Path(mlflow_models.__file__).with_name("tuned_prompt.py")
 
 
 class TuneRequestConfig(dg.Config):
@@ -97,6 +92,9 @@ def tuned_prompts(
     from maitre.tuning.trial import run_trial
     from maitre.tuning.tune import tune
 
+    if _is_stored(context):
+        # Its worker was lost after that: there is nothing left to do, or to report once more.
+        return dg.MaterializeResult()
     held = held_run()
     task = find_task(inputs.tasks, context.partition_key)
     model = language_model.load()
@@ -160,8 +158,8 @@ def tuned_prompts(
             y="eval loss",
         )
         run.picture(figure, "curves.png")
-        version = _register(mlflow, run, model, task, tuned)
-        _add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id)
+        version = register(mlflow, run, model, task, tuned)
+        add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id)
         if config.has_target():
             saved = record_use(home, model, task, start, tuned, lines.get("cold"))
             figures["iterations_saved"] = saved
@@ -181,6 +179,12 @@ def tuned_prompts(
             **run.metadata(),
         }
     )
+
+
+def _is_stored(context: dg.AssetExecutionContext) -> bool:
+    """Whether this very run has stored its result already."""
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    return bool(context.instance.all_logs(context.run_id, of_type=kind))
 
 
 def _cold_start(model: "BaseModel", config: TuneRequestConfig) -> "Lookup":
@@ -223,65 +227,6 @@ def _figures(
         "seconds": start.seconds + warm.seconds,
         "seconds_cold": cold.seconds if cold else None,
     }
-
-
-def _register(
-    mlflow: MlflowTracking, run: TrackedRun, model: "BaseModel", task: "Task", tuned: "TuneResult"
-) -> RegisteredVersion:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-    from safetensors.numpy import save_file
-
-    card = {
-        "task": task.name,
-        "base_model": model.name,
-        "base_model_hash": model.hash,
-        "position": "suffix",
-        "max_new_tokens": max(len(model.tokenizer(label).input_ids) for label in task.labels),
-        "eval_accuracy": tuned.eval_accuracy,
-    }
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "prompt"
-        folder.mkdir()
-        save_file({"prompt": tuned.prompt}, folder / "prompt.safetensors")
-        (folder / "prompt.json").write_text(json.dumps(card, indent=2))
-        return mlflow.register(
-            run,
-            name=f"tuned-prompt-{task.name}",
-            python_model=MODEL_SOURCE,
-            artifacts={"prompt": folder},
-            signature=ModelSignature(
-                inputs=Schema([ColSpec("string", "prompt")]),
-                outputs=Schema([ColSpec("string", "completion")]),
-            ),
-            tags={"task": task.name, "base_model_hash": model.hash},
-            requirements=("torch", "transformers", "safetensors"),
-        )
-
-
-def _add_to_bank(
-    home: DataHome,
-    model: "BaseModel",
-    task: "Task",
-    tuned: "TuneResult",
-    ita_cold: float | None,
-    run_id: str,
-) -> None:
-    from maitre.tuning.bank_entries import bank_entry, with_output_features
-
-    entry = bank_entry(
-        model,
-        task,
-        tuned.prompt,
-        created_at=datetime.now(UTC),
-        eval_loss=tuned.eval_loss,
-        eval_accuracy=tuned.eval_accuracy,
-        run_id=run_id,
-        ita=tuned.iterations if tuned.reached else None,
-        ita_cold=ita_cold,
-    )
-    bank, _ = load_bank(home, model).add([entry])
-    with_output_features(bank, model).save(bank_url(home, model))
 
 
 @dg.asset_check(asset=tuned_prompts)

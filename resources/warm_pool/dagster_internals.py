@@ -8,17 +8,18 @@ relied on; the version is pinned in `pyproject.toml`. Seen with Dagster 1.13.27:
 - While it captures interrupts it also puts its own handler on SIGTERM, and leaves it there.
 - An interrupt that comes too late stays captured and would hit the next run; it must be dropped.
 - All that a run writes to the event log passes `DagsterInstance.handle_new_event`.
+- A run that is resumed executes all its steps again, those that had succeeded, too.
 - Run monitoring asks `check_run_worker_health` of every started run and resumes what is neither
   RUNNING nor SUCCESS; a `resume_run` that raises fails the run.
 - With the queued coordinator a `launch_run` that raises `DagsterUserCodeUnreachableError` puts the
   run back in the queue; any other error fails it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, EventLogEntry
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.launcher.base import (
@@ -99,7 +100,7 @@ def execute_run(
     job = recon_job_from_origin(run.job_code_origin)
     resume = resume and run.status not in _TO_START
     try:
-        with _before_each_write(instance, before_write):
+        with _before_each_write(instance, before_write, _materialized(instance, run_id, resume)):
             for _ in core_execute_run(
                 job, run, instance, inject_env_vars=True, resume_from_failure=resume
             ):
@@ -134,16 +135,29 @@ def _settle(instance: DagsterInstance, run_id: str) -> None:
         instance.report_run_canceled(run)
 
 
+def _materialized(instance: DagsterInstance, run_id: str, resume: bool) -> set[AssetKey]:
+    """The assets that the run has materialised, before the worker that it was on was lost."""
+    if not resume:
+        return set()
+    events = instance.all_logs(run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION)
+    return {e.dagster_event.asset_key for e in events if e.dagster_event} - {None}  # type: ignore[return-value]
+
+
 @contextmanager
 def _before_each_write(
-    instance: DagsterInstance, before_write: Callable[[], None]
+    instance: DagsterInstance, before_write: Callable[[], None], materialized: Set[AssetKey]
 ) -> Iterator[None]:
-    """Let `before_write` go ahead of every event that is written through this instance."""
+    """Let `before_write` go ahead of every event that is written through this instance.
+
+    What the run has `materialized` it does not report once more.
+    """
     write = instance.handle_new_event
 
-    def checked(*arguments: Any, **named: Any) -> None:
+    def checked(event: EventLogEntry, **named: Any) -> None:
         before_write()
-        write(*arguments, **named)
+        said = event.dagster_event
+        if said is None or not said.is_step_materialization or said.asset_key not in materialized:
+            write(event, **named)
 
     instance.handle_new_event = checked  # type: ignore[method-assign]
     try:

@@ -183,6 +183,18 @@ def test_a_killed_workers_run_goes_on_elsewhere_from_its_checkpoint(live: Live) 
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
 
 
+def test_a_run_whose_worker_dies_after_its_result_was_stored_stores_it_once(live: Live) -> None:
+    live.start_workers(2)
+    run_id = live.launch()
+    stored = dg.DagsterEventType.ASSET_MATERIALIZATION
+    until(lambda: live.instance.all_logs(run_id, of_type=stored))
+    placement = live.placements.current(run_id)
+    assert placement is not None
+    os.kill(live.pid(placement.worker), signal.SIGKILL)
+    assert monitor_until_ended(live, run_id) is dg.DagsterRunStatus.SUCCESS
+    assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
+
+
 def test_a_drained_worker_hands_its_run_on(live: Live) -> None:
     live.start_workers(2)
     run_id = live.launch(**SOME)
