@@ -99,7 +99,7 @@ class Services:
         def look() -> dict[str, float] | None:
             for worker in self.pool.workers():
                 last = worker.view.last if worker.view else None
-                if last is not None and last.run_id == run_id:
+                if last is not None and last.run_id == run_id and last.rank == 0:
                     return last.marks
             return None
 
