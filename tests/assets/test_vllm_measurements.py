@@ -18,6 +18,7 @@ from tests.measured import measured_folder
 
 PROFILE = "h100-64gb/llama-3.1-8b-instruct"
 KIND = kind_of(PROFILE)
+SAMPLES = Path(__file__).resolve().parents[2] / "docs" / "vllm" / "smollm2-135m"
 
 
 @pytest.fixture
@@ -33,14 +34,16 @@ def inputs() -> Inputs:
 ASSETS = [*serving.INPUTS, twin_verdict, server_profiles, twin_fidelity, vllm_measurements]
 
 
-def take_over(instance: dg.DagsterInstance, home: DataHome, inputs: Inputs, folder: Path):
+def take_over(
+    instance: dg.DagsterInstance, home: DataHome, inputs: Inputs, folder: Path, kind: str = KIND
+):
     """As the job `take_measurements` does."""
-    instance.add_dynamic_partitions(SERVER_KINDS_NAME, [KIND])
+    instance.add_dynamic_partitions(SERVER_KINDS_NAME, [kind])
     return dg.materialize(
         ASSETS,
         selection=dg.AssetSelection.assets(vllm_measurements, twin_verdict)
         | dg.AssetSelection.checks(twin_fidelity),
-        partition_key=KIND, instance=instance, resources={"home": home, "inputs": inputs},
+        partition_key=kind, instance=instance, resources={"home": home, "inputs": inputs},
         run_config={"ops": {"vllm_measurements": {"config": {"samples": str(folder)}}}},
     )  # fmt: skip
 
@@ -104,6 +107,32 @@ def test_a_fitted_profile_takes_the_place_of_the_shipped_one(home: DataHome) -> 
     assert chosen_profile(home, PROFILE) == mine
     with pytest.raises(TwinInputError, match="neither a file nor one of"):
         chosen_profile(home, "no/such")
+
+
+def test_a_profile_that_was_outrun_is_fitted_again_and_keeps_to_a_fit_that_is_better(
+    home: DataHome,
+) -> None:
+    """On the samples of the server that the shipped CPU profile is of."""
+    name = "cpu/smollm2-135m"
+    kind, shipped = kind_of(name), ServerProfile.load(name)
+    inputs = Inputs(tasks="", adapters="", profile=name, held_back=[])
+    slower = {"base_ms": 4 * shipped.step.base_ms, "lora_ms": 4 * shipped.step.lora_ms}
+    old = shipped.model_copy(update={"step": shipped.step.model_copy(update=slower)})
+    home.write_bytes(profile_name(kind), old.to_yaml().encode())
+    with dg.DagsterInstance.ephemeral() as instance:
+        taken = take_over(instance, home, inputs, SAMPLES, kind)
+        assert not verdict(taken)
+        made = make_profiles(instance, home, inputs)
+        assert verdict(made)
+        assert fitted_again(made) == [kind]
+        found = chosen_profile(home, name)
+        assert found.step.base_ms == pytest.approx(shipped.step.base_ms, rel=0.02)
+        assert fitted_again(make_profiles(instance, home, inputs)) == []
+
+
+def fitted_again(result: dg.ExecuteInProcessResult) -> list[str]:
+    [made] = result.asset_materializations_for_node("server_profiles")
+    return list(made.metadata["fitted_again"].value)
 
 
 def test_a_folder_that_is_no_measurement_is_refused(
