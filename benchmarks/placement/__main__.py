@@ -38,6 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="h100-64gb/llama-3.1-8b-instruct")
     parser.add_argument("--points", type=int, default=1_600)
+    parser.add_argument(
+        "--refining-rounds", type=int, default=0, help="Rounds of active learning, points / 4 each."
+    )
     parser.add_argument("--duration", type=float, default=3_600.0)
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--shared", type=Path)
@@ -49,7 +52,7 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     points, duration_s = arguments.points, arguments.duration
-    training = training_traces(profile, points, duration_s, work)
+    training = training_traces(profile, points, arguments.refining_rounds, duration_s, work)
     test = traces_of(profile, max(100, points // 4), TEST_SEED, duration_s, work)
     if arguments.parts == ["traces"]:
         return

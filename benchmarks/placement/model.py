@@ -23,7 +23,6 @@ from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workl
 
 TRAINING_SEED, TEST_SEED = 1, 2
 PIECE = 400
-REFINING_ROUNDS = 2
 SEED_STRIDE = 1_000_000
 MEASURED_COLUMNS = ("contaminated", "kv_anomaly", "client_collapsed")
 
@@ -55,11 +54,11 @@ def _kept(
 
 
 def training_traces(
-    profile: ServerProfile, points: int, duration_s: float, work: Path
+    profile: ServerProfile, points: int, refining_rounds: int, duration_s: float, work: Path
 ) -> pd.DataFrame:
     """Space-filling configurations, then in rounds those of which a first model is unsure."""
     traces = traces_of(profile, points, TRAINING_SEED, duration_s, work)
-    for round_ in range(REFINING_ROUNDS):
+    for round_ in range(refining_rounds):
         kept = work / f"traces-{profile.fingerprint()}-{points}-refined-{round_}.parquet"
         if not kept.is_file():
             model = MaxpackModel.fit(traces.drop(columns="wall_s"), iterations=150)

@@ -19,7 +19,8 @@ so servers >= sum_i u_i. Replicas do not help: use_i is concave in the rate and 
 
 t is continuous: a type is an interval of it, over which use_i is taken at its least and the
 limits at their largest. Rates are valued at some nodes and linearly between them, which is no
-more than they use (`maitre.placement.relaxation.Nodes`); different lengths are rounded down.
+more than they use (`maitre.placement.relaxation.Nodes`). Where lengths are many, nodes at mean
+lengths find the multipliers, and the bound is summed over the adapters, rounded down.
 
 What it rests on: the load lasts (averages, no luck of a short run), arrivals are Poisson, servers
 have a configuration of the `ServerOptions` at hand, and where a server has fewer slots than
@@ -74,13 +75,14 @@ def relaxed_servers(
     demand: Demand, options: ServerOptions, *, ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
 ) -> float:
     """The bound before rounding up."""
-    nodes = Nodes.of(demand, options)
+    nodes, exact = Nodes.of(demand, options)
     if not len(nodes.weight):
         return 0.0
     wait_s = 1e-3 * ttft_slo_ms / math.log(100)
     likely = Types.of(options, _COARSE_RATIO, _thinned(options), wait_s, _LIKELY_STEPS_S)
     every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s)
-    return _certified(nodes, _worths(nodes, likely), every)
+    counted = nodes if exact else Nodes.each(demand, options)
+    return _certified(nodes, _worths(nodes, likely), every, counted)
 
 
 def _worths(nodes: Nodes, types: Types) -> np.ndarray:
@@ -115,10 +117,11 @@ def _worths(nodes: Nodes, types: Types) -> np.ndarray:
     return np.maximum(np.asarray(solved.eqlin.marginals), 1e-12)
 
 
-def _certified(nodes: Nodes, worth: np.ndarray, types: Types) -> float:
+def _certified(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -> float:
     """The bound by weak duality: for every type the best multipliers found for these worths.
 
-    Any multipliers give a bound; a poor choice only makes it weaker.
+    Any multipliers give a bound; a poor choice only makes it weaker. They are chosen on `nodes`,
+    and the bound is summed over `counted`, which may be others.
     """
     limits = types.limits()
     possible = np.all(limits[:, :2] > 0, axis=1)
@@ -126,17 +129,25 @@ def _certified(nodes: Nodes, worth: np.ndarray, types: Types) -> float:
     shares = np.full(limits.shape[1], 1.0 / limits.shape[1])
     # Worths that every type carries with this much to spare are not looked at more closely.
     least = np.full(len(nodes.weight), _ENOUGH)
+    least_counted = np.full(len(counted.weight), np.inf)
     for start in range(0, len(types), _TYPES_AT_ONCE):
         some = types.take(np.arange(start, min(start + _TYPES_AT_ONCE, len(types))))
-        relative = some.use(nodes) / limits[start : start + _TYPES_AT_ONCE, None, :]
-        relative /= worth[None, :, None]
+        limit = limits[start : start + _TYPES_AT_ONCE, None, :]
+        relative = some.use(nodes) / limit / worth[None, :, None]
         relative[some.rank[:, None] < nodes.tier[None, :]] = _ENOUGH
-        _lower(relative, shares, _SHARE_STEPS, _ENOUGH, least)
+        chosen = np.empty((len(some), limits.shape[1]))
+        _lower(relative, shares, _SHARE_STEPS, _ENOUGH, least, chosen)
+        if counted is not nodes:
+            used = np.einsum("tgk,tk->tg", some.use(counted), chosen / limit[:, 0])
+            used[some.rank[:, None] < counted.tier[None, :]] = np.inf
+            least_counted = np.minimum(least_counted, used.min(axis=0))
+    if counted is not nodes:
+        return float(np.sum(counted.weight * least_counted) / (1 + 1e-9))
     return float(np.sum(nodes.weight * worth * least) / (1 + 1e-9))
 
 
 @compiled
-def _lower(relative, shares, steps, enough, least):  # type: ignore[no-untyped-def]
+def _lower(relative, shares, steps, enough, least, chosen):  # type: ignore[no-untyped-def]
     """Lowers each node's `least` to what every type makes of it under its best multipliers.
 
     `relative` is use over worth and limit: (types, nodes, limits). The multipliers, `shares`, sum
@@ -165,6 +176,7 @@ def _lower(relative, shares, steps, enough, least):  # type: ignore[no-untyped-d
                         else:
                             shares[source] += moved
                             shares[target] -= moved
+        chosen[k] = shares
         if weakest < enough:
             for node in range(nodes):
                 value = 0.0

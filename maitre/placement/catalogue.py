@@ -122,8 +122,12 @@ class AdapterCatalogue:
         inputs, outputs = lengths
         return cls(names, models, ranks.astype(np.int64), rates, inputs, outputs, source)
 
-    def check(self, *, base_models: Collection[str], max_rank: int) -> None:
-        """Refuse base models and ranks that no server of ours can hold.
+    def check(
+        self, *, base_models: Collection[str], max_rank: int, max_tokens: int | None = None
+    ) -> None:
+        """Refuse base models, ranks and requests that no server of ours can hold.
+
+        `max_tokens` is what a request may have, input and output together.
 
         Raises:
             CatalogueError: naming every such row.
@@ -134,6 +138,12 @@ class AdapterCatalogue:
             self.ranks > max_rank, pd.Series(self.ranks), "rank",
             f"is above {max_rank}, the largest the profile covers",
         )  # fmt: skip
+        if max_tokens is not None:
+            tokens = np.nan_to_num(self.mean_input_tokens) + np.nan_to_num(self.mean_output_tokens)
+            problems.add(
+                tokens > max_tokens, pd.Series(tokens), "tokens of a mean request",
+                f"are above {max_tokens}: it fits no server even alone",
+            )  # fmt: skip
         problems.raise_if_any()
 
     def __len__(self) -> int:

@@ -86,10 +86,15 @@ def place_one_kind(
     report: Progress,
 ) -> PlacementPlan:
     """`place` with its settings in one piece."""
-    catalogue.check(base_models={profile.base_model}, max_rank=profile.valid.max_lora_rank[1])
     constraints.check(catalogue)
     lengths = lengths or default_lengths()
     capacity = capacity_of(profile, model, settings, lengths)
+    largest = int(capacity.options.kv_cache_tokens.max())
+    catalogue.check(
+        base_models={profile.base_model},
+        max_rank=profile.valid.max_lora_rank[1],
+        max_tokens=min(profile.memory.max_model_len, largest),
+    )
     report("pack", 0, 1)
     demand = replicated(catalogue, lengths, capacity, 1 + settings.headroom, constraints)
     found = _packed(demand, capacity, settings)

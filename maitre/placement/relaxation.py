@@ -15,7 +15,8 @@ from maitre.twin.kernel.step_time import step_s
 SHORTEST_STEP_S, LONGEST_STEP_S = 0.012, 3.0
 # Nodes in all and of a class of adapters alike in tier and lengths; classes at most.
 _MOST_NODES, _FEWEST_NODES, _MOST_CLASSES = 54, 3, 18
-_LENGTH_ROUNDINGS = (1.01, 1.1, 1.4, 2.0, 4.0, 1e9)
+_MOST_EACH = 1_200
+_ROUNDINGS = (1.01, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, 3.0, 5.0, 1e9)
 _NO_RATE_RPS = 1e-9
 # Where the planes touch the step cost: sequences, prefill tokens, KV tokens, adapters.
 _TOUCHING = ((16.0, 8.0, 4_000.0, 4.0), (600.0, 900.0, 200_000.0, 64.0))
@@ -37,26 +38,59 @@ class Nodes:
     outputs: np.ndarray
 
     @classmethod
-    def of(cls, demand: Demand, options: ServerOptions) -> Nodes:
-        """The adapters of a demand (one part each); lengths are rounded down where many differ."""
-        # An adapter without requests asks for nothing that the limits count.
-        demand = demand.take(np.flatnonzero(demand.rate_rps > _NO_RATE_RPS))
+    def of(cls, demand: Demand, options: ServerOptions) -> tuple[Nodes, bool]:
+        """The nodes of a demand (one part each), and whether they stand for it exactly.
+
+        Where lengths are many, adapters of similar lengths share nodes at their means: good for
+        finding worths, but a bound has to be summed over `each`.
+        """
+        demand = _asked_for(demand)
         tier = options.rank_tier(demand.rank)
-        for rounding in _LENGTH_ROUNDINGS:
-            inputs = _rounded_down(demand.input_tokens, rounding)
-            outputs = _rounded_down(demand.output_tokens, rounding)
+        for ratio in _ROUNDINGS:
+            inputs, outputs = (
+                _rounded_down(tokens, ratio)
+                for tokens in (demand.input_tokens, demand.output_tokens)
+            )
             columns = np.column_stack([tier, inputs, outputs])
             classes, which = np.unique(columns, axis=0, return_inverse=True)
             if len(classes) <= _MOST_CLASSES:
                 break
+        exact = ratio == _ROUNDINGS[0]
         each = max(_MOST_NODES // max(len(classes), 1), _FEWEST_NODES)
         found = []
         for k, (of_tier, ins, outs) in enumerate(classes):
-            rates, weights = _interpolation(demand.rate_rps[which == k], each)
+            mine = which == k
+            rates, weights = _interpolation(demand.rate_rps[mine], each)
+            if not exact:
+                ins = np.average(demand.input_tokens[mine], weights=demand.rate_rps[mine])
+                outs = np.average(demand.output_tokens[mine], weights=demand.rate_rps[mine])
             same = np.ones(len(rates))
             found.append(np.column_stack([weights, of_tier * same, rates, ins * same, outs * same]))
         table = np.concatenate(found) if found else np.empty((0, 5))
-        return cls(table[:, 0], table[:, 1].astype(np.int64), *table[:, 2:].T)
+        return cls(table[:, 0], table[:, 1].astype(np.int64), *table[:, 2:].T), exact
+
+    @classmethod
+    def each(cls, demand: Demand, options: ServerOptions) -> Nodes:
+        """A node for each adapter, those alike together: rates and lengths rounded down.
+
+        They are rounded by as little as leaves `_MOST_EACH`.
+        """
+        demand = _asked_for(demand)
+        tier = options.rank_tier(demand.rank)
+        for ratio in _ROUNDINGS:
+            columns = [
+                _rounded_down(values, ratio)
+                for values in (demand.rate_rps, demand.input_tokens, demand.output_tokens)
+            ]
+            rows, count = np.unique(np.column_stack([tier, *columns]), axis=0, return_counts=True)
+            if len(rows) <= _MOST_EACH:
+                break
+        return cls(count.astype(np.float64), rows[:, 0].astype(np.int64), *rows[:, 1:].T)
+
+
+def _asked_for(demand: Demand) -> Demand:
+    """Without adapters that have no requests: those ask for nothing that the limits count."""
+    return demand.take(np.flatnonzero(demand.rate_rps > _NO_RATE_RPS))
 
 
 def _interpolation(rates: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -103,3 +103,12 @@ def test_check_against_a_profile() -> None:
     catalogue.check(base_models={MODEL}, max_rank=8)
     with pytest.raises(CatalogueError, match="3 problems"):
         catalogue.check(base_models={"other"}, max_rank=8)
+
+
+def test_requests_that_fit_no_server_are_named() -> None:
+    frame = rows().assign(mean_input_tokens=200.0, mean_output_tokens=100.0)
+    frame.loc[1, "mean_input_tokens"] = 1e6
+    with pytest.raises(CatalogueError, match="row 2: tokens of a mean request 1000100"):
+        AdapterCatalogue.from_frame(frame).check(
+            base_models={MODEL}, max_rank=32, max_tokens=131_072
+        )

@@ -151,6 +151,20 @@ def test_the_bound_of_a_part_is_no_more_than_that_of_the_whole(
     assert bound(some) <= bound(some + more) * 1.03
 
 
+def test_the_bound_is_below_a_packing_of_adapters_of_many_lengths(capacity: Capacity) -> None:
+    rng = np.random.default_rng(4)
+    demand = Demand.of(
+        rng.exponential(0.2, 200),
+        rng.choice([8, 16, 32], 200),
+        np.exp(rng.normal(5.3, 0.8, 200)).clip(10, 2000),
+        np.exp(rng.normal(5.0, 0.6, 200)).clip(5, 800),
+    )
+    found = fewest_servers(demand, capacity)
+    assert found is not None
+    bound = relaxed_servers(demand, capacity.options)
+    assert 0.5 * found.servers < bound <= found.servers
+
+
 def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
     bounds = [
         relaxed_servers(as_is(mixed_catalogue(200), default_lengths(), factor), capacity.options)
