@@ -13,6 +13,7 @@ from maitre.maxpack.options import ServerOptions
 from maitre.maxpack.slots import roomiest_rows
 
 CONFIGURATIONS_TRIED = 4
+SETS_AT_ONCE = 16_384
 _FILL, _STEP = FLUID_FEATURES.index("fill"), FLUID_FEATURES.index("step_ms")
 
 
@@ -89,4 +90,9 @@ class Capacity:
 
     def fits(self, sets: SetSums) -> np.ndarray:
         """Whether each set fits some configuration."""
-        return self.best(sets).risk <= self.risk
+        verdicts = [np.zeros(0, dtype=bool)]
+        # In blocks: a million sets with all their candidates would take gigabytes.
+        for start in range(0, len(sets), SETS_AT_ONCE):
+            some = sets.take(np.arange(start, min(start + SETS_AT_ONCE, len(sets))))
+            verdicts.append(self.best(some).risk <= self.risk)
+        return np.concatenate(verdicts)
