@@ -182,9 +182,13 @@ def tuned_prompts(
 
 
 def _is_stored(context: dg.AssetExecutionContext) -> bool:
-    """Whether this very run has stored its result already."""
+    """Whether this very run has stored its result of this task already."""
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-    return bool(context.instance.all_logs(context.run_id, of_type=kind))
+    stored = (
+        entry.dagster_event for entry in context.instance.all_logs(context.run_id, of_type=kind)
+    )
+    wanted = (context.asset_key, context.partition_key)
+    return any((event.asset_key, event.partition) == wanted for event in stored if event)
 
 
 def _cold_start(model: "BaseModel", config: TuneRequestConfig) -> "Lookup":

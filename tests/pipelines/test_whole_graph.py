@@ -90,7 +90,8 @@ def tuned(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProce
     checks = list(tuning.defs.asset_checks or [])
     bank = ["task_files", "base_model", "tuning_tasks", "bank_prompts", "prompt_bank"]
     assert run(instance, settings, assets, checks, bank).success
-    return run(instance, settings, assets, checks, ["tuned_prompts"], "fourth")
+    # With an asset that it depends on, as one who materialises "with upstream" asks for it.
+    return run(instance, settings, assets, checks, ["base_model", "tuned_prompts"], "fourth")
 
 
 @pytest.fixture(scope="module")
