@@ -29,7 +29,8 @@ _NO_MIXTURES = 3.0
 # with the task. Moved to these labels it would be slower than a cold start, however low it begins.
 _RELATED = 3.0
 _LEADERS = 3
-# Share of the budget after which there is no time left to probe.
+# Shares of the budget after which there is no time left to score mixtures, and to probe.
+_MIX_BEFORE = 0.9
 _PROBE_BEFORE = 0.5
 
 
@@ -73,7 +74,7 @@ def find_start(
     many tuning steps in one shared batch unless the best is predicted to be there within
     `sure_iterations`, and the loss that they come to counts, too. Probing only chooses: the prompt
     that is returned is the one before those steps. Half a budget used up leaves no time for
-    mixtures and probing.
+    probing, a budget nearly used up none for mixtures.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
     Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
@@ -107,19 +108,19 @@ def find_start(
         ita = ita_model.predict(start, probed_loss, entropy)
         return _Judged(candidate, start_loss, probed_loss, ita)
 
-    def is_decided(ranked: Sequence[_Judged], iterations: float) -> bool:
-        return ranked[0].ita <= iterations or clock() - started_s > _PROBE_BEFORE * budget_s
+    def is_decided(iterations: float, share: float) -> bool:
+        return ranked[0].ita <= iterations or clock() - started_s > share * budget_s
 
     losses = {c.name: c.loss for c in found.candidates}
     known = {c: losses[c.name] for c in found.finalists}
-    ranked = [judged(c, loss, None) for c, loss in known.items()]
-    if not is_decided(ranked, min(_NO_MIXTURES, sure_iterations)):
+    ranked = sorted((judged(c, loss, None) for c, loss in known.items()), key=_order)
+    if not is_decided(min(_NO_MIXTURES, sure_iterations), _MIX_BEFORE):
         others = [*_mixed(model, task, visible, found), *_always(own)]
         scored = dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
         found = _with_scores(found, scored, len(drawn))
         known |= {c: loss for c, loss in scored.items() if _may_start(c, loss, entropy)}
         ranked = sorted((judged(c, loss, None) for c, loss in known.items()), key=_order)
-    if probe_iterations and not is_decided(ranked, sure_iterations):
+    if probe_iterations and not is_decided(sure_iterations, _PROBE_BEFORE):
         finalists = _finalists(known)
         after = probe_losses(
             model,
