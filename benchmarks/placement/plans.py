@@ -125,7 +125,6 @@ def replay_figures(
 def _bounds(profile: ServerProfile, adapters: AdapterCatalogue) -> tuple[float, float]:
     lengths = default_lengths()
     options = ServerOptions.of(profile, lengths)
-    return (
-        relaxed_servers(as_is(adapters, lengths), options),
-        relaxed_servers(as_is(adapters, lengths, 1 + DEFAULT_HEADROOM), options),
-    )
+    factors = (1.0, 1 + DEFAULT_HEADROOM)
+    as_told, promised = relaxed_servers(as_is(adapters, lengths), options, factors)
+    return as_told, promised

@@ -33,6 +33,7 @@ time and slots alike; types with a slot for each adapter have slots for so many.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linprog
@@ -54,35 +55,47 @@ _ENOUGH = 1.02
 _TYPES_AT_ONCE = 512
 
 
-def lower_bound_servers(
+def lower_bounds(
     demand: Demand,
     options: ServerOptions,
+    factors: Sequence[float] = (1.0,),
     *,
     max_adapters: int | None = None,
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
-) -> int:
-    """The bound in whole servers; `demand` has one part an adapter.
+) -> tuple[int, ...]:
+    """The bound in whole servers at each multiple of the rates; `demand` has one part an adapter.
 
     `max_adapters` is the most that a server may hold.
     """
-    bound = relaxed_servers(demand, options, ttft_slo_ms=ttft_slo_ms)
-    if max_adapters is not None:
-        bound = max(bound, len(demand) / max_adapters)
-    return max(1, math.ceil(bound - 1e-6))
+    least = len(demand) / max_adapters if max_adapters else 0.0
+    relaxed = relaxed_servers(demand, options, factors, ttft_slo_ms=ttft_slo_ms)
+    return tuple(max(1, math.ceil(max(bound, least) - 1e-6)) for bound in relaxed)
 
 
 def relaxed_servers(
-    demand: Demand, options: ServerOptions, *, ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
-) -> float:
-    """The bound before rounding up."""
+    demand: Demand,
+    options: ServerOptions,
+    factors: Sequence[float] = (1.0,),
+    *,
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
+) -> tuple[float, ...]:
+    """The bounds before rounding up.
+
+    The program is solved at the rates told; its worths serve at all multiples of them.
+    """
     nodes, exact = Nodes.of(demand, options)
     if not len(nodes.weight):
-        return 0.0
+        return (0.0,) * len(factors)
     wait_s = 1e-3 * ttft_slo_ms / math.log(100)
     likely = Types.of(options, _COARSE_RATIO, _thinned(options), wait_s, _LIKELY_STEPS_S)
     every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s)
-    counted = nodes if exact else Nodes.each(demand, options)
-    return _certified(nodes, _worths(nodes, likely), every, counted)
+    worth = _worths(nodes, likely)
+    found = []
+    for factor in factors:
+        hotter = nodes.at_rates(factor)
+        counted = hotter if exact else Nodes.each(demand.at_rates(factor), options)
+        found.append(_certified(hotter, factor * worth, every, counted))
+    return tuple(found)
 
 
 def _worths(nodes: Nodes, types: Types) -> np.ndarray:

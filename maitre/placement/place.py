@@ -13,7 +13,7 @@ from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import ServerOptions, default_lengths
 from maitre.maxpack.steady import SteadyStateModel
 from maitre.placement.baselines import baseline_gpus
-from maitre.placement.bound import lower_bound_servers
+from maitre.placement.bound import lower_bounds
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain import Assignment
@@ -142,15 +142,12 @@ def bounds(
     catalogue: AdapterCatalogue, lengths: Lengths, headroom: float, capacity: Capacity
 ) -> tuple[int, int]:
     """Lower bounds on servers at the catalogue's rates and at those with the headroom on top."""
-    with ThreadPoolExecutor(2) as pool:
-        as_told, promised = pool.map(
-            lambda factor: lower_bound_servers(
-                as_is(catalogue, lengths, factor),
-                capacity.options,
-                max_adapters=capacity.max_adapters,
-            ),
-            (1.0, 1 + headroom),
-        )
+    as_told, promised = lower_bounds(
+        as_is(catalogue, lengths),
+        capacity.options,
+        (1.0, 1 + headroom),
+        max_adapters=capacity.max_adapters,
+    )
     return as_told, promised
 
 

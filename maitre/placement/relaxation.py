@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,10 @@ class Nodes:
             found.append(np.column_stack([weights, of_tier * same, rates, ins * same, outs * same]))
         table = np.concatenate(found) if found else np.empty((0, 5))
         return cls(table[:, 0], table[:, 1].astype(np.int64), *table[:, 2:].T), exact
+
+    def at_rates(self, factor: float) -> Nodes:
+        """The same adapters with all rates multiplied."""
+        return replace(self, rate=self.rate * factor)
 
     @classmethod
     def each(cls, demand: Demand, options: ServerOptions) -> Nodes:

@@ -63,6 +63,11 @@ def catalogues(draw: st.DrawFn) -> AdapterCatalogue:
     return catalogue_of(rates, ranks)
 
 
+def bound_on(demand: Demand, capacity: Capacity) -> float:
+    [bound] = relaxed_servers(demand, capacity.options)
+    return bound
+
+
 def assert_sound(plan: PlacementPlan, catalogue: AdapterCatalogue) -> None:
     """Everything placed, in shares of one, on servers that can hold it."""
     rank = dict(zip(catalogue.names, catalogue.ranks, strict=True))
@@ -90,7 +95,7 @@ def test_no_adapter_is_lost_or_placed_beyond_its_share(
 @FEW
 @given(catalogues())
 def test_the_bound_is_below_every_packing(capacity: Capacity, catalogue: AdapterCatalogue) -> None:
-    bound = relaxed_servers(as_is(catalogue, default_lengths()), capacity.options)
+    bound = bound_on(as_is(catalogue, default_lengths()), capacity)
     demand = replicated(catalogue, default_lengths(), capacity, 1.0)
     found = fewest_servers(demand, capacity)
     assert found is not None
@@ -102,7 +107,7 @@ def test_the_bound_is_close_for_many_alike(capacity: Capacity) -> None:
     demand = as_is(catalogue, default_lengths())
     found = fewest_servers(demand, capacity)
     assert found is not None
-    assert found.servers <= 1.15 * relaxed_servers(demand, capacity.options) + 1
+    assert found.servers <= 1.15 * bound_on(demand, capacity) + 1
 
 
 def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
@@ -127,7 +132,7 @@ def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
             np.array([load.mean_input_tokens or means[0] for load in loads]),
             np.array([load.mean_output_tokens or means[1] for load in loads]),
         )
-        bound = relaxed_servers(demand, capacity.options)
+        bound = bound_on(demand, capacity)
         bounds.append(bound)
         # An hour may be lucky by a hundredth.
         assert not run.health.healthy or bound <= 1.01
@@ -145,7 +150,7 @@ def test_the_bound_of_a_part_is_no_more_than_that_of_the_whole(
     def bound(rates: list[float]) -> float:
         tokens = np.full(len(rates), 200.0)
         demand = Demand.of(np.array(rates), np.full(len(rates), 8), tokens, tokens)
-        return relaxed_servers(demand, capacity.options)
+        return bound_on(demand, capacity)
 
     # The multipliers are searched for, so two searches may differ by a little.
     assert bound(some) <= bound(some + more) * 1.03
@@ -161,13 +166,22 @@ def test_the_bound_is_below_a_packing_of_adapters_of_many_lengths(capacity: Capa
     )
     found = fewest_servers(demand, capacity)
     assert found is not None
-    bound = relaxed_servers(demand, capacity.options)
+    bound = bound_on(demand, capacity)
     assert 0.5 * found.servers < bound <= found.servers
+
+
+def test_bounds_at_several_rates_are_those_at_each(capacity: Capacity) -> None:
+    catalogue = mixed_catalogue(150)
+    together = relaxed_servers(as_is(catalogue, default_lengths()), capacity.options, (1.0, 1.05))
+    alone = bound_on(as_is(catalogue, default_lengths(), 1.05), capacity)
+    assert together[0] < together[1]
+    # Worths of nearby rates find nearly the same multipliers.
+    assert together[1] == pytest.approx(alone, rel=0.01)
 
 
 def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
     bounds = [
-        relaxed_servers(as_is(mixed_catalogue(200), default_lengths(), factor), capacity.options)
+        bound_on(as_is(mixed_catalogue(200), default_lengths(), factor), capacity)
         for factor in (0.5, 1.0, 2.0)
     ]
     assert bounds[0] < bounds[1] < bounds[2]
@@ -226,7 +240,7 @@ def test_a_check_finds_an_overloaded_server(profile: ServerProfile) -> None:
 def test_baselines_never_beat_the_bound(capacity: Capacity) -> None:
     catalogue = mixed_catalogue(120)
     demand = as_is(catalogue, default_lengths())
-    bound = relaxed_servers(demand, capacity.options)
+    bound = bound_on(demand, capacity)
     counts = baseline_gpus(demand, capacity, seed=1)
     assert set(counts) >= {"round_robin", "least_loaded", "one_size_fits_all"}
     assert min(counts.values()) >= bound
