@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -17,10 +17,16 @@ from assets.twin_verdict import twin_verdict
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
+from resources.vllm.gateway import Gateway
+
+if TYPE_CHECKING:
+    from maitre.placement.plan import PlacementPlan
 
 PLAN = "placement_plan.json"
 PLANNED_FOR = "placement_catalogue.parquet"
 """The catalogue at the rates that the plan is for."""
+DEPLOYED = "deployed_plan.json"
+"""The plan that was last applied to a cluster, where no list of servers says how they started."""
 CHECKED_HOUR_S = 3600.0
 
 
@@ -32,7 +38,8 @@ class PlacementConfig(dg.Config):
     seed: int = 0
     change_running: bool = Field(
         default=False,
-        description="Change the plan that is there with few moves instead of a new one.",
+        description="Change what is served with few moves (where nothing is, the plan that is "
+        "there) instead of a new plan.",
     )
     traffic_max_age_s: float = Field(
         default=86_400.0,
@@ -54,6 +61,7 @@ def placement_plan(
     home: DataHome,
     inputs: Inputs,
     mlflow: MlflowTracking,
+    gateway: Gateway,
 ) -> dg.MaterializeResult:
     """Place the catalogue with the champion; every server is checked in the twin and repaired.
 
@@ -83,7 +91,9 @@ def placement_plan(
     }
     with mlflow.run(context) as run:
         if config.change_running:
-            running = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+            running = plan_in_service(home, gateway, profile.name)
+            if not running.servers:
+                running = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
             plan = replan(running, catalogue, profile, **promises)
         else:
             plan = place(catalogue, profile, **promises)
@@ -109,6 +119,23 @@ def placement_plan(
                 **run.metadata(),
             },
         )
+
+
+def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "PlacementPlan":
+    """What the route file's servers serve now; a plan without servers where that is not known.
+
+    A server's options are those it was started with here, else those of the plan last applied to a
+    cluster, else of the newest plan: a route file that somebody wrote by hand names no options.
+    """
+    from maitre.placement.plan import PlacementPlan
+    from resources.vllm.served import served_plan
+
+    configs: dict[str, dict[str, int]] = {}
+    for name in (PLAN, DEPLOYED):
+        if home.exists(name):
+            planned = PlacementPlan.from_json(home.read_bytes(name).decode())
+            configs |= {server.name: server.config for server in planned.servers}
+    return served_plan(gateway.routes(), configs | gateway.configs(), profile)
 
 
 @dg.asset_check(asset=placement_plan, blocking=True)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field
 
 from assets.ownership import OWNERS
-from assets.placement_plan import PLAN, placement_plan
+from assets.placement_plan import DEPLOYED, PLAN, placement_plan
 from maitre.placement.plan import PlacementPlan
 from resources.data_home import DataHome
 from resources.language_model import LanguageModel
@@ -72,6 +72,7 @@ def vllm_deployments(
             )
     elif config.apply == KUBERNETES:
         metadata = {"kubectl": dg.MetadataValue.md(f"```\n{_apply_to_cluster(files)}\n```")}
+        home.write_bytes(DEPLOYED, plan.to_json().encode())
     elif config.apply != NOWHERE:
         raise ValueError(f"apply: {config.apply!r} is none of {NOWHERE}, {LOCAL}, {KUBERNETES}")
     return dg.MaterializeResult(

@@ -11,7 +11,7 @@ from assets.adapter_catalogue import CATALOGUE
 from assets.maxpack_model import load_champion
 from assets.measured_profiles import chosen_profile
 from assets.observed_traffic import WINDOW_S, note
-from assets.placement_plan import PLAN
+from assets.placement_plan import PLAN, plan_in_service
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
@@ -60,7 +60,7 @@ def watch_once(
     now_s: float,
     limits: Limits = LIMITS,
 ) -> dg.SensorResult:
-    """One look: keep it, weigh the plan against it, and ask or say why not."""
+    """One look: keep it, weigh what is served against it, and ask or say why not."""
     watch = Watch.from_dict(json.loads(cursor)) if cursor else Watch()
     if not gateway.routes().servers:
         return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
@@ -68,7 +68,7 @@ def watch_once(
     if blind := _why_blind(seen, home):
         return _skip(blind, watch)
     try:
-        verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits)
+        verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits, gateway)
     except ValueError as error:
         # A champion of another profile, or a catalogue that the profile does not cover.
         return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", watch)
@@ -87,7 +87,7 @@ def watch_once(
 
 
 REPLACE_CONFIG = {"ops": {"placement_plan": {"config": {"change_running": True}}}}
-"""Few adapters move from the running plan; it is not made anew."""
+"""Few adapters move from what is served; it is not placed anew."""
 
 
 def weigh(
@@ -98,21 +98,39 @@ def weigh(
     mlflow: MlflowTracking,
     now_s: float,
     limits: Limits,
+    gateway: Gateway,
 ) -> Verdict:
-    """What the capacity model says of the running plan at the rates seen."""
+    """What the capacity model says of what is served now at the rates seen.
+
+    Nothing is asked for while the newest plan holds at these rates and only waits to be deployed.
+    """
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.plan import PlacementPlan
+    from resources.vllm.served import same_servers
 
-    document = home.read_bytes(PLAN)
-    plan = PlacementPlan.from_json(document.decode())
-    version = hashlib.sha256(document).hexdigest()[:16]
+    profile = chosen_profile(home, inputs.profile)
+    served = plan_in_service(home, gateway, profile.name)
+    version = hashlib.sha256(served.to_json().encode()).hexdigest()[:16]
     catalogue = AdapterCatalogue.from_frame(home.read_frame(CATALOGUE))
     requests, span_s = counted(seen)
     catalogue = catalogue.with_rates(expected_rates_rps(catalogue, requests, span_s))
     champion = load_champion(mlflow)
-    profile = chosen_profile(home, inputs.profile)
-    risks = server_risks(plan, catalogue, profile, champion[0] if champion else None)
-    return decide(watch, risks, starving(seen[0], seen[-1]), version, now_s, limits)
+    model = champion[0] if champion else None
+    waiting = starving(seen[0], seen[-1])
+    if not served.servers and not waiting:
+        return Verdict(False, f"{gateway.routes_file} routes to no server of known options", watch)
+    risks = server_risks(served, catalogue, profile, model) if served.servers else {}
+    verdict = decide(watch, risks, waiting, version, now_s, limits)
+    if not verdict.ask or not home.exists(PLAN):
+        return verdict
+    planned = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+    if not served.servers or same_servers(served, planned):
+        return verdict
+    if max(server_risks(planned, catalogue, profile, model).values()) >= limits.enter:
+        return verdict
+    # The watch of before: it asks at once when the newest plan holds no longer.
+    waits = f"{verdict.reason}; the newest plan holds at these rates and waits to be deployed"
+    return Verdict(False, waits, watch)
 
 
 def _why_blind(seen: list[Sight], home: DataHome) -> str:
@@ -122,8 +140,8 @@ def _why_blind(seen: list[Sight], home: DataHome) -> str:
         return f"rates are not known: {newest_look.gateway}"
     if not newest_look.servers:
         return f"no server answers: {'; '.join(newest_look.unseen.values())}"
-    if not home.exists(PLAN) or not home.exists(CATALOGUE):
-        return "there is no plan to hold against the traffic; materialise placement_plan"
+    if not home.exists(CATALOGUE):
+        return "there is no catalogue to hold the traffic against; materialise adapter_catalogue"
     requests, span_s = counted(seen)
     if span_s < LEAST_SPAN_S:
         return f"rates of {span_s:.0f} s say too little; from {LEAST_SPAN_S:.0f} s on"

@@ -1,4 +1,4 @@
-"""Does the running plan still hold under the traffic that is seen? And is it time to say so?
+"""Does what is served still hold under the traffic that is seen? And is it time to say so?
 
 The capacity model says of each server how likely it starves at the rates seen. A re-placement is
 asked for when some server has been too likely to for several looks in a row, and not again while
@@ -131,14 +131,18 @@ def decide(
     now_s: float,
     limits: Limits,
 ) -> Verdict:
-    """One look more. `starving` are servers whose queue was seen to grow, with the reason."""
+    """One look more. `starving` are servers whose queue was seen to grow, with the reason.
+
+    They count whether or not there is a risk of them: a server that cannot be weighed can starve.
+    """
     over = {}
-    for server, risk in risks.items():
-        was = watch.over.get(server, 0)
+    watched = sorted(risks.keys() | starving.keys())
+    for server in watched:
+        was, risk = watch.over.get(server, 0), risks.get(server, 0.0)
         if risk >= limits.enter or server in starving or (was and risk >= limits.leave):
             over[server] = was + 1
     kept = Watch(over, watch.asked_at_s, watch.asked_of_plan)
-    worst = max(risks, key=lambda server: (server in over, risks[server]), default="")
+    worst = max(watched, key=lambda server: (server in over, risks.get(server, 0.0)), default="")
     if not over:
         return Verdict(False, f"no server is about to starve; riskiest {_said(worst, risks)}", kept)
     lasting = [server for server, looks in over.items() if looks >= limits.looks]
@@ -151,7 +155,7 @@ def decide(
         )
     since_s = None if watch.asked_at_s is None else now_s - watch.asked_at_s
     if since_s is not None and since_s < limits.calm_s:
-        same = "" if watch.asked_of_plan != plan_version else ", and the plan has not changed since"
+        same = "" if watch.asked_of_plan != plan_version else ", and the same is served since"
         return Verdict(
             False,
             f"{_said(worst, risks, starving)}; a re-placement was asked for {since_s:.0f} s ago"
@@ -169,4 +173,5 @@ def _said(
         return "none"
     waits = (starving or {}).get(server)
     queue = f", its queue grows for want of {waits}" if waits else ""
-    return f"{server}: risk {risks.get(server, 0.0):.2f}{queue}"
+    risk = f"{risks[server]:.2f}" if server in risks else "not known"
+    return f"{server}: risk {risk}{queue}"

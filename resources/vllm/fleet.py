@@ -53,6 +53,21 @@ class FleetOptions:
     ready_timeout_s: float = 300.0
 
 
+def read_fleet(folder: Path) -> dict[str, FleetServer]:
+    """The servers that a folder's `fleet.json` names; none where there is no file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    file = folder / FLEET_FILE
+    if not file.is_file():
+        return {}
+    try:
+        return {entry["name"]: FleetServer(**entry) for entry in json.loads(file.read_text())}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: is no list of servers ({error})") from error
+
+
 class LocalFleet:
     """The servers of one folder's `fleet.json`."""
 
@@ -71,13 +86,7 @@ class LocalFleet:
         Raises:
             ValueError: `fleet.json` cannot be read.
         """
-        file = self.folder / FLEET_FILE
-        if not file.is_file():
-            return {}
-        try:
-            return {entry["name"]: FleetServer(**entry) for entry in json.loads(file.read_text())}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}: is no list of servers ({error})") from error
+        return read_fleet(self.folder)
 
     def running(self) -> dict[str, FleetServer]:
         """Those that answer."""

@@ -27,6 +27,17 @@ class Gateway(dg.ConfigurableResource):
         """
         return read_routes(Path(self.routes_file))
 
+    def configs(self) -> dict[str, dict[str, int]]:
+        """With which options each server of this machine was started; none on a cluster.
+
+        Raises:
+            ValueError: the list of servers beside the route file cannot be read.
+        """
+        from resources.vllm.fleet import read_fleet
+
+        fleet = read_fleet(Path(self.routes_file).parent)
+        return {name: server.config for name, server in fleet.items()}
+
     def look(self, at_s: float) -> Sight:
         """Every server's figures, and the gateway's counts; what cannot be read is named."""
         text, problem = self._gateway_metrics()

@@ -1,6 +1,7 @@
 """The sensor's skips and requests, on looks that were written down before."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
@@ -9,17 +10,20 @@ import pytest
 
 from assets.adapter_catalogue import CATALOGUE
 from assets.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic, sights_of
-from assets.placement_plan import PLAN
+from assets.placement_plan import PLAN, plan_in_service
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.place import place
+from maitre.placement.plan import PlacementPlan
 from maitre.twin import ServerProfile
 from pipelines import serving
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
+from resources.vllm.fleet import FleetServer
 from resources.vllm.gateway import Gateway
 from resources.vllm.observe import ServerSight, Sight
-from resources.vllm.routes import RoutedServer, Routes
+from resources.vllm.routes import RoutedServer, Routes, write_text
+from resources.vllm.served import same_servers
 from sensors import traffic_drift as sensor
 from sensors.traffic_drift import watch_once
 
@@ -32,15 +36,14 @@ class Seen(Gateway):
 
     per_minute: float = 3.0
     silent: bool = False
-
-    def routes(self) -> Routes:
-        return Routes({"s": RoutedServer("http://127.0.0.1:1", "tiny")})
+    waiting_per_minute: float = 0.0
 
     def look(self, at_s: float) -> Sight:
         if self.silent:
             return Sight(at_s, (), {}, {"s": "no server at http://127.0.0.1:1"})
         counts = dict.fromkeys(ADAPTERS, self.per_minute * at_s / 60.0)
-        return Sight(at_s, (ServerSight("s", 2, 0, 0, 0.1, at_s, at_s, at_s),), counts)
+        waits = self.waiting_per_minute * at_s / 60.0
+        return Sight(at_s, (ServerSight("s", 2, waits, 0, 0.1, at_s, at_s, at_s),), counts)
 
 
 @pytest.fixture
@@ -49,30 +52,52 @@ def home(tmp_path: Path) -> DataHome:
 
 
 @pytest.fixture
-def planned(home: DataHome) -> DataHome:
+def planned(home: DataHome, tmp_path: Path) -> DataHome:
+    """A plan that is served, too."""
+    serve(tmp_path, plan_at(home, 0.05))
+    return home
+
+
+def plan_at(home: DataHome, rate_rps: float) -> PlacementPlan:
+    """The newest plan, for these rates."""
     profile = ServerProfile.load(PROFILE)
-    frame = pd.DataFrame({"adapter": ADAPTERS, "rank": 8, "rate_rps": 0.05})
+    frame = pd.DataFrame({"adapter": ADAPTERS, "rank": 8, "rate_rps": rate_rps})
     catalogue = AdapterCatalogue.from_frame(frame.assign(base_model=profile.base_model))
     home.write_frame(CATALOGUE, catalogue.frame())
     plan = place(catalogue, profile, check_duration_s=0.0, baselines=False)
     home.write_bytes(PLAN, plan.to_json().encode())
-    return home
+    return plan
+
+
+def serve(tmp_path: Path, plan: PlacementPlan) -> None:
+    """The files that `maitre deploy local` leaves."""
+    url = "http://127.0.0.1:1"
+    servers = {server.name: RoutedServer(url, server.base_model) for server in plan.servers}
+    write_text(tmp_path / "routes.json", Routes(servers, plan.servers_of()).to_json())
+    fleet = [
+        FleetServer(server.name, url, 1, "log", server.base_model, server.config)
+        for server in plan.servers
+    ]
+    write_text(tmp_path / "fleet.json", json.dumps([asdict(server) for server in fleet]))
 
 
 def minutes(
     home: DataHome, tmp_path: Path, gateway: Gateway, count: int, cursor: str | None = None
 ):
     """A tick a minute; the results."""
-    inputs = Inputs(tasks="", adapters="", profile=PROFILE, held_back=[])
-    mlflow = MlflowTracking(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db", ui_url="http://127.0.0.1:5000"
-    )
     results = []
     for minute in range(count):
-        done = watch_once(cursor, home, inputs, mlflow, gateway, 60.0 * minute)
+        done = watch_once(cursor, home, *resources(tmp_path), gateway, 60.0 * minute)
         cursor = done.cursor
         results.append(done)
     return results
+
+
+def resources(tmp_path: Path) -> tuple[Inputs, MlflowTracking]:
+    mlflow = MlflowTracking(
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db", ui_url="http://127.0.0.1:5000"
+    )
+    return Inputs(tasks="", adapters="", profile=PROFILE, held_back=[]), mlflow
 
 
 def gateway(tmp_path: Path, **more: object) -> Seen:
@@ -104,14 +129,48 @@ def test_far_more_traffic_is_asked_for_once_with_few_moves(
     assert json.loads(results[-1].cursor)["asked_of_plan"] in asked.run_key
 
 
+def test_what_is_served_is_weighed_and_not_the_newest_plan(
+    planned: DataHome, tmp_path: Path
+) -> None:
+    plan_at(planned, 30.0)
+    busy = gateway(tmp_path, per_minute=600.0)
+    results = minutes(planned, tmp_path, busy, 5)
+    assert not any(result.run_requests for result in results)
+    assert "risk" in results[-1].skip_reason.skip_message
+    assert "the newest plan holds at these rates and waits" in results[-1].skip_reason.skip_message
+    plan_at(planned, 0.01)
+    later = watch_once(results[-1].cursor, planned, *resources(tmp_path), busy, 300.0)
+    assert later.run_requests, "the newest plan does not hold either"
+
+
+def test_a_server_that_starves_counts_though_no_plan_names_it(
+    planned: DataHome, tmp_path: Path
+) -> None:
+    results = minutes(planned, tmp_path, gateway(tmp_path, waiting_per_minute=60.0), 6)
+    [asked] = [request for result in results for request in result.run_requests or ()]
+    assert "s: risk not known, its queue grows" in asked.tags["maitre/why"]
+
+
+def test_few_moves_are_from_what_is_served(planned: DataHome, tmp_path: Path) -> None:
+    served = PlacementPlan.from_json(planned.read_bytes(PLAN).decode())
+    assert plan_at(planned, 30.0).gpus > served.gpus
+    found = plan_in_service(planned, gateway(tmp_path), PROFILE)
+    assert same_servers(found, served)
+
+
 def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
     nothing = Gateway(routes_file=str(tmp_path / "routes.json"))
     [skipped] = minutes(home, tmp_path, nothing, 1)
     assert "routes to no server" in skipped.skip_reason.skip_message
+    one = Routes({"s": RoutedServer("http://127.0.0.1:1", "tiny")}, {"a0": {"s": 1.0}})
+    write_text(tmp_path / "routes.json", one.to_json())
     [skipped] = minutes(home, tmp_path, gateway(tmp_path, silent=True), 1)
     assert "no server answers: no server at" in skipped.skip_reason.skip_message
     [skipped] = minutes(home, tmp_path, gateway(tmp_path), 1)
-    assert "there is no plan" in skipped.skip_reason.skip_message
+    assert "there is no catalogue" in skipped.skip_reason.skip_message
+    plan_at(home, 0.05)
+    *_, skipped = minutes(home, tmp_path, gateway(tmp_path), 4)
+    assert "no server of known options" in skipped.skip_reason.skip_message
 
 
 def test_what_cannot_be_weighed_is_said(
