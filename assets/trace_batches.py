@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
+from assets.measured_profiles import chosen_profile
 from assets.ownership import OWNERS
 from assets.server_profiles import server_profiles
 from maitre.twin.profile import ServerProfile
@@ -34,6 +35,34 @@ class TraceConfig(dg.Config):
     seed: int = 0
 
 
+class TracesConfig(TraceConfig):
+    """How much is simulated, and which part of it where a first model is unsure."""
+
+    configurations: int = 1000
+    refined_share: float = 0.2
+
+
+def batch_sizes(config: TracesConfig) -> list[int]:
+    """How many configurations each batch has: all but those of active learning.
+
+    Whoever simulates batches of a design asks here; a batch of another size is another file.
+
+    Raises:
+        ValueError: there are none, or more than all batches hold.
+    """
+    if not 0 < config.configurations <= BATCH * BATCHES:
+        raise ValueError(f"configurations is {config.configurations}; 1 to {BATCH * BATCHES}")
+    spread = config.configurations - refined_configurations(config)
+    return [min(BATCH, spread - begin) for begin in range(0, spread, BATCH)]
+
+
+def refined_configurations(config: TracesConfig) -> int:
+    """How many configurations active learning chooses: whole batches of them."""
+    if not 0 <= config.refined_share < 1:
+        raise ValueError(f"refined_share is {config.refined_share}; from 0 to below 1")
+    return int(config.refined_share * config.configurations) // BATCH * BATCH
+
+
 @dg.asset(
     partitions_def=PARTITIONS,
     deps=[server_profiles],
@@ -49,7 +78,7 @@ def trace_batches(
     """One batch of configurations of one profile, simulated; one Parquet file a partition."""
     assert isinstance(context.partition_key, dg.MultiPartitionKey)
     key = context.partition_key.keys_by_dimension
-    profile = ServerProfile.load(key["profile"])
+    profile = chosen_profile(home, key["profile"])
     traces = batch_of_traces(home, profile, int(key["batch"]), BATCH, config)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(

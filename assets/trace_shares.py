@@ -1,7 +1,8 @@
 """`simulate_traces`: the traces of a design, simulated by many steps at once.
 
 Each step takes every so-manieth batch and keeps it in the data home; nothing passes from step to
-step, so that their pods share no disk but the data home. `twin_traces` then takes the batches over.
+step, so that their pods share no disk but the data home. `twin_traces` then takes the batches over
+and simulates what active learning chooses after them.
 """
 
 from collections.abc import Mapping
@@ -9,17 +10,17 @@ from typing import Any
 
 import dagster as dg
 
-from assets.trace_batches import BATCH, BATCHES, TraceConfig, batch_of_traces
+from assets.measured_profiles import chosen_profile
+from assets.trace_batches import TracesConfig, batch_of_traces, batch_sizes
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
 SHARES = 16
 
 
-class ShareConfig(TraceConfig):
+class ShareConfig(TracesConfig):
     """Which part of the design a step simulates."""
 
-    configurations: int = 1000
     share: int = 0
 
 
@@ -28,31 +29,23 @@ def simulate_share(
     context: dg.OpExecutionContext, config: ShareConfig, home: DataHome, inputs: Inputs
 ) -> None:
     """Simulate the batches of one share that are not there yet."""
-    from maitre.twin.profile import ServerProfile
-
-    profile = ServerProfile.load(inputs.profile)
-    for batch, size in list(enumerate(batch_sizes(config.configurations)))[config.share :: SHARES]:
+    profile = chosen_profile(home, inputs.profile)
+    for batch, size in list(enumerate(batch_sizes(config)))[config.share :: SHARES]:
         traces = batch_of_traces(home, profile, batch, size, config)
         context.log.info(f"batch {batch}: {len(traces)} configurations")
-
-
-def batch_sizes(configurations: int) -> list[int]:
-    """How many configurations each batch has; `ValueError` for more than all batches hold."""
-    if not 0 < configurations <= BATCH * BATCHES:
-        raise ValueError(f"configurations is {configurations}; 1 to {BATCH * BATCHES}")
-    return [min(BATCH, configurations - begin) for begin in range(0, configurations, BATCH)]
 
 
 @dg.config_mapping(
     config_schema={
         "configurations": dg.Field(int, default_value=1000),
+        "refined_share": dg.Field(float, default_value=0.2),
         "seed": dg.Field(int, default_value=0),
         "duration_s": dg.Field(float, default_value=3600.0),
     }
 )
 def every_share(values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of each step, from that of the job."""
-    batch_sizes(values["configurations"])
+    batch_sizes(TracesConfig(**values))
     return {
         "ops": {
             f"share_{share:02d}": {"config": {**values, "share": share}} for share in range(SHARES)

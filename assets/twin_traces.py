@@ -8,20 +8,18 @@ from assets.measured_profiles import chosen_profile
 from assets.ownership import OWNERS
 from assets.refined_traces import refined_traces
 from assets.server_profiles import server_profiles
-from assets.trace_batches import BATCH, BATCHES, TraceConfig, batch_of_traces
+from assets.trace_batches import (
+    TracesConfig,
+    batch_of_traces,
+    batch_sizes,
+    refined_configurations,
+)
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
 from resources.progress import Progress
 
 TRACES = "twin_traces.parquet"
-
-
-class TracesConfig(TraceConfig):
-    """How much is simulated, and which part of it where a first model is unsure."""
-
-    configurations: int = 1000
-    refined_share: float = 0.2
 
 
 @dg.asset(
@@ -45,17 +43,13 @@ def twin_traces(
     After the batches, which fill the space, come those of active learning (column `refined`).
     """
     profile = chosen_profile(home, inputs.profile)
-    refined = int(config.refined_share * config.configurations) // BATCH * BATCH
-    whole, rest = divmod(config.configurations - refined, BATCH)
-    sizes = [BATCH] * whole + ([rest] if rest else [])
-    if len(sizes) > BATCHES:
-        raise ValueError(f"configurations is {config.configurations}; at most {BATCH * BATCHES}")
+    sizes, refined = batch_sizes(config), refined_configurations(config)
     with mlflow.run(context) as run:
         progress = Progress(context.log, "configurations simulated")
         batches = []
         for batch, size in enumerate(sizes):
             batches.append(batch_of_traces(home, profile, batch, size, config))
-            progress(batch * BATCH + size, config.configurations)
+            progress(sum(sizes[: batch + 1]), config.configurations)
         traces = pd.concat(batches, ignore_index=True)
         if refined:
             unsure = refined_traces(home, profile, traces, refined, config)

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from assets import trace_batches as module
+from assets.measured_profiles import kind_of, profile_name
 from assets.trace_batches import TraceConfig, batch_file, batch_of_traces, trace_batches
 from maitre.twin import ServerProfile
 from resources.data_home import DataHome
@@ -18,6 +19,10 @@ def test_a_partition_is_one_file_and_is_made_once(
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 4)
     home = DataHome(root=str(tmp_path))
+    shipped = ServerProfile.load(PROFILE)
+    slower = shipped.step.model_copy(update={"base_ms": 2 * shipped.step.base_ms})
+    profile = shipped.model_copy(update={"step": slower})
+    home.write_bytes(profile_name(kind_of(PROFILE)), profile.to_yaml().encode())
     result = dg.materialize(
         [trace_batches],
         resources={"home": home},
@@ -25,9 +30,9 @@ def test_a_partition_is_one_file_and_is_made_once(
         run_config={"ops": {"trace_batches": {"config": {"duration_s": 30.0}}}},
     )
     [made] = result.asset_materializations_for_node("trace_batches")
-    profile, config = ServerProfile.load(PROFILE), TraceConfig(duration_s=30.0)
+    config = TraceConfig(duration_s=30.0)
     name = batch_file(profile, 1, 4, config)
-    assert made.metadata["file"].value == name
+    assert made.metadata["file"].value == name, "of the profile that was fitted here"
     assert len(home.read_frame(name)) == 4
     monkeypatch.setattr("maitre.maxpack.traces.make_traces", None)
     again = batch_of_traces(home, profile, 1, 4, config)
