@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -111,10 +112,11 @@ class LocalServices:
                     )
                 time.sleep(0.5)
 
-    def wait(self) -> None:
+    def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
         """Wait for ever, or until one of them ends, which is an error."""
         while True:
             self._check_alive()
+            each_second()
             time.sleep(1.0)
 
     def stop(self) -> None:

@@ -2,9 +2,15 @@
 
 import os
 import signal
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from resources.settings import Settings
+    from resources.vllm.proxy_process import ProxyProcess
 
 PROXY_PORT = 8000
 
@@ -22,11 +28,11 @@ def up(
 ) -> None:
     """Start Dagster, MLflow and warm workers on this machine; Ctrl-C stops them.
 
-    And the proxy, where `maitre deploy local` has started servers; those are left running.
+    And the proxy, where `maitre deploy local` has started servers; those are left running. Where it
+    cannot be started, or ends, that is said and the others go on.
     """
     from resources.local_services import LocalServices
     from resources.settings import Settings
-    from resources.vllm.proxy_process import ProxyProcess
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -36,25 +42,54 @@ def up(
     services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)
     proxy = None
     try:
-        proxy = ProxyProcess.start_where_routed(
-            settings.scratch / "serving",
-            services.log_folder,
-            proxy_port,
-            (settings.pool, settings.base_model),
-        )
         services.wait_until_ready(timeout_s=120)
-        if proxy is not None:
-            proxy.wait_until_ready()
+        proxy, where = _proxy_or_why_not(settings, services.log_folder, proxy_port)
         print(f"Dagster  {services.dagster_url}")
         print(f"MLflow   {services.mlflow_url}")
         if workers:
             print(f"Workers  {workers} warm ones, holding the base model when loaded")
-        print(f"Proxy    {proxy.url if proxy else 'none: no server is deployed here'}")
+        print(f"Proxy    {where}")
         print(f"Logs     {services.log_folder}", flush=True)
-        services.wait()
+        services.wait(_saying_once_that_it_ended(proxy))
     except KeyboardInterrupt:
         print("stopping")
     finally:
         if proxy is not None:
             proxy.stop()
         services.stop()
+
+
+def _proxy_or_why_not(
+    settings: "Settings", log_folder: Path, port: int
+) -> tuple["ProxyProcess | None", str]:
+    """The proxy and its address, or none and why: nothing else depends on it."""
+    from resources.service_error import ServiceError
+    from resources.vllm.proxy_process import ProxyProcess
+
+    serving, base_model = settings.scratch / "serving", (settings.pool, settings.base_model)
+    proxy = None
+    try:
+        proxy = ProxyProcess.start_where_routed(serving, log_folder, port, base_model)
+        if proxy is None:
+            return None, "none: no server is deployed here"
+        proxy.wait_until_ready()
+    except (ServiceError, ValueError) as error:
+        return None, f"no proxy: {' '.join(str(error).split())}"
+    except KeyboardInterrupt:
+        if proxy is not None:
+            proxy.stop()
+        raise
+    return proxy, proxy.url
+
+
+def _saying_once_that_it_ended(proxy: "ProxyProcess | None") -> Callable[[], None]:
+    """To be called again and again; says of a proxy that has ended that it has, once."""
+    said = proxy is None
+
+    def look() -> None:
+        nonlocal said
+        if proxy is not None and not said and proxy.ended():
+            said = True
+            print(f"no proxy: it ended; see {proxy.log}", flush=True)
+
+    return look

@@ -80,7 +80,9 @@ class _Proxy:
         await self._http.aclose()
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"servers": len(self._current().servers)})
+        """How many servers there are, and by whose routes: another checkout has its own."""
+        folder = str(self._path.parent.resolve())
+        return JSONResponse({"servers": len(self._current().servers), "folder": folder})
 
     async def models(self, _: Request) -> Response:
         data = [{"id": name, "object": "model"} for name in self._current().models()]

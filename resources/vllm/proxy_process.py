@@ -23,6 +23,7 @@ class ProxyProcess:
     """A proxy that was started, or (`process` None) one that was there already."""
 
     url: str
+    folder: Path
     log: Path
     process: subprocess.Popen | None
 
@@ -36,12 +37,16 @@ class ProxyProcess:
 
         Raises:
             ValueError: the route file cannot be read.
+            ServiceError: the port is taken by a proxy of other routes.
         """
         if not read_routes(serving_folder / "routes.json").servers:
             return None
         log, url = log_folder / "proxy.log", f"http://127.0.0.1:{port}"
-        if _answers(url):
-            return cls(url, log, None)
+        there = _folder_of(url)
+        if there == serving_folder.resolve():
+            return cls(url, serving_folder, log, None)
+        if there is not None:
+            raise ServiceError(f"{url} is the proxy of {there}; give another --proxy-port")
         command = [sys.executable, "-m", "maitre.cli", "deploy", "proxy", f"--port={port}"]
         command += [f"--folder={serving_folder}", f"--model={base_model[0]}={base_model[1]}"]
         with log.open("ab") as output:
@@ -52,24 +57,30 @@ class ProxyProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(url, log, process)
+        return cls(url, serving_folder, log, process)
 
     def wait_until_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until it answers.
 
         Raises:
-            ServiceError: it ended, as where the port is taken, or did not answer in time.
+            ServiceError: it ended, as where the port is taken, or did not answer in time. It is
+                stopped then.
         """
         give_up_at = time.monotonic() + timeout_s
-        while not _answers(self.url):
-            if self.process is not None and self.process.poll() is not None:
+        while _folder_of(self.url) != self.folder.resolve():
+            if self.ended():
                 raise ServiceError(f"the proxy at {self.url} ended; see {self.log}")
             if time.monotonic() > give_up_at:
+                self.stop()
                 raise ServiceError(
                     f"the proxy did not answer at {self.url} within {timeout_s:.0f} s; "
                     f"see {self.log}"
                 )
             time.sleep(_PAUSE_S)
+
+    def ended(self) -> bool:
+        """Whether it was started here and is gone."""
+        return self.process is not None and self.process.poll() is not None
 
     def stop(self) -> None:
         """Interrupt it if it was started here; kill it when it does not go."""
@@ -83,10 +94,12 @@ class ProxyProcess:
             self.process.wait()
 
 
-def _answers(url: str) -> bool:
-    """Whether a proxy of ours is there: its health counts servers."""
+def _folder_of(url: str) -> Path | None:
+    """The folder of the routes by which a proxy answers there; None where there is no proxy."""
     try:
         answer = httpx2.get(f"{url}/health", timeout=2.0)
-        return answer.status_code == 200 and "servers" in answer.json()
+        health = answer.json() if answer.status_code == 200 else None
     except (httpx2.HTTPError, ValueError):
-        return False
+        return None
+    folder = health.get("folder") if isinstance(health, dict) else None
+    return Path(folder) if isinstance(folder, str) else None

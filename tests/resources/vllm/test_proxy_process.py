@@ -22,9 +22,14 @@ def test_it_is_started_where_servers_are_routed_and_found_when_it_is_there(tmp_p
         assert found.process is None
         found.stop()
         started.wait_until_ready()
+        assert not started.ended()
+        other = tmp_path / "other checkout"
+        write_text(other / "routes.json", routes.to_json())
+        with pytest.raises(ServiceError, match=f"is the proxy of {tmp_path}; give another"):
+            ProxyProcess.start_where_routed(other, tmp_path, port, model)
     finally:
         started.stop()
     assert started.process is not None
-    assert started.process.poll() is not None
+    assert started.ended()
     with pytest.raises(ServiceError, match=r"ended; see .*proxy\.log"):
         started.wait_until_ready()

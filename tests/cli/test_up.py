@@ -1,0 +1,96 @@
+"""Dagster and MLflow go on without the proxy, which is said; the rest of `up` is a double here."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from maitre.cli.up import up
+from resources.local_services import LocalServices
+from resources.vllm.proxy_process import ProxyProcess
+from resources.vllm.routes import RoutedServer, Routes, write_text
+
+LOOKS = 3
+
+
+class Services:
+    """Services that are ready at once and are interrupted after some looks at the proxy."""
+
+    dagster_url, mlflow_url = "http://127.0.0.1:1", "http://127.0.0.1:2"
+
+    def __init__(self, log_folder: Path) -> None:
+        self.log_folder, self.stopped = log_folder, False
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        assert timeout_s > 0
+
+    def wait(self, each_second: Callable[[], None]) -> None:
+        for _ in range(LOOKS):
+            each_second()
+        raise KeyboardInterrupt
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
+    made = Services(tmp_path)
+    monkeypatch.setattr(LocalServices, "start", lambda *_: made)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("MAITRE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAITRE_GATEWAY_METRICS_URL", "")
+    return made
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that something else holds."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        yield listening.getsockname()[1]
+
+
+def route(tmp_path: Path) -> None:
+    routes = Routes({"s": RoutedServer("http://127.0.0.1:1", "tiny")})
+    write_text(tmp_path / "home" / "serving" / "routes.json", routes.to_json())
+
+
+def test_a_port_that_is_taken_costs_the_proxy_only(
+    tmp_path: Path, services: Services, taken: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    route(tmp_path)
+    up(workers=0, proxy_port=taken)
+    printed = capsys.readouterr().out
+    assert f"no proxy: the proxy at http://127.0.0.1:{taken} ended" in printed
+    assert "Dagster  http" in printed
+    assert services.stopped
+
+
+def test_routes_that_cannot_be_read_cost_the_proxy_only(
+    tmp_path: Path, services: Services, taken: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(tmp_path / "home" / "serving" / "routes.json", "{")
+    up(workers=0, proxy_port=taken)
+    assert "is no route file" in capsys.readouterr().out
+    assert services.stopped
+
+
+def test_a_proxy_that_ends_later_is_named_once(
+    tmp_path: Path,
+    services: Services,
+    taken: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    proxy = ProxyProcess("http://127.0.0.1:3", tmp_path, tmp_path / "proxy.log", gone)
+    monkeypatch.setattr(ProxyProcess, "start_where_routed", lambda *_: proxy)
+    monkeypatch.setattr(ProxyProcess, "wait_until_ready", lambda _: None)
+    up(workers=0, proxy_port=taken)
+    assert capsys.readouterr().out.count(f"no proxy: it ended; see {tmp_path}/proxy.log") == 1
+    assert services.stopped
