@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from assets.measured_profiles import about_name, samples_name
+from assets.measured_profiles import about_name, kind_of, samples_name
 from assets.ownership import OWNERS
 from resources.data_home import DataHome
 
@@ -42,6 +42,12 @@ def vllm_measurements(
     kind = context.partition_key
     measurement = Measurement(Path(config.samples))
     samples, about = measurement.read(), measurement.about()
+    measured = str(about.get("name", ""))
+    if kind_of(measured) != kind:
+        raise ValueError(
+            f"{config.samples}: is a measurement of {measured!r}, not of the partition {kind!r}; "
+            f"take it over as {kind_of(measured)!r}"
+        )
     check_samples(samples)
     home.write_frame(samples_name(kind), samples)
     home.write_json(about_name(kind), {**about, "data_version": content_version(samples)})

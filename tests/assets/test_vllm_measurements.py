@@ -141,3 +141,14 @@ def test_a_folder_that_is_no_measurement_is_refused(
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(FileNotFoundError, match="1"):
         take_over(instance, home, inputs, tmp_path / "1")
     assert not home.exists(about_name(KIND))
+
+
+def test_a_measurement_of_another_kind_of_server_is_refused(
+    tmp_path: Path, home: DataHome, inputs: Inputs
+) -> None:
+    """Its profile would be fitted and never be found."""
+    folder = measured_folder(tmp_path / "1", PROFILE)
+    expected = f"measurement of '{PROFILE}', not of the partition 'cpu-other'"
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(ValueError, match=expected):
+        take_over(instance, home, inputs, folder, "cpu-other")
+    assert not home.exists(about_name("cpu-other"))
