@@ -9,9 +9,10 @@ from assets.measured_profiles import (
     has_loads,
     kind_of,
     known_profile,
+    samples_name,
 )
 from assets.ownership import OWNERS
-from assets.vllm_measurements import vllm_measurements
+from assets.vllm_measurements import content_version, vllm_measurements
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
@@ -43,7 +44,7 @@ def twin_verdict(
         profile = known_profile(home, inputs.profile)
         found = fidelity(home, profile, kind) if profile else None
         if found is None or not found.holds:
-            version = home.read_json(about_name(kind))["data_version"]
+            version = _samples_version(home, kind)
         if found is not None:
             figures = {
                 "error_percent": found.error_percent,
@@ -56,3 +57,9 @@ def twin_verdict(
         data_version=dg.DataVersion(version),
         metadata={"profile": inputs.profile, "measured": bool(figures), **figures},
     )
+
+
+def _samples_version(home: DataHome, kind: str) -> str:
+    """The version of a kind's samples; data homes of before do not say it beside them."""
+    said = home.read_json(about_name(kind)).get("data_version")
+    return str(said) if said else content_version(home.read_frame(samples_name(kind)))

@@ -152,3 +152,19 @@ def test_a_measurement_of_another_kind_of_server_is_refused(
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(ValueError, match=expected):
         take_over(instance, home, inputs, folder, "cpu-other")
     assert not home.exists(about_name("cpu-other"))
+
+
+def test_samples_that_lie_there_without_a_version_are_judged_all_the_same(
+    tmp_path: Path, home: DataHome, inputs: Inputs
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        take_over(instance, home, inputs, measured_folder(tmp_path / "1", PROFILE, slow=40.0))
+        version = made_of(instance)
+        about = home.read_json(about_name(KIND))
+        assert about.pop("data_version") == version
+        home.write_json(about_name(KIND), about)
+        made = dg.materialize(
+            [twin_verdict], instance=instance, resources={"home": home, "inputs": inputs}
+        )
+        assert made.success
+        assert made_of(instance) == version
