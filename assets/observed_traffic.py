@@ -10,18 +10,17 @@ import pandas as pd
 from pydantic import Field
 
 from assets.ownership import OWNERS
+from assets.traffic_looks import note
 from resources.data_home import DataHome
 from resources.vllm.gateway import Gateway
-from resources.vllm.observe import Sight, counted, newest, starving, throughput_tps
+from resources.vllm.observe import Sight, counted, starving, throughput_tps
 
 if TYPE_CHECKING:
     from maitre.placement.catalogue import AdapterCatalogue
 
-SIGHTS = "observed_traffic/sights.json"
 TRAFFIC = "observed_traffic/rates.parquet"
 SERVERS = "observed_traffic/servers.parquet"
 ABOUT = "observed_traffic/about.json"
-MOST_SIGHTS = 120
 WINDOW_S = 600.0
 
 
@@ -46,12 +45,11 @@ def observed_traffic(
             f"no server is routed to: {gateway.routes_file} names none; `maitre deploy local` "
             "writes it"
         )
-    sights = note(home, gateway.look(time.time()))
-    if len(newest(sights, config.window_s)) < 2:
+    seen = note(home, gateway.look(time.time()), config.window_s)
+    if len(seen) < 2:
         context.log.info(f"the first look; the second in {config.wait_s:g} s")
         time.sleep(config.wait_s)
-        sights = note(home, gateway.look(time.time()))
-    seen = newest(sights, config.window_s)
+        seen = note(home, gateway.look(time.time()), config.window_s)
     requests, span_s = counted(seen)
     if span_s <= 0:
         raise ValueError(f"rates are not known: {seen[-1].gateway or 'one look is not enough'}")
@@ -78,20 +76,6 @@ def observed_traffic(
             "rates": dg.MetadataValue.md(rates.head(20).to_markdown(index=False)),
         },
     )
-
-
-def note(home: DataHome, sight: Sight) -> list[Sight]:
-    """Keep one look more; all that are kept, the oldest first."""
-    kept = [*sights_of(home), sight][-MOST_SIGHTS:]
-    home.write_json(SIGHTS, [one.to_dict() for one in kept])
-    return kept
-
-
-def sights_of(home: DataHome) -> list[Sight]:
-    """The looks that were kept, the oldest first."""
-    if not home.exists(SIGHTS):
-        return []
-    return [Sight.from_dict(document) for document in home.read_json(SIGHTS)]
 
 
 def server_table(sights: Sequence[Sight]) -> pd.DataFrame:

@@ -10,14 +10,15 @@ import dagster as dg
 from assets.adapter_catalogue import CATALOGUE
 from assets.maxpack_model import load_champion
 from assets.measured_profiles import chosen_profile
-from assets.observed_traffic import WINDOW_S, note
+from assets.observed_traffic import WINDOW_S
 from assets.placement_plan import PLAN, plan_in_service
+from assets.traffic_looks import note
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
 from resources.vllm.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
 from resources.vllm.gateway import Gateway
-from resources.vllm.observe import Sight, counted, newest, starving
+from resources.vllm.observe import Sight, counted, starving
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -64,7 +65,7 @@ def watch_once(
     watch = Watch.from_dict(json.loads(cursor)) if cursor else Watch()
     if not gateway.routes().servers:
         return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
-    seen = newest(note(home, gateway.look(now_s)), WINDOW_S)
+    seen = note(home, gateway.look(now_s), WINDOW_S)
     if blind := _why_blind(seen, home):
         return _skip(blind, watch)
     try:

@@ -119,12 +119,6 @@ def requests_by_model(gateway_metrics: str) -> dict[str, float]:
     return counts
 
 
-def newest(sights: Sequence[Sight], window_s: float) -> list[Sight]:
-    """The sights of the last `window_s` before the newest, in order of time."""
-    ordered = sorted(sights, key=lambda sight: sight.at_s)
-    return [sight for sight in ordered if sight.at_s >= ordered[-1].at_s - window_s]
-
-
 def counted(sights: Sequence[Sight]) -> tuple[dict[str, float], float]:
     """Requests by model that came between the first and the last sight, and over how many seconds.
 

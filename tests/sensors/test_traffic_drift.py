@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from assets.adapter_catalogue import CATALOGUE
-from assets.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic, sights_of
+from assets.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic
 from assets.placement_plan import PLAN, plan_in_service
+from assets.traffic_looks import LOOKS, looks_since
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
@@ -115,7 +116,7 @@ def test_traffic_as_planned_is_let_alone(planned: DataHome, tmp_path: Path) -> N
     assert not any(result.run_requests for result in results)
     assert "rates of 0 s say too little" in results[0].skip_reason.skip_message
     assert "no server is about to starve" in results[-1].skip_reason.skip_message
-    assert len(sights_of(planned)) == 5
+    assert len(looks_since(planned, 0.0)) == 5
 
 
 def test_far_more_traffic_is_asked_for_once_with_few_moves(
@@ -166,9 +167,11 @@ def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
     write_text(tmp_path / "routes.json", one.to_json())
     [skipped] = minutes(home, tmp_path, gateway(tmp_path, silent=True), 1)
     assert "no server answers: no server at" in skipped.skip_reason.skip_message
+    home.write_folder(LOOKS, {})
     [skipped] = minutes(home, tmp_path, gateway(tmp_path), 1)
     assert "there is no catalogue" in skipped.skip_reason.skip_message
     plan_at(home, 0.05)
+    home.write_folder(LOOKS, {})
     *_, skipped = minutes(home, tmp_path, gateway(tmp_path), 4)
     assert "no server of known options" in skipped.skip_reason.skip_message
 
@@ -183,7 +186,7 @@ def test_what_cannot_be_weighed_is_said(
         raise ValueError("the champion is of\nanother profile")
 
     monkeypatch.setattr(sensor, "load_champion", refuse)
-    planned.write_json("observed_traffic/sights.json", [])
+    planned.write_folder(LOOKS, {})
     refused = minutes(planned, tmp_path, gateway(tmp_path), 4)
     expected = "the plan cannot be weighed: the champion is of another profile"
     assert refused[-1].skip_reason.skip_message == expected

@@ -5,7 +5,6 @@ from resources.vllm.observe import (
     Sight,
     counted,
     look,
-    newest,
     requests_by_model,
     starving,
     throughput_tps,
@@ -36,11 +35,6 @@ def test_rates_come_from_counters_and_survive_a_restart() -> None:
 def test_a_look_without_the_gateway_leaves_no_gap() -> None:
     looks = [sight(0, a=10), sight(20, gateway="no gateway"), sight(40, a=30)]
     assert counted(looks) == ({"a": 20.0}, 40.0)
-
-
-def test_only_the_window_counts() -> None:
-    looks = [sight(at) for at in (600, 0, 660, 1200)]
-    assert [one.at_s for one in newest(looks, 600)] == [600, 660, 1200]
 
 
 def test_throughput_comes_from_token_counters() -> None:
