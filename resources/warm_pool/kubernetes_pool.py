@@ -7,6 +7,8 @@ others; then the Deployment is scaled down.
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ WORKER_PORT = 8080
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TRIES = 6
 _ANSWER_S = 3.0
+_DRAINED_TOGETHER = 32
 _READY_LOOKS = 20
 _READY_LOOK_EVERY_S = 0.5
 
@@ -76,13 +79,10 @@ class KubernetesPool:
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
         """Drain the workers, mark them as the first to go, and take their replicas away."""
-        for worker in workers:
-            try:
-                if worker.url:
-                    self.client(worker.url).drain()
-            except (WorkerUnreachableError, ClaimRefusedError):
-                # It does not answer: nothing is on it that would be lost.
-                continue
+        if not workers:
+            return
+        with ThreadPoolExecutor(min(len(workers), _DRAINED_TOGETHER)) as threads:
+            list(threads.map(self._drain, workers))
         for worker in workers:
             mark = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
             patch = partial(self._core().patch_namespaced_pod, worker.name, self.namespace, mark)
@@ -91,6 +91,12 @@ class KubernetesPool:
         for model in sorted({worker.base_model for worker in workers}):
             leaving = sum(worker.base_model == model for worker in workers)
             self._scale(model, partial(_less, leaving))
+
+    def _drain(self, worker: PoolWorker) -> None:
+        # One that does not answer has nothing on it that would be lost.
+        with suppress(WorkerUnreachableError, ClaimRefusedError):
+            if worker.url:
+                self.client(worker.url).drain()
 
     def _until_not_ready(self, names: set[str]) -> None:
         """Wait until the kubelet has seen that these pods are drained, but not for ever.

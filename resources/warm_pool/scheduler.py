@@ -4,6 +4,7 @@ Any number of these may run at once (two daemons by mistake): a request is hande
 compare-and-set, a run is placed by compare-and-set, and only the winner acts.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,12 +46,16 @@ class StartRun:
 class Round:
     """What one round did. `to_spare`: how many workers may still be given back in it.
 
-    `unsettled`: something waits that a round in a moment might start.
+    `leaving` and `growth` (workers by base model) are gathered first and asked of the pool once:
+    giving a worker back takes seconds on Kubernetes. `unsettled`: something waits that a round in
+    a moment might start.
     """
 
     starts: list[StartRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     to_spare: int = 0
+    leaving: list[PoolWorker] = field(default_factory=list)
+    growth: Counter[str] = field(default_factory=Counter)
     unsettled: bool = False
 
 
@@ -94,18 +99,35 @@ def schedule(
                 done.starts.append(StartRun(request, tuple(names), lookup))
         else:
             _act(settings, pool, action, by_id, by_name, done)
+    _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus)
     done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
+    return done
+
+
+def _scale(
+    settings: Settings,
+    pool: WarmPool,
+    decided: Sequence[act.Action],
+    workers: dict[str, PoolWorker],
+    done: Round,
+    staying: int,
+    gpus: int,
+) -> None:
+    """Give back what is to leave, all at once, then start what is to come."""
+    if done.leaving:
+        pool.shrink(done.leaving)
     started = sum(
         a.count
         for a in decided
         if isinstance(a, act.StartWorkers) and a.base_model == settings.pool
     )
-    missing = min(settings.warm_workers, cluster.gpus) - len(staying) - started
+    missing = min(settings.warm_workers, gpus) - staying - started
     if missing > 0:
         # Some have died: those that are kept warm are there even when nobody needs them now.
-        pool.grow(settings.pool, started + missing, _of_model(by_name, settings.pool))
+        done.growth[settings.pool] += missing
         done.notes.append(f"started {missing} workers in place of lost ones")
-    return done
+    for base_model, count in done.growth.items():
+        pool.grow(base_model, count, _of_model(workers, base_model))
 
 
 def cluster_of(settings: Settings) -> Cluster:
@@ -122,16 +144,16 @@ def _act(
     done: Round,
 ) -> None:
     if isinstance(action, act.StartWorkers) and action.base_model is not None:
-        pool.grow(action.base_model, action.count, _of_model(workers, action.base_model))
+        done.growth[action.base_model] += action.count
         done.notes.append(f"started {action.count} workers of {action.base_model}")
     elif isinstance(action, act.StopWorker):
         if done.to_spare > 0:
             done.to_spare -= 1
-            pool.shrink([workers[action.worker]])
+            done.leaving.append(workers[action.worker])
             done.notes.append(f"gave {action.worker} back")
     elif isinstance(action, act.LoadModel):
-        pool.shrink([workers[action.worker]])
-        pool.grow(action.base_model, 1, _of_model(workers, action.base_model))
+        done.leaving.append(workers[action.worker])
+        done.growth[action.base_model] += 1
         done.notes.append(f"{action.base_model} in place of {action.worker}")
     elif isinstance(action, act.PreemptJob | act.ResizeJob):
         # To resize is to stop at the next step and to go on from there on the new workers: the

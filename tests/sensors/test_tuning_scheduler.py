@@ -28,6 +28,7 @@ class SaidPool:
     def __init__(self, idle: int, idle_s: float = 1.0) -> None:
         self.grown: list[tuple[str, int]] = []
         self.shrunk: list[str] = []
+        self.shrinks = 0
         since_s = NOW.timestamp() - idle_s
         self.said = [
             PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, view)
@@ -42,6 +43,7 @@ class SaidPool:
         self.grown.append((base_model, count))
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        self.shrinks += 1
         self.shrunk += [worker.name for worker in workers]
 
     def client(self, url: str) -> WorkerClient:
@@ -146,6 +148,15 @@ def test_the_pool_grows_for_work_and_shrinks_to_its_floor_without(
     floor = SaidPool(idle=1, idle_s=10_000.0)
     schedule(settings, instance, floor, [], NOW)
     assert floor.shrunk == []
+
+
+def test_workers_that_a_round_gives_back_are_given_back_together(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    rested = SaidPool(idle=4, idle_s=10_000.0)
+    schedule(settings, instance, rested, [], NOW)
+    assert len(rested.shrunk) == 3
+    assert rested.shrinks == 1
 
 
 def test_lost_workers_of_the_floor_come_back(
