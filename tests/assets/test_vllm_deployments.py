@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.placement_plan import PLAN
+from assets.placement_plan import PLAN, plan_in_service
 from assets.vllm_deployments import vllm_deployments
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from resources.data_home import DataHome
@@ -15,7 +15,7 @@ from resources.language_model import LanguageModel
 from resources.vllm.fleet import FleetOptions, LocalFleet
 from resources.vllm.gateway import Gateway
 from resources.vllm.local_server import LaunchOptions
-from resources.vllm.routes import read_routes
+from resources.vllm.routes import RoutedServer, Routes, read_routes, write_text
 
 DOUBLE = Path(__file__).parents[1] / "resources" / "vllm" / "double"
 CONFIG = {
@@ -88,3 +88,18 @@ def test_what_cannot_be_applied_is_refused(home: DataHome, tmp_path: Path) -> No
         deploy(home, tmp_path, apply="local")
     with pytest.raises(ValueError, match="none of nowhere, local, kubernetes"):
         deploy(home, tmp_path, apply="mars")
+
+
+def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan_is_made(
+    home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.vllm.kubernetes.apply_folder", lambda *_, dry_run: "applied")
+    assert deploy(home, tmp_path, apply="kubernetes").success
+    gateway = Gateway(routes_file=str(tmp_path / "serving" / "routes.json"))
+    assert not plan_in_service(home, gateway, "cpu/tiny").servers, "nothing is routed"
+    applied = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+    routed = Routes({"s": RoutedServer("http://s", "tiny")}, applied.servers_of())
+    write_text(Path(gateway.routes_file), routed.to_json())
+    newer = PlannedServer("s", "tiny", CONFIG | {"max_loras": 8}, applied.servers[0].adapters)
+    home.write_bytes(PLAN, PlacementPlan("cpu/tiny", (newer,)).to_json().encode())
+    assert plan_in_service(home, gateway, "cpu/tiny") == applied
