@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
-from resources.warm_pool.pool import PoolWorker, with_views
+from resources.warm_pool.pool import PoolError, PoolWorker, with_views
 
 COMPONENT = "app.kubernetes.io/component=warm-worker"
 MODEL_LABEL = "maitre/base-model"
@@ -29,7 +29,7 @@ _READY_LOOKS = 20
 _READY_LOOK_EVERY_S = 0.5
 
 
-class KubernetesError(RuntimeError):
+class KubernetesError(PoolError):
     """The API server refused a call for good; the message says which and what to do."""
 
 
@@ -91,6 +91,18 @@ class KubernetesPool:
         for model in sorted({worker.base_model for worker in workers}):
             leaving = sum(worker.base_model == model for worker in workers)
             self._scale(model, partial(_less, leaving))
+
+    def remove(self, workers: Sequence[PoolWorker]) -> None:
+        """Delete the pods of drained workers that a ReplicaSet has kept.
+
+        It removes a pod without a node or still Pending before any that runs, whatever their
+        deletion costs, and then counts the drained one as one of its replicas. Once that is gone
+        it starts another, which is of use. The replicas stay as they are, so that two schedulers
+        that see the same pod do no more than one.
+        """
+        for worker in workers:
+            delete = partial(self._core().delete_namespaced_pod, worker.name, self.namespace)
+            self._call(f"delete pod {worker.name}", delete, may_be_gone=True)
 
     def _drain(self, worker: PoolWorker) -> None:
         # One that does not answer has nothing on it that would be lost.

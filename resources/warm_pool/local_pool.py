@@ -71,6 +71,9 @@ class LocalPool:
                 with suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGTERM)
 
+    def remove(self, workers: Sequence[PoolWorker]) -> None:
+        """Nothing: a drained process ends by itself."""
+
     def stop_all(self, timeout_s: float = 20.0) -> None:
         """End every worker of this home; what does not end in time is killed."""
         registry = WorkerRegistry(self.home)

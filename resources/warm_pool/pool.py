@@ -32,6 +32,10 @@ class PoolWorker:
         return self.view is not None and self.view.state == "idle"
 
 
+class PoolError(RuntimeError):
+    """A pool could not do what it was asked; the message says what and why."""
+
+
 class WarmPool(Protocol):
     """Where warm workers live."""
 
@@ -49,6 +53,10 @@ class WarmPool(Protocol):
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
         """Drain these workers and give back what they held."""
+        ...
+
+    def remove(self, workers: Sequence[PoolWorker]) -> None:
+        """End drained workers that nothing else has ended; `PoolError` when that is refused."""
         ...
 
     def client(self, url: str) -> WorkerClient:

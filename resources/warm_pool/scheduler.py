@@ -23,7 +23,7 @@ from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
 from resources.warm_pool.launcher import WarmPoolRunLauncher
 from resources.warm_pool.live_snapshot import HANDED_TO, live_snapshot
 from resources.warm_pool.placements import PlacementState, PlacementStore
-from resources.warm_pool.pool import PoolWorker, WarmPool
+from resources.warm_pool.pool import PoolError, PoolWorker, WarmPool
 from resources.warm_pool.tick import to_document, write_tick
 
 POLICY = "maitre"
@@ -31,6 +31,8 @@ HOLD_S = 60.0
 """How long a request is held for the run that this round asks for."""
 _REMEMBERED = 500
 _MOST_PLACEMENTS = 20
+_DRAINED_S = 60.0
+"""After how long a drained worker that is still there is ended: by then who drained it is done."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def schedule(
                 done.starts.append(StartRun(request, tuple(names), lookup))
         else:
             _act(settings, pool, action, by_id, by_name, done)
-    _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus)
+    _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
     done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
     return done
 
@@ -112,8 +114,18 @@ def _scale(
     done: Round,
     staying: int,
     gpus: int,
+    now: datetime,
 ) -> None:
     """Give back what is to leave, all at once, then start what is to come."""
+    kept = [worker for worker in workers.values() if _is_kept(worker, now)]
+    if kept:
+        names = ", ".join(worker.name for worker in kept)
+        try:
+            pool.remove(kept)
+            done.notes.append(f"ended {names}: drained and still there")
+        except PoolError as error:
+            # Runs are started all the same.
+            done.notes.append(f"could not end {names}: {error}")
     if done.leaving:
         pool.shrink(done.leaving)
     started = sum(
@@ -161,6 +173,14 @@ def _act(
         _preempt(settings, pool, requests[action.job_id], done)
     else:
         done.notes.append(f"cannot do {action}")
+
+
+def _is_kept(worker: PoolWorker, now: datetime) -> bool:
+    """Whether it has been drained for long, has nothing to do any more, and has not ended."""
+    view = worker.view
+    if view is None or view.state != "draining" or view.claim is not None:
+        return False
+    return now.timestamp() - view.since_s > _DRAINED_S
 
 
 def _of_model(workers: dict[str, PoolWorker], base_model: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from resources.warm_pool.client import WorkerClient
 from resources.warm_pool.pool import PoolWorker
 from resources.warm_pool.scheduler import schedule
 from resources.warm_pool.tick import read_tick, replay
-from resources.warm_pool.wire import WorkerView
+from resources.warm_pool.wire import ClaimView, WorkerView
 from sensors.tuning_scheduler import without_run
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -29,6 +30,7 @@ class SaidPool:
         self.grown: list[tuple[str, int]] = []
         self.shrunk: list[str] = []
         self.shrinks = 0
+        self.removed: list[str] = []
         since_s = NOW.timestamp() - idle_s
         self.said = [
             PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, view)
@@ -45,6 +47,9 @@ class SaidPool:
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
         self.shrinks += 1
         self.shrunk += [worker.name for worker in workers]
+
+    def remove(self, workers: Sequence[PoolWorker]) -> None:
+        self.removed += [worker.name for worker in workers]
 
     def client(self, url: str) -> WorkerClient:
         raise AssertionError("nobody is to be asked")
@@ -157,6 +162,20 @@ def test_workers_that_a_round_gives_back_are_given_back_together(
     schedule(settings, instance, rested, [], NOW)
     assert len(rested.shrunk) == 3
     assert rested.shrinks == 1
+
+
+def test_a_drained_worker_that_stays_is_ended_but_not_while_it_works_or_at_once(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    pool = SaidPool(idle=4)
+    since_s = NOW.timestamp() - 100.0
+    stays = WorkerView("w0", "tiny", "draining", since_s, since_s)
+    works = replace(stays, worker="w1", claim=ClaimView("a", "r", "registering", 9, 9, {}))
+    has_just_begun = replace(stays, worker="w2", since_s=NOW.timestamp() - 10.0)
+    for place, view in enumerate((stays, works, has_just_begun)):
+        pool.said[place] = replace(pool.said[place], view=view)
+    schedule(settings, instance, pool, [], NOW)
+    assert pool.removed == ["w0"]
 
 
 def test_lost_workers_of_the_floor_come_back(

@@ -31,6 +31,7 @@ SPEC_FIELDS = {
              "completions", "parallelism", "suspend"},
     "pods": {"containers", "terminationGracePeriodSeconds", "serviceAccountName"},
 }  # fmt: skip
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 PATH = re.compile(
     r"/(?:api/v1|apis/(?:apps|batch)/v1)/namespaces/(?P<namespace>[^/]+)/"
     r"(?P<plural>pods|deployments|jobs)(?:/(?P<name>[^/]+))?(?:/(?P<sub>scale))?"
@@ -54,6 +55,7 @@ class Cluster:
         self.deleted: list[tuple[str, Any]] = []
         self.history: list[dict] = []
         self.version = 0
+        self.has_controller = False
         self.lock = threading.RLock()
 
     def put(self, namespace: str, plural: str, document: dict, event: str = "ADDED") -> dict:
@@ -109,6 +111,7 @@ class Cluster:
             self.deleted.append((name, grace))
             del self.objects[namespace, plural, name]
             self.history.append({"type": "DELETED", "object": gone, "plural": plural})
+            self.reconcile(namespace)
             return gone
         if "apply-patch" in kind:
             return self.apply(namespace, plural, name, query, body)
@@ -153,10 +156,32 @@ class Cluster:
             changed["spec"]["replicas"] = body["spec"].get("replicas", 0)
             _own(changed, "scale", {"spec.replicas"})
             there = self.put(namespace, "deployments", changed, "MODIFIED")
+            self.reconcile(namespace)
         replicas = there["spec"].get("replicas", 1)
         metadata = {key: there["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
         return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
                 "spec": {"replicas": replicas}, "status": {"replicas": replicas}}  # fmt: skip
+
+    def reconcile(self, namespace: str) -> None:
+        """As a ReplicaSet does, when told to: remove the pods too many, start those that miss."""
+        if not self.has_controller:
+            return
+        for (space, plural, name), deployment in list(self.objects.items()):
+            if (space, plural) != (namespace, "deployments"):
+                continue
+            wanted = deployment["spec"]["selector"]["matchLabels"]
+            pods = [
+                o for (at, kind, _), o in self.objects.items()
+                if (at, kind) == (namespace, "pods") and _matches(o, wanted)
+            ]  # fmt: skip
+            replicas = deployment["spec"].get("replicas", 1)
+            for pod in sorted(pods, key=_first_to_go)[: max(0, len(pods) - replicas)]:
+                del self.objects[namespace, "pods", pod["metadata"]["name"]]
+            for _ in range(replicas - len(pods)):
+                metadata = {"name": f"{name}-{self.version}", "labels": wanted}
+                spec: dict = {"containers": []}
+                made = {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
+                self.put(namespace, "pods", made)
 
     def patch(self, namespace: str, plural: str, name: str, body: dict) -> dict:
         there = self.get(namespace, plural, name)
@@ -203,6 +228,15 @@ def _selector(text: str) -> dict[str, str]:
 def _matches(document: dict, wanted: dict[str, str]) -> bool:
     labels = document["metadata"].get("labels", {})
     return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def _first_to_go(pod: dict) -> tuple[bool, int, bool, int]:
+    """A ReplicaSet's order of removal: no node, then by phase, not ready, cheap to delete."""
+    conditions = pod["status"].get("conditions", [])
+    ready = any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+    cost = pod["metadata"].get("annotations", {}).get(DELETION_COST, "0")
+    phase = ["Pending", "Unknown", "Running"].index(pod["status"]["phase"])
+    return "nodeName" in pod["spec"], phase, ready, int(cost)
 
 
 def _merged(there: dict, change: dict) -> dict:

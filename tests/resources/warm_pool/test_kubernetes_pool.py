@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes import client
 
 from resources.warm_pool.client import WorkerClient
@@ -139,6 +141,55 @@ def test_a_deployment_shrinks_only_when_its_drained_pods_count_as_not_ready(
     waiting.shrink([PoolWorker("w1", "http://10.0.0.1:8080", "tiny-1.5b", 0.0)])
     assert seen == [2, 2, 2]
     assert replicas(held) == 1
+
+
+def test_a_drained_pod_that_stayed_in_place_of_a_pending_one_is_removed(
+    pool: KubernetesPool, cluster: tuple[str, Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = cluster[1]
+    held.has_controller = True
+    monkeypatch.setattr(WorkerClient, "drain", lambda self: None)
+    for name, status, spec in (
+        ("busy", {"phase": "Running"}, {"nodeName": "n"}),
+        ("drained", {"phase": "Running"}, {"nodeName": "n"}),
+        ("pending", {"phase": "Pending"}, {}),
+    ):
+        add_pod(held, name)
+        pod = held.get("maitre", "pods", name)
+        pod["status"], pod["spec"] = status, {"containers": [], **spec}
+    ready = [{"type": "Ready", "status": "True"}]
+    held.get("maitre", "pods", "busy")["status"]["conditions"] = ready
+    pool.grow("tiny-1.5b", 1, beside=2)
+    drained = PoolWorker("drained", "http://10.0.0.1:8080", "tiny-1.5b", 0.0)
+    pool.shrink([drained])
+    assert sorted(pod_names(held)) == ["busy", "drained"]
+    held.allowed = role("maitre-pool")
+    pool.remove([drained])
+    # Somebody else has seen it, too.
+    pool.remove([drained])
+    [new] = set(pod_names(held)) - {"busy"}
+    assert held.get("maitre", "pods", new)["status"]["phase"] == "Pending"
+    assert (len(pod_names(held)), replicas(held)) == (2, 2)
+
+
+def pod_names(cluster: Cluster) -> list[str]:
+    return [name for _, plural, name in cluster.objects if plural == "pods"]
+
+
+def role(name: str) -> set[tuple[str, str]]:
+    """What a Role of the manifests allows."""
+    text = (Path(__file__).parents[3] / "k8s/base/rbac.yaml").read_text()
+    [found] = [
+        document
+        for document in yaml.safe_load_all(text)
+        if (document["kind"], document["metadata"]["name"]) == ("Role", name)
+    ]
+    return {
+        (verb, resource)
+        for rule in found["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+    }
 
 
 def test_a_pod_that_is_gone_already_is_no_error(
