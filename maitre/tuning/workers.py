@@ -1,8 +1,8 @@
 """Several processes that tune together: each takes its share of the rows, all take one step.
 
-Data parallelism over `torch.distributed` (gloo on CPUs, nccl on GPUs). Every worker holds the whole
-state and the same model; what they find out is gathered and added up in the order of their ranks,
-so all of them come to the same numbers, run after run.
+Data parallelism over `torch.distributed` (gloo, which works on the CPU wherever the model is, or
+nccl). Every worker holds the whole state and the same model; what they find out is gathered and
+added up in the order of their ranks, so all of them come to the same numbers, run after run.
 """
 
 from collections.abc import Sequence
@@ -55,12 +55,14 @@ class Workers:
             return part
         import torch.distributed as dist
 
-        parts = [torch.empty_like(part) for _ in range(self.size)]
-        dist.all_gather(parts, part.contiguous(), group=self.group)
+        on_cpu = dist.get_backend(self.group) == "gloo"
+        own = (part.detach().cpu() if on_cpu else part).contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(parts, own, group=self.group)
         total = parts[0]
         for other in parts[1:]:
             total = total + other
-        return total
+        return total.to(part.device)
 
     def agreed(self, word: bool, device: torch.device) -> bool:
         """What the first worker says."""

@@ -99,7 +99,7 @@ def lead(
             store.wait([f"here/{rank}" for rank in range(1, size)], JOIN)
         except RuntimeError as error:
             raise GroupLost(f"not all workers came: {_first_line(error)}") from error
-        with _group(store, address, 0, size, told.model.device, lambda: False) as workers:
+        with _group(store, address, 0, size, lambda: False) as workers:
             yield workers
     except GroupLost as lost:
         give_up(str(lost))
@@ -136,7 +136,7 @@ def follow(
         checkpoint = Path(folder) / "checkpoint.safetensors"
         if begun:
             checkpoint.write_bytes(begun)
-        with _group(store, host, claim.rank, claim.size, loaded.device, is_leaving) as workers:
+        with _group(store, host, claim.rank, claim.size, is_leaving) as workers:
             tune(
                 loaded,
                 task,
@@ -184,13 +184,14 @@ def _group(
     address: str,
     rank: int,
     size: int,
-    device: torch.device,
     is_leaving: Callable[[], bool],
 ) -> Iterator[Workers]:
     _keep_to_loopback(address)
     try:
+        # On GPUs, too: nccl's sums are only enqueued, and when a worker goes it ends the process
+        # of the others after the timeout. These sums are small.
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "gloo",
             store=dist.PrefixStore("group", store),
             rank=rank,
             world_size=size,
