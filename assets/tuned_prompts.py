@@ -185,7 +185,7 @@ def _is_stored(context: dg.AssetExecutionContext) -> bool:
     """Whether this very run has stored its result of this task already."""
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
     stored = (
-        entry.dagster_event for entry in context.instance.all_logs(context.run_id, of_type=kind)
+        entry.dagster_event for entry in context.instance.all_logs(context.run.run_id, of_type=kind)
     )
     wanted = (context.asset_key, context.partition_key)
     return any((event.asset_key, event.partition) == wanted for event in stored if event)
