@@ -16,7 +16,7 @@ from resources.mlflow_tracking import MlflowTracking
 from resources.service_error import ServiceError
 from resources.settings import Settings
 from resources.warm_pool.local_pool import LocalPool
-from resources.warm_pool.registry import read_token
+from resources.warm_pool.registry import WorkerRegistry, read_token
 from resources.warm_pool.services_file import write_services
 
 TRAINING_POOL = "training"
@@ -75,6 +75,7 @@ class LocalServices:
         if workers:
             _allow_trainings(dagster_home, workers)
             pool = LocalPool(settings.home, read_token(settings.home), workers)
+            WorkerRegistry(settings.home).forget_failures()
             pool.grow(settings.pool, workers, beside=0)
         python = sys.executable
         mlflow = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]

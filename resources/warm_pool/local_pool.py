@@ -39,9 +39,10 @@ class LocalPool:
     def grow(self, base_model: str, count: int, beside: int) -> None:
         """Start worker processes; they outlive the process that starts them.
 
-        None for a while after one could not load: what is wrong is in its log.
+        None for a while after one of the model could not load: what is wrong is in its log.
         """
-        if WorkerRegistry(self.home).failed_since(time.time() - _AFTER_FAILURE_S):
+        since_s = time.time() - _AFTER_FAILURE_S
+        if WorkerRegistry(self.home).failed_since(base_model, since_s):
             return
         registered = WorkerRegistry(self.home).workers()
         there = sum(worker.base_model == base_model for worker in registered)

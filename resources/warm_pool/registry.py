@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Virtual memory, counted from the state on (proc(5), field 23).
 _MEMORY = 20
-_FAILURE = "last-failure"
+_FAILURE = "last-failure-"
 TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
 
 
@@ -66,17 +66,22 @@ class WorkerRegistry:
         """Forget a worker."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
 
-    def note_failure(self) -> None:
-        """Tell that a worker could not load: the next one most likely cannot either."""
+    def note_failure(self, base_model: str) -> None:
+        """Tell that a worker could not load: the model's next one most likely cannot either."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / _FAILURE).touch()
+        (self.folder / f"{_FAILURE}{base_model}").touch()
 
-    def failed_since(self, moment_s: float) -> bool:
-        """Whether a worker could not load after a moment, wall-clock s."""
+    def failed_since(self, base_model: str, moment_s: float) -> bool:
+        """Whether a worker of the model could not load after a moment, wall-clock s."""
         try:
-            return (self.folder / _FAILURE).stat().st_mtime > moment_s
+            return (self.folder / f"{_FAILURE}{base_model}").stat().st_mtime > moment_s
         except FileNotFoundError:
             return False
+
+    def forget_failures(self) -> None:
+        """Let workers be started at once again: somebody has looked after what was wrong."""
+        for path in self.folder.glob(f"{_FAILURE}*"):
+            path.unlink(missing_ok=True)
 
     def workers(self) -> list[RegisteredWorker]:
         """All registered ones that live, by name; what dead ones left is removed."""

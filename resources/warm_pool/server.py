@@ -183,7 +183,7 @@ def main(
             load_s = executor.load()
         except Exception:
             if register:
-                registry.note_failure()
+                registry.note_failure(base_model)
             raise
         load_s["total"] = time.monotonic() - started_s
         worker.ready(load_s)

@@ -41,10 +41,20 @@ def test_after_one_that_could_not_load_none_is_started_for_a_while(
     tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = LocalPool(str(tmp_path), "token")
-    WorkerRegistry(str(tmp_path)).note_failure()
+    WorkerRegistry(str(tmp_path)).note_failure("tiny")
     pool.grow("tiny", 1, beside=0)
     assert started == []
+    pool.grow("other", 1, beside=0)
+    assert len(started) == 1
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 60.0)
     pool.grow("tiny", 1, beside=0)
+    assert len(started) == 2
+
+
+def test_who_has_mended_the_cause_does_not_wait(tmp_path: Path, started: list[list[str]]) -> None:
+    registry = WorkerRegistry(str(tmp_path))
+    registry.note_failure("tiny")
+    registry.forget_failures()
+    LocalPool(str(tmp_path), "token").grow("tiny", 1, beside=0)
     assert len(started) == 1
