@@ -135,18 +135,22 @@ def _compared(
     others: dict[str, int] = {}
     if settings.baselines:
         others = baseline_gpus(demand, capacity, seed=settings.seed, limit=40 * found.servers)
-    return bounds(catalogue, lengths, settings.headroom, capacity), others
+    return bounds(catalogue, lengths, settings, capacity), others
 
 
 def bounds(
-    catalogue: AdapterCatalogue, lengths: Lengths, headroom: float, capacity: Capacity
+    catalogue: AdapterCatalogue, lengths: Lengths, settings: PlacementSettings, capacity: Capacity
 ) -> tuple[int, int]:
-    """Lower bounds on servers at the catalogue's rates and at those with the headroom on top."""
+    """Lower bounds on servers at the catalogue's rates and at those with the headroom on top.
+
+    For the objective of the settings: who may wait longer for a slot needs fewer servers.
+    """
     as_told, promised = lower_bounds(
         as_is(catalogue, lengths),
         capacity.options,
-        (1.0, 1 + headroom),
+        (1.0, 1 + settings.headroom),
         max_adapters=capacity.max_adapters,
+        ttft_slo_ms=settings.ttft_slo_ms,
     )
     return as_told, promised
 

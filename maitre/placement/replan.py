@@ -84,7 +84,7 @@ def replan(
         planned_servers(found, carried.demand, catalogue, profile, capacity, names, headroom),
     )
     over = [names[i] for i in np.flatnonzero(choice.risk > max(tolerated, risk))]
-    as_told, promised = bounds(catalogue, lengths, headroom, capacity)
+    as_told, promised = bounds(catalogue, lengths, settings, capacity)
     return PlacementPlan(
         profile.name,
         servers,

@@ -19,11 +19,11 @@ from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.check import check_plan
 from maitre.placement.demand import Demand
-from maitre.placement.place import place
+from maitre.placement.place import bounds, place
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.placement.replicas import as_is, replicated
 from maitre.placement.search import fewest_servers
-from maitre.placement.settings import PlacementError
+from maitre.placement.settings import PlacementError, PlacementSettings
 from maitre.twin import ServerProfile
 
 MODEL = "llama-3.1-8b-instruct"
@@ -123,7 +123,7 @@ def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
     near = [points[i] for i in np.flatnonzero((fills > 0.93) & (fills < 1.02))[:6]]
     runs = measure_many(profile, near, list(range(len(near))), HealthRule())
     means = lengths.means()
-    bounds = []
+    worths = []
     for (_, workload), run in zip(near, runs, strict=True):
         loads = workload.adapters
         demand = Demand.of(
@@ -133,10 +133,10 @@ def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
             np.array([load.mean_output_tokens or means[1] for load in loads]),
         )
         bound = bound_on(demand, capacity)
-        bounds.append(bound)
+        worths.append(bound)
         # An hour may be lucky by a hundredth.
         assert not run.health.healthy or bound <= 1.01
-    assert max(bounds) > 0.9
+    assert max(worths) > 0.9
 
 
 @given(
@@ -180,11 +180,28 @@ def test_bounds_at_several_rates_are_those_at_each(capacity: Capacity) -> None:
 
 
 def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
-    bounds = [
+    grown = [
         bound_on(as_is(mixed_catalogue(200), default_lengths(), factor), capacity)
         for factor in (0.5, 1.0, 2.0)
     ]
-    assert bounds[0] < bounds[1] < bounds[2]
+    assert grown[0] < grown[1] < grown[2]
+
+
+def test_the_bound_is_for_the_objective_of_the_plan(capacity: Capacity) -> None:
+    catalogue = catalogue_of([0.05] * 3000, [32] * 3000)
+    lengths = default_lengths()
+    asked = [PlacementSettings(ttft_slo_ms=slo) for slo in (1_000.0, 10_000.0, 30_000.0)]
+    found = [bounds(catalogue, lengths, each, capacity) for each in asked]
+    relaxed = [
+        relaxed_servers(as_is(catalogue, lengths), capacity.options, ttft_slo_ms=each.ttft_slo_ms)
+        for each in asked
+    ]
+    assert relaxed[0] > relaxed[1] > relaxed[2]
+    by_count = math.ceil(len(catalogue) / capacity.max_adapters)
+    assert [told for told, _ in found] == [
+        max(math.ceil(servers), by_count) for (servers,) in relaxed
+    ]
+    assert found[0] > found[2]
 
 
 def test_a_checked_plan_holds_in_the_twin(profile: ServerProfile) -> None:
