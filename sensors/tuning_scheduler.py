@@ -49,8 +49,11 @@ def tuning_scheduler(
     store = request_queue.store()
     settings = Settings.read()
 
+    queued: set[TuningRequest] = set()
+
     def waiting() -> list[TuningRequest]:
-        return without_run(context.instance, store, store.find(OPEN_STATES, limit=1000))
+        requests = store.find(OPEN_STATES, limit=1000)
+        return without_run(context.instance, store, requests, queued)
 
     pool = pool_of(settings)
     if pool is None:
@@ -72,12 +75,22 @@ def tuning_scheduler(
 
 
 def without_run(
-    instance: dg.DagsterInstance, store: RequestStore, requests: Sequence[TuningRequest]
+    instance: dg.DagsterInstance,
+    store: RequestStore,
+    requests: Sequence[TuningRequest],
+    queued: set[TuningRequest] | None = None,
 ) -> list[TuningRequest]:
-    """Write the state of each request's run to the queue; the requests that have no run."""
+    """Write the state of each request's run to the queue; the requests that have no run.
+
+    `queued` is what a tick's earlier rounds have found to be queued without a run; what is found
+    now is added. A request is taken before it gets a run, so as long as nothing of it has changed
+    there is none to ask for.
+    """
+    queued = set() if queued is None else queued
+    asked = [request for request in requests if request not in queued]
     attempts: dict[tuple[str, str], dg.RunRecord] = {}
-    for begin in range(0, len(requests), _ASKED_TOGETHER):
-        ids = [request.request_id for request in requests[begin : begin + _ASKED_TOGETHER]]
+    for begin in range(0, len(asked), _ASKED_TOGETHER):
+        ids = [request.request_id for request in asked[begin : begin + _ASKED_TOGETHER]]
         for record in instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: ids})):
             tags = record.dagster_run.tags
             attempts.setdefault((tags[REQUEST_TAG], tags.get(ATTEMPT_TAG, "")), record)
@@ -86,6 +99,8 @@ def without_run(
         seen = attempts.get((request.request_id, str(request.attempt)))
         if seen is None:
             found.append(request)
+            if request.state is RequestState.QUEUED:
+                queued.add(request)
         else:
             _note(instance, store, request, seen)
     return found

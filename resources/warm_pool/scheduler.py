@@ -221,8 +221,9 @@ def _to_resume(
             if placement.number >= _MOST_PLACEMENTS:
                 instance.report_run_failed(run, f"gave up after {placement.number} workers")
                 continue
-            store.release(placement.run_id, placement.attempt, "its worker is gone")
-            done.notes.append(f"{placement.run_id} waits for a worker")
+            # It waits from now on: said once, not in each of the rounds that it waits.
+            if store.release(placement.run_id, placement.attempt, "its worker is gone"):
+                done.notes.append(f"{placement.run_id} waits for a worker")
             # How far it was is in the checkpoint; one step says that it has begun.
             found[placement.run_id] = 1
     return found

@@ -5,15 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 
-from resources.request_queue.request import RequestState
+from resources.request_queue.request import RequestState, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.client import WorkerClient
+from resources.warm_pool.launcher import WarmPoolRunLauncher
+from resources.warm_pool.placements import PlacementStore
 from resources.warm_pool.pool import PoolWorker
 from resources.warm_pool.scheduler import schedule
 from resources.warm_pool.tick import read_tick, replay
@@ -176,6 +180,44 @@ def test_a_drained_worker_that_stays_is_ended_but_not_while_it_works_or_at_once(
         pool.said[place] = replace(pool.said[place], view=view)
     schedule(settings, instance, pool, [], NOW)
     assert pool.removed == ["w0"]
+
+
+def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
+    launcher = WarmPoolRunLauncher(settings=settings)
+    run = SimpleNamespace(is_finished=False, status=dg.DagsterRunStatus.STARTED)
+    instance: Any = SimpleNamespace(run_launcher=launcher, get_run_by_id=lambda _: run)
+    placements = PlacementStore(settings.request_queue_url)
+    # Nobody listens there.
+    placements.place("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
+    pool = SaidPool(idle=1)
+    pool.client = lambda url: WorkerClient(url, "token", 1.0)  # type: ignore[method-assign]
+    rounds = [schedule(settings, instance, pool, [], NOW) for _ in range(3)]
+    assert [done.notes for done in rounds] == [["run waits for a worker"], [], []]
+    assert all(done.unsettled for done in rounds)
+
+
+def test_the_runs_of_what_stays_queued_are_looked_for_once_in_a_tick(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a", "b")
+    first, second = store.find()
+    asked: list[int] = []
+    look = instance.get_run_records
+
+    def count(filters: dg.RunsFilter) -> Sequence[dg.RunRecord]:
+        asked.append(len(filters.tags["maitre/request"]))
+        return look(filters)
+
+    monkeypatch.setattr(instance, "get_run_records", count)
+    queued: set[TuningRequest] = set()
+    for _ in range(3):
+        assert without_run(instance, store, store.find(), queued) == [first, second]
+    assert asked == [2]
+    # One that somebody has taken may have a run.
+    store.take(first.request_id, owner="me", now=NOW, hold_s=60.0)
+    assert len(without_run(instance, store, store.find(), queued)) == 2
+    assert asked == [2, 1]
 
 
 def test_lost_workers_of_the_floor_come_back(
