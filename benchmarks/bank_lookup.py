@@ -165,7 +165,7 @@ def report(found: list[dict[str, float | str]]) -> None:
     print(f"work against scoring everything: median {np.median(work):.1%}")
     print(f"two layers: median {np.median(layers):.1f} s, worst {layers.max():.1f} s")
     print(
-        f"with probing: median {np.median(whole):.1f} s, worst {whole.max():.1f} s "
+        f"find_start: median {np.median(whole):.1f} s, worst {whole.max():.1f} s "
         f"(reach {REACH_SECONDS:.0f} s)"
     )
 
