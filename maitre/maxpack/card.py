@@ -11,7 +11,7 @@ FORMAT = 4
 
 
 class MaxpackError(ValueError):
-    """Traces that no model can be fitted on, or a folder that holds no model."""
+    """Traces that no model can be fitted on, a folder that holds no model, or no servers."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from scipy.stats import qmc
 
 from maitre.maxpack.features import SetSums, adapter_terms
 from maitre.maxpack.fluid import fluid_features
-from maitre.maxpack.options import SLOTS, ServerOptions, default_lengths, rank_tiers
+from maitre.maxpack.options import ServerOptions, default_lengths, rank_tiers, slot_counts
 from maitre.twin import (
     AdapterLoad,
     Lengths,
@@ -57,9 +57,7 @@ def design(
         2 ** max(1, int(np.ceil(np.log2(max(n, 2)))))
     )[:n]
     rng = np.random.default_rng([seed, 1])
-    low, high = profile.valid.max_loras
-    slots = [count for count in SLOTS if low <= count <= high]
-    pairs = [(count, rank) for count in slots for rank in rank_tiers(profile)]
+    pairs = [(count, rank) for count in slot_counts(profile) for rank in rank_tiers(profile)]
     options = ServerOptions.of_pairs(profile, lengths, pairs)
     return [_point(profile, lengths, options, row, rng, duration_s) for row in points]
 

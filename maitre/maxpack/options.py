@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from maitre.maxpack.card import MaxpackError
 from maitre.maxpack.fluid import LengthMoments
 from maitre.twin import Lengths, ServerConfig, ServerProfile
 from maitre.twin.kernel.state import StepCost
@@ -57,20 +58,26 @@ class ServerOptions:
     ) -> ServerOptions:
         """Every pair of slots and ranks within the profile's range that starts.
 
-        `ranks` are the tiers of `RANK_TIERS` within the profile's range unless given.
+        `ranks` are the tiers of `RANK_TIERS` within the profile's range unless given; the ends of
+        the profile's range of slots join `slots`.
+
+        Raises:
+            MaxpackError: no such pair starts.
         """
-        low, high = profile.valid.max_loras
         tiers = rank_tiers(profile) if ranks is None else ranks
-        return cls.of_pairs(
-            profile,
-            lengths,
-            [
-                (count, rank)
-                for rank in tiers
-                for count in slots
-                if low <= count <= high and profile.kv_cache_tokens(count, rank) is not None
-            ],
-        )
+        pairs = [
+            (count, rank)
+            for rank in tiers
+            for count in slot_counts(profile, slots)
+            if profile.kv_cache_tokens(count, rank) is not None
+        ]
+        if not pairs:
+            raise MaxpackError(
+                f"profile {profile.name}: no server starts with valid.max_loras "
+                f"{profile.valid.max_loras} at ranks {tuple(tiers)}; beside the slots its memory "
+                f"must leave a KV cache of {profile.memory.max_model_len} tokens (max_model_len)"
+            )
+        return cls.of_pairs(profile, lengths, pairs)
 
     @classmethod
     def of_pairs(
@@ -152,6 +159,23 @@ class ServerOptions:
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
         )
+
+
+def slot_counts(profile: ServerProfile, slots: Sequence[int] = SLOTS) -> tuple[int, ...]:
+    """Those of `slots` within the profile's range and the ends of that range, ascending.
+
+    Without 0, which is a server without adapters.
+
+    Raises:
+        MaxpackError: the profile was fitted on a server without slots.
+    """
+    low, high = profile.valid.max_loras
+    if high < 1:
+        raise MaxpackError(
+            f"profile {profile.name}: valid.max_loras is {low}..{high}, a server without adapters; "
+            "measure one with at least one slot"
+        )
+    return tuple(sorted({n for n in (low, high, *slots) if max(low, 1) <= n <= high}))
 
 
 def rank_tiers(profile: ServerProfile) -> tuple[int, ...]:
