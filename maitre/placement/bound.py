@@ -43,7 +43,7 @@ from maitre.maxpack.compiled import compiled
 from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.options import ServerOptions
 from maitre.placement.demand import Demand
-from maitre.placement.relaxation import Nodes, Types
+from maitre.placement.relaxation import LONGEST_STEP_S, SHORTEST_STEP_S, Nodes, Types
 
 _COARSE_RATIO, _FINE_RATIO = 1.45, 1.03
 # Step times of servers that a good plan has: where worths are looked for. The bound trusts none.
@@ -53,6 +53,10 @@ _MASTER_SLOTS = 6
 _SHARE_STEPS = (0.2, 0.08, 0.03, 0.01, 0.004)
 _ENOUGH = 1.02
 _TYPES_AT_ONCE = 512
+
+
+class BoundError(ValueError):
+    """Servers too slow for any bound."""
 
 
 def lower_bounds(
@@ -82,14 +86,16 @@ def relaxed_servers(
     """The bounds before rounding up.
 
     The program is solved at the rates told; its worths serve at all multiples of them.
+
+    Raises:
+        BoundError: no server makes a step within `LONGEST_STEP_S`.
     """
     nodes, exact = Nodes.of(demand, options)
     if not len(nodes.weight):
         return (0.0,) * len(factors)
     wait_s = 1e-3 * ttft_slo_ms / math.log(100)
-    likely = Types.of(options, _COARSE_RATIO, _thinned(options), wait_s, _LIKELY_STEPS_S)
     every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s)
-    worth = _worths(nodes, likely)
+    worth = _worths(nodes, _coarse(nodes, options, wait_s))
     found = []
     for factor in factors:
         hotter = nodes.at_rates(factor)
@@ -98,9 +104,27 @@ def relaxed_servers(
     return tuple(found)
 
 
+def _coarse(nodes: Nodes, options: ServerOptions, wait_s: float) -> Types:
+    """The types among which worths are looked for: likely steps, or all where those are too short.
+
+    Steps of slow servers take longer than the likely ones. For slower servers still than all
+    steps looked at there are no worths, and no plan either.
+    """
+    rows = _thinned(options)
+    largest = nodes.tier.max()
+    for steps_s in (_LIKELY_STEPS_S, (SHORTEST_STEP_S, LONGEST_STEP_S)):
+        types = Types.of(options, _COARSE_RATIO, rows, wait_s, steps_s)
+        types = types.take(np.all(types.limits()[:, :2] > 0.02, axis=1))
+        if np.any(types.rank >= largest):
+            return types
+    raise BoundError(
+        f"no server with slots of rank {largest} makes a step within {LONGEST_STEP_S:g} s; the "
+        "profile's step times (base_ms and what follows, in ms) are too long to place adapters by"
+    )
+
+
 def _worths(nodes: Nodes, types: Types) -> np.ndarray:
     """About what part of a server an adapter at each node is worth: the LP's dual values."""
-    types = types.take(np.all(types.limits()[:, :2] > 0.02, axis=1))
     part = types.use(nodes) / types.limits()[:, None, :]
     n_types, n_nodes = len(types), len(nodes.weight)
     # Variables: adapters of each node on each type (where the rank fits), servers of each type.

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from maitre.maxpack.design import design
 from maitre.maxpack.health import HealthRule
 from maitre.maxpack.measure import measure_many
-from maitre.maxpack.options import default_lengths
+from maitre.maxpack.options import ServerOptions, default_lengths
+from maitre.maxpack.steady import SteadyStateModel
 from maitre.maxpack.traces import point_features
 from maitre.placement.baselines import baseline_gpus
 from maitre.placement.bound import relaxed_servers
@@ -185,6 +186,20 @@ def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
         for factor in (0.5, 1.0, 2.0)
     ]
     assert grown[0] < grown[1] < grown[2]
+
+
+@pytest.mark.parametrize("base_ms", [100.0, 400.0])
+def test_slow_servers_have_a_bound_below_what_holds_the_adapters(base_ms: float) -> None:
+    fast = ServerProfile.load("cpu/smollm2-135m")
+    slow = fast.model_copy(update={"step": fast.step.model_copy(update={"base_ms": base_ms})})
+    lengths = default_lengths()
+    options = ServerOptions.of(slow, lengths)
+    slow_capacity = Capacity(SteadyStateModel(), options, 0.01, slow.valid.adapters[1])
+    catalogue = catalogue_of([2e-3, 5e-3, 1e-2] * 8, [16] * 24)
+    demand = replicated(catalogue, lengths, slow_capacity, 1.0)
+    found = fewest_servers(demand, slow_capacity)
+    assert found is not None
+    assert 0 < bound_on(as_is(catalogue, lengths), slow_capacity) <= found.servers
 
 
 def test_the_bound_is_for_the_objective_of_the_plan(capacity: Capacity) -> None:
