@@ -84,7 +84,13 @@ def _point(
     slots, limit_rps = int(options.max_loras[rows[np.argmax(limits)]]), float(limits.max())
     rates = np.maximum(shape * limit_rps * load, _LOWEST_RATE_RPS)
     return (
-        ServerConfig(max_loras=slots, max_cpu_loras=max(slots, count), max_lora_rank=tier),
+        ServerConfig(
+            max_loras=slots,
+            max_cpu_loras=max(slots, count),
+            max_lora_rank=tier,
+            max_num_seqs=options.max_num_seqs,
+            max_num_batched_tokens=options.max_num_batched_tokens,
+        ),
         Workload(
             adapters=[
                 AdapterLoad(

@@ -21,6 +21,8 @@ SLOTS = (*range(8, 32, 2), *range(32, 64, 4), *range(64, 128, 8), *range(128, 25
          *range(256, 385, 32))  # fmt: skip
 # Mean lengths of the runs that the shipped profiles were fitted on.
 MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS = 222.4, 195.0
+# Sequences and tokens of a batch where the profile holds for whatever they are.
+LARGEST_BATCH = 2048
 _MOMENT_DRAWS = 20_000
 _CPU_STEP = 32
 
@@ -44,8 +46,8 @@ class ServerOptions:
     step_costs: tuple[Any, ...]
     limits: np.ndarray
     moments: LengthMoments
-    max_num_seqs: int = 2048
-    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = LARGEST_BATCH
+    max_num_batched_tokens: int = LARGEST_BATCH
 
     @classmethod
     def of(
@@ -84,12 +86,14 @@ class ServerOptions:
         cls, profile: ServerProfile, lengths: Lengths, pairs: Sequence[tuple[int, int]]
     ) -> ServerOptions:
         """These (slots, rank) pairs, in this order, startable or not."""
+        max_num_seqs = _planned(profile.valid.max_num_seqs)
+        max_num_batched_tokens = _planned(profile.valid.max_num_batched_tokens)
         costs, limits = [], []
         for count, rank in pairs:
             config = ServerConfig(max_loras=count, max_cpu_loras=count, max_lora_rank=rank)
             costs.append(profile.step_cost(config))
             kv = profile.kv_cache_tokens(count, rank) or 0
-            limits.append([kv, count, config.max_num_seqs, config.max_num_batched_tokens])
+            limits.append([kv, count, max_num_seqs, max_num_batched_tokens])
         table = np.array(limits, dtype=np.float64).reshape(len(limits), 4)
         inputs, outputs = lengths.draw(np.random.default_rng(0), _MOMENT_DRAWS)
         return cls(
@@ -99,6 +103,8 @@ class ServerOptions:
             tuple(costs),
             table,
             LengthMoments.of(inputs, outputs, profile.memory.block_tokens),
+            max_num_seqs,
+            max_num_batched_tokens,
         )
 
     def __len__(self) -> int:
@@ -176,6 +182,11 @@ def slot_counts(profile: ServerProfile, slots: Sequence[int] = SLOTS) -> tuple[i
             "measure one with at least one slot"
         )
     return tuple(sorted({n for n in (low, high, *slots) if max(low, 1) <= n <= high}))
+
+
+def _planned(valid: tuple[int, int] | None) -> int:
+    """The batch that servers are planned with: the largest that was measured."""
+    return LARGEST_BATCH if valid is None else valid[1]
 
 
 def rank_tiers(profile: ServerProfile) -> tuple[int, ...]:

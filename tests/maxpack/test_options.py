@@ -1,5 +1,6 @@
 """Configurations on offer for profiles of few slots, small batches or too little memory."""
 
+import numpy as np
 import pytest
 
 from maitre.maxpack.card import MaxpackError
@@ -43,3 +44,14 @@ def test_what_cannot_start_is_told() -> None:
     for use in (lambda p: ServerOptions.of(p, default_lengths()), lambda p: design(p, 2)):
         with pytest.raises(MaxpackError, match=r"valid.max_loras"):
             use(with_slots(0, 0))
+
+
+def test_batches_are_as_large_as_the_profile_was_measured_with() -> None:
+    options = ServerOptions.of(CPU, default_lengths())
+    assert options.limits[:, 2:].tolist() == [[32, 256]] * len(options)
+    config = options.config(0, 3)
+    assert (config.max_num_seqs, config.max_num_batched_tokens) == (32, 256)
+    assert {c.max_num_batched_tokens for c, _ in design(CPU, 4)} == {256}
+    assert CPU.range_warnings(config, 3, 1.0, 300.0) == []
+    h100 = ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
+    assert np.all(ServerOptions.of(h100, default_lengths()).limits[:, 2:] == 2048)
