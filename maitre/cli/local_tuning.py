@@ -183,29 +183,18 @@ def _part(
     from maitre.tuning.lora import tune_lora
     from maitre.tuning.tune import tune
 
-    on_progress = None if quiet or not workers.is_first else _tell
-    if isinstance(config, TuneConfig):
-        return tune(
-            model,
-            task,
-            init=init,
-            config=config,
-            seed=seed,
-            checkpoint=checkpoint,
-            workers=workers,
-            on_progress=on_progress,
-            should_stop=was_interrupted,
-        )
-    return tune_lora(
+    tuner: Any = partial(tune, init=init) if isinstance(config, TuneConfig) else tune_lora
+    result: TuneResult | LoraResult = tuner(
         model,
         task,
         config=config,
         seed=seed,
         checkpoint=checkpoint,
         workers=workers,
-        on_progress=on_progress,
+        on_progress=None if quiet or not workers.is_first else _tell,
         should_stop=was_interrupted,
     )
+    return result
 
 
 def _bank(asked: LocalTuning) -> "PromptBank":
