@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from benchmarks.warm_services import small_tasks, until
+from benchmarks.warm_services import data_home_environment, small_tasks, until
 from resources.mlflow_tracking import MlflowTracking
 from resources.settings import Settings
 from resources.warm_pool.local_pool import LocalPool
@@ -27,15 +27,7 @@ from resources.warm_pool.tags import BASE_MODEL_TAG
 def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any]:
     """Resident memory of the worker, MB, and seconds of a run."""
     own = small_tasks(tasks, folder / "tasks")
-    environment = {
-        "DAGSTER_HOME": str(folder / "dagster"),
-        "MAITRE_HOME": str(folder / "home"),
-        "MAITRE_BASE_MODEL": str(model),
-        "MAITRE_TASKS": str(own),
-        "MAITRE_REQUEST_QUEUE_URL": f"sqlite:///{folder}/home/requests.db",
-        "MAITRE_MLFLOW_TRACKING_URI": f"sqlite:///{folder}/home/mlflow/mlflow.db",
-        "MAITRE_WARM_POOL": "local",
-    }
+    environment = {**data_home_environment(folder, model, own), "MAITRE_WARM_POOL": "local"}
     os.environ.update(environment)
     settings = Settings.read()
     (folder / "dagster").mkdir()

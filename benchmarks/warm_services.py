@@ -158,6 +158,18 @@ def cluster_for(model: Path, into: Path) -> Path:
     return into
 
 
+def data_home_environment(folder: Path, model: Path, tasks: Path) -> dict[str, str]:
+    """The settings of a data home, a queue and a tracking store of its own in `folder`."""
+    return {
+        "DAGSTER_HOME": str(folder / "dagster"),
+        "MAITRE_HOME": str(folder / "home"),
+        "MAITRE_BASE_MODEL": str(model),
+        "MAITRE_TASKS": str(tasks),
+        "MAITRE_REQUEST_QUEUE_URL": f"sqlite:///{folder}/home/requests.db",
+        "MAITRE_MLFLOW_TRACKING_URI": f"sqlite:///{folder}/home/mlflow/mlflow.db",
+    }
+
+
 @contextmanager
 def live_services(
     folder: Path,
@@ -168,16 +180,7 @@ def live_services(
     **more: str,
 ) -> Iterator[Services]:
     """`maitre up` with that many warm workers, in an empty data home."""
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(folder / "dagster"),
-        "MAITRE_HOME": str(folder / "home"),
-        "MAITRE_BASE_MODEL": str(model),
-        "MAITRE_TASKS": str(tasks),
-        "MAITRE_REQUEST_QUEUE_URL": f"sqlite:///{folder}/home/requests.db",
-        "MAITRE_MLFLOW_TRACKING_URI": f"sqlite:///{folder}/home/mlflow/mlflow.db",
-        **more,
-    }
+    environment = {**os.environ, **data_home_environment(folder, model, tasks), **more}
     settings = Settings.read(environment=environment)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "maitre.cli", "up", "--workers", str(workers)]
