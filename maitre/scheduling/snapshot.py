@@ -113,3 +113,8 @@ class Snapshot:
     blank: Mapping[str, Worker]
     held: int
     changed: frozenset[str]
+
+    @property
+    def cold(self) -> int:
+        """GPUs that are not held; none where more are held than the cluster is said to have."""
+        return max(0, self.cluster.gpus - self.held)

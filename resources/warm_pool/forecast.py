@@ -59,8 +59,7 @@ def _free_s(snapshot: Snapshot, base_model: str) -> list[float]:
         busy_until_s.get(worker.worker, worker.ready_s if worker.state == "loading" else now_s)
         for worker in pool.workers.values()
     ]
-    cold = snapshot.cluster.gpus - snapshot.held
-    free += [now_s + pool.model.warm_up_s] * max(0, cold)
+    free += [now_s + pool.model.warm_up_s] * snapshot.cold
     free = [max(now_s, moment) for moment in free] or [now_s + pool.model.warm_up_s]
     heapq.heapify(free)
     return free

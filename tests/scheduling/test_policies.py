@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maitre.scheduling import POLICIES, Cluster, Job, ModelSpec, named_policy, replay, simulate
+from maitre.scheduling.actions import LoadModel, StartWorkers
+from maitre.scheduling.snapshot import Pool, Snapshot, Worker
 
 MODELS = {
     "small": ModelSpec("small", 10.0, 2.0, 0.5, {1: 0.1, 2: 0.06, 4: 0.07}),
@@ -140,3 +142,18 @@ def test_hopeless_jobs_run_last_unless_they_are_to_be_rejected() -> None:
     assert [e.job_id for e in kept.events if e.kind == "job_finish"] == ["fine", "hopeless"]
     assert [e.job_id for e in dropped.events if e.kind == "job_reject"] == ["hopeless"]
     assert dropped.outcome.gpu_hours < kept.outcome.gpu_hours
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("held", [4, 8])
+def test_with_more_workers_than_gpus_none_is_started_or_loaded_anew(policy: str, held: int) -> None:
+    """A live cluster's file may come to name fewer GPUs than are held."""
+    model = MODELS["small"]
+    workers = {
+        name: Worker(name, model.name, "idle", 0.0, 0.0) for name in (f"w{i}" for i in range(held))
+    }
+    pool = Pool(model, {}, {}, {}, workers, workers, [], [])
+    cluster = Cluster(4, 2.0, {model.name: model})
+    seen = Snapshot(1e4, cluster, {model.name: pool}, {}, held, frozenset((model.name,)))
+    decided = named_policy(policy).decide(seen)
+    assert not [action for action in decided if isinstance(action, StartWorkers | LoadModel)]

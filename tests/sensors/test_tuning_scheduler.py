@@ -168,6 +168,16 @@ def test_workers_that_a_round_gives_back_are_given_back_together(
     assert rested.shrinks == 1
 
 
+def test_more_workers_than_the_cluster_file_has_gpus_shrink_to_the_floor(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    crowd = SaidPool(idle=8, idle_s=10_000.0)
+    done = schedule(settings, instance, crowd, [], NOW)
+    assert len(set(crowd.shrunk)) == 7
+    assert crowd.grown == []
+    assert not any("in place of" in note for note in done.notes)
+
+
 def test_a_drained_worker_that_stays_is_ended_but_not_while_it_works_or_at_once(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:

@@ -10,7 +10,7 @@ class Fleet:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.cold = snapshot.cluster.gpus - snapshot.held
+        self.cold = snapshot.cold
         self.taken: set[str] = set()
 
     def room(self, base_model: str) -> int:

@@ -51,7 +51,7 @@ class Maitre:
             snapshot.cluster.gpus,
             self.crowded_dearest,
         )
-        cold = snapshot.cluster.gpus - snapshot.held
+        cold = snapshot.cold
         actions: list[Action] = []
         idle = sum(len(pool.idle) for pool in snapshot.pools.values())
         plans = {
