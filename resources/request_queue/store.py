@@ -78,6 +78,17 @@ class RequestStore:
         with self._begin() as connection:
             return [_request(row) for row in connection.execute(query)]
 
+    def last_ended(self, limit: int) -> list[TuningRequest]:
+        """The requests that have ended, the last one first."""
+        query = (
+            sa.select(requests)
+            .where(requests.c.state.in_([str(s) for s in FINAL_STATES]))
+            .order_by(requests.c.finished_at.desc())
+            .limit(limit)
+        )
+        with self._begin() as connection:
+            return [_request(row) for row in connection.execute(query)]
+
     def get(self, request_id: str) -> TuningRequest:
         """The request of that id; `RequestError` when there is none."""
         query = sa.select(requests).where(requests.c.request_id == request_id)

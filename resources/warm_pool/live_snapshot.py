@@ -1,6 +1,7 @@
 """What the policy sees of the live system: the same `Snapshot` that the simulator builds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from maitre.scheduling.cluster import Cluster, ModelSpec
 from maitre.scheduling.snapshot import (
@@ -19,6 +20,9 @@ from resources.warm_pool.wire import ClaimView
 
 HANDED_TO = "worker "
 """A starting request's owner says so which workers its run will go to, comma-separated."""
+
+_FINISHING_S = 0.3
+"""About how long a worker whose run has ended stays busy: it tidies up."""
 
 
 def live_snapshot(
@@ -71,7 +75,17 @@ def _pool(
     queued: dict[str, JobView] = {}
     lookups: dict[str, LookupView] = {}
     running: dict[str, RunningJob] = {}
+    runs = {request.run_id: request for request in asked if request.run_id}
     seen = {worker.name: _worker(worker, model) for worker in own}
+    can_be_handed = set()
+    for worker in own:
+        run = runs.get(worker.view.claim.run_id) if worker.view and worker.view.claim else None
+        if run is not None and run.state.is_final and not worker.is_draining:
+            seen[worker.name] = replace(
+                seen[worker.name], state="loading", ready_s=time_s + _FINISHING_S
+            )
+        elif run is None and seen[worker.name].state != "loading":
+            can_be_handed.add(worker.name)
     by_run = _claims(own)
     for request in asked:
         if request.state.is_final:
@@ -90,10 +104,10 @@ def _pool(
                 running[job.job_id] = RunningJob(job, tuple(names), time_s, each_s)
         elif request.run_id in waiting:
             queued[request.request_id] = job_view(request, model, waiting[request.run_id or ""])
-        elif request.state is RequestState.QUEUED:
+        elif _is_to_start(request, time_s):
             queued[request.request_id] = job_view(request, model)
-        elif names := [n for n in handed_to(request) if n in seen and seen[n].state == "idle"]:
-            # On its way: the workers are as good as busy.
+        elif names := [name for name in handed_to(request) if name in can_be_handed]:
+            # On its way, or claimed already and only the row does not say so yet.
             seen.update({name: _as(seen[name], "running") for name in names})
             job = job_view(request, model)
             running[job.job_id] = RunningJob(job, tuple(names), time_s, _iteration_s(model, names))
@@ -106,6 +120,15 @@ def _pool(
         {name: worker for name, worker in seen.items() if worker.state == "idle"},
         [request.submitted_at.timestamp() for request in asked],
         _completions(asked),
+    )
+
+
+def _is_to_start(request: TuningRequest, time_s: float) -> bool:
+    """Whether it waits; or was taken, and who took it made no run of it in time."""
+    held_until = request.held_until
+    expired = held_until is not None and held_until.timestamp() < time_s
+    return request.state is RequestState.QUEUED or (
+        request.state is RequestState.STARTING and expired
     )
 
 
@@ -148,16 +171,17 @@ def _worker(worker: PoolWorker, model: ModelSpec) -> Worker:
 
 
 def _as(worker: Worker, state: WorkerState) -> Worker:
-    return Worker(worker.worker, worker.base_model, state, worker.since_s, worker.ready_s)
+    return replace(worker, state=state)
 
 
 def _completions(requests: Iterable[TuningRequest]) -> list[Completion]:
+    """Runs that were requested have no target: each takes what it was estimated at."""
     done = [
         Completion(
             finished_s=request.finished_at.timestamp(),
             banked=False,
             iterations_estimate=request.iterations_cold,
-            iterations=float(request.max_iterations),
+            iterations=request.iterations_cold,
             violated=request.finished_at > request.deadline_at,
         )
         for request in requests

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from maitre.scheduling.cluster import read_cluster
 from resources.settings import Settings
 from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from resources.warm_pool.registry import read_token
@@ -30,6 +32,11 @@ class PoolWorker:
     def is_idle(self) -> bool:
         """Whether it would take a claim."""
         return self.view is not None and self.view.state == "idle"
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes nothing more."""
+        return self.view is not None and self.view.state == "draining"
 
 
 class PoolError(RuntimeError):
@@ -89,9 +96,15 @@ def pool_of(settings: Settings) -> WarmPool | None:
     if settings.warm_pool == "local":
         from resources.warm_pool.local_pool import LocalPool
 
-        return LocalPool(settings.home, read_token(settings.home), settings.warm_workers)
+        return LocalPool(settings.home, read_token(settings.home), _most_workers(settings))
     if settings.warm_pool == "kubernetes":
         from resources.warm_pool.kubernetes_pool import KubernetesPool
 
         return KubernetesPool.in_cluster(read_token(str(settings.scratch)))
     return None
+
+
+def _most_workers(settings: Settings) -> int:
+    """How many workers may share this machine: the cluster file's GPUs, not those kept warm."""
+    path = Path(settings.cluster)
+    return read_cluster(path).gpus if path.is_file() else settings.warm_workers

@@ -16,7 +16,7 @@ import dagster as dg
 from maitre.scheduling import actions as act
 from maitre.scheduling.cluster import Cluster, read_cluster
 from maitre.scheduling.policies import named_policy
-from resources.request_queue.request import OPEN_STATES, RequestState, TuningRequest
+from resources.request_queue.request import OPEN_STATES, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
@@ -72,10 +72,10 @@ def schedule(
     done = Round()
     store = RequestStore(settings.request_queue_url)
     workers = pool.workers()
-    staying = [w for w in workers if w.view is None or w.view.state != "draining"]
+    staying = [worker for worker in workers if not worker.is_draining]
     done.to_spare = len(staying) - settings.warm_workers
     to_resume = _to_resume(settings, instance, pool, done)
-    requests = store.find([RequestState.DONE], limit=_REMEMBERED) + store.find(OPEN_STATES)
+    requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
     cluster = cluster_of(settings)
     snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
     actions = list(named_policy(POLICY).decide(snapshot))

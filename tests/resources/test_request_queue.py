@@ -43,6 +43,19 @@ def test_the_earliest_deadline_comes_first_and_keeps_its_zone(queue: RequestStor
     assert queue.get(soon.request_id) == soon
 
 
+def test_of_what_has_ended_the_last_ones_are_remembered(queue: RequestStore) -> None:
+    ids = [
+        queue.submit(f"t{i}", deadline_at=LATER + timedelta(hours=i), now=NOW).request_id
+        for i in range(4)
+    ]
+    fates = (RequestState.FAILED, RequestState.DONE, RequestState.CANCELLED)
+    for minute, (request_id, fate) in enumerate(zip(ids, fates, strict=False)):
+        moment = NOW + timedelta(minutes=minute)
+        queue.move(request_id, expected=RequestState.QUEUED, state=fate, now=moment)
+    assert [request.request_id for request in queue.last_ended(2)] == [ids[2], ids[1]]
+    assert len(queue.last_ended(10)) == 3
+
+
 def test_of_two_movers_one_wins(queue: RequestStore) -> None:
     request = queue.submit("task", deadline_at=LATER, now=NOW)
     move = {"expected": RequestState.QUEUED, "state": RequestState.LAUNCHED}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maitre.scheduling.actions import StartWorkers
 from maitre.scheduling.cluster import Cluster, ModelSpec
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.snapshot import Snapshot
@@ -113,6 +114,49 @@ def test_a_run_on_several_workers_is_seen_as_one_job_at_their_speed() -> None:
     assert seen.running["shared"].job.iterations_done == 7
     assert set(seen.queued) == {"lost"}
     assert not seen.idle
+
+
+def test_a_worker_whose_run_has_ended_comes_free_at_once() -> None:
+    asked = [
+        request("over", RequestState.DONE, run_id="r1", finished_at=NOW),
+        request("gone", RequestState.FAILED, run_id="r2", finished_at=NOW),
+        request("waits"),
+    ]
+    busy = [worker(n, "busy", claim(r, "registering", 40)) for n, r in (("a", "r1"), ("b", "r2"))]
+    leaves = worker("c", "draining", claim("r1", "registering", 40))
+    # Of a run that nobody requested it is not known how long it takes.
+    by_hand = worker("d", "busy", claim("r3", "tuning", 3))
+    seen = live_snapshot(NOW_S, CLUSTER, asked, [*busy, leaves, by_hand], {})
+    states = {name: w.state for name, w in seen.pools["tiny"].workers.items()}
+    assert states == {"a": "loading", "b": "loading", "c": "running", "d": "running"}
+    assert 0 < seen.pools["tiny"].workers["a"].ready_s - NOW_S < 1
+    # So no worker is started for what can wait that long.
+    decided = named_policy("maitre").decide(seen)
+    assert not [action for action in decided if isinstance(action, StartWorkers)]
+
+
+def test_a_claimed_request_whose_row_does_not_name_its_run_yet_is_running() -> None:
+    handed = request("handed", RequestState.STARTING, owner=HANDED_TO + "a")
+    stale = request("stale", RequestState.STARTING, owner=HANDED_TO + "b")
+    other = request("other", RequestState.LAUNCHED, run_id="r2")
+    workers = [
+        worker("a", "busy", claim("r1", "starting")), worker("b", "busy", claim("r2", "tuning")),
+    ]  # fmt: skip
+    seen = live_snapshot(NOW_S, CLUSTER, [handed, stale, other], workers, {}).pools["tiny"]
+    assert {name: job.workers for name, job in seen.running.items()} == {
+        "handed": ("a",), "other": ("b",),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("left_s", "waits"), [(1.0, False), (-1.0, True)])
+def test_a_request_that_was_taken_and_not_started_in_time_waits_again(
+    left_s: float, waits: bool
+) -> None:
+    held_until = NOW + timedelta(seconds=left_s)
+    taken = request("a", RequestState.STARTING, owner=HANDED_TO + "w", held_until=held_until)
+    seen = live_snapshot(NOW_S, CLUSTER, [taken], [worker("w", "idle")], {}).pools["tiny"]
+    assert ("a" in seen.queued) is waits
+    assert ("w" in seen.idle) is waits
 
 
 def test_a_lookup_for_quality_counts_as_the_iterations_of_its_time() -> None:
