@@ -229,6 +229,9 @@ class _Executor:
             location = importlib.import_module(self._module)
             if hasattr(location, "warm_up"):
                 location.warm_up()
+        # What is loaded stays: the collection after each run need not go through it again.
+        gc.collect()
+        gc.freeze()
         return load_s
 
     def serve(self, worker: Worker) -> None:

@@ -230,6 +230,7 @@ class Worker:
             self._placements.release(claim.run_id, claim.attempt, running.given_up)
         with self._lock:
             running.started = False
+            running.progress.mark("free")
             self._last = running.view()
             self._running = None
             if self._state == "busy":
