@@ -8,7 +8,7 @@ run. So either interface leads to the other. SQLite under the data home by defau
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,23 +17,29 @@ import dagster as dg
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # MLflow is imported inside the methods: it takes seconds, and code locations load this module.
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """An open MLflow run: where its figures go and where people find it."""
+    """An open MLflow run: where its figures go and where people find it.
+
+    `recorded` are the settings that it has already, where it was cut off and goes on.
+    """
 
     client: "MlflowClient"
     run_id: str
     experiment_id: str
     url: str
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Record settings; what is longer than MLflow takes is cut."""
+        """Record settings; what is longer than MLflow takes is cut. They cannot be changed."""
         for name, value in values.items():
-            self.client.log_param(self.run_id, name, str(value)[:500])
+            if name not in self.recorded:
+                self.client.log_param(self.run_id, name, str(value)[:500])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record figures at one step, in one call."""
@@ -90,20 +96,26 @@ class MlflowTracking(dg.ConfigurableResource):
     def run(
         self, context: dg.AssetExecutionContext, name: str | None = None
     ) -> Iterator[TrackedRun]:
-        """Open a run for the asset being materialised; it ends as failed when the body raises."""
+        """Open a run for the asset being materialised; it ends as failed when the body raises.
+
+        A Dagster run that was cut off and is resumed goes on with the MLflow run that it had.
+        """
         client = self.client()
         experiment_id = self._experiment_id(client)
         asset = context.asset_key.to_user_string()
         tags = {"dagster/run_id": context.run.run_id, "dagster/asset": asset}
         if context.has_partition_key:
             tags["dagster/partition"] = context.partition_key
-        run = client.create_run(experiment_id, tags=tags, run_name=name or asset)
+        run = _cut_off(client, experiment_id, tags)
+        if run is None:
+            run = client.create_run(experiment_id, tags=tags, run_name=name or asset)
         run_id = run.info.run_id
         url = f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}"
         try:
-            yield TrackedRun(client, run_id, experiment_id, url)
-        except BaseException:
-            client.set_terminated(run_id, "FAILED")
+            yield TrackedRun(client, run_id, experiment_id, url, run.data.params)
+        except BaseException as error:
+            # Interrupts, and runs that are given up for another worker, are no failures.
+            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         client.set_terminated(run_id)
 
@@ -128,6 +140,9 @@ class MlflowTracking(dg.ConfigurableResource):
     ) -> RegisteredVersion:
         """Log a model with its artefacts and register it as a new version of `name`.
 
+        What the run has registered already, before it was cut off, is not registered again: a
+        version says which run it is of, and is written when its files are there.
+
         The model is code: `python_model` is a source file, and nothing is pickled. It runs where
         this project is installed; `requirements` names the packages whose versions matter.
         """
@@ -135,6 +150,26 @@ class MlflowTracking(dg.ConfigurableResource):
 
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
+        version = _version_of(run, name)
+        if version is None:
+            version = self._log_and_register(
+                run, name, python_model, artifacts, signature, requirements
+            )
+        for key, value in tags.items():
+            run.client.set_model_version_tag(name, str(version), key, value)
+        return RegisteredVersion(name, version, f"{self.ui_url}/#/models/{name}/versions/{version}")
+
+    def _log_and_register(
+        self,
+        run: TrackedRun,
+        name: str,
+        python_model: Path,
+        artifacts: Mapping[str, Path],
+        signature: Any,
+        requirements: Sequence[str],
+    ) -> int:
+        import mlflow
+
         with mlflow.start_run(run_id=run.run_id), warnings.catch_warnings():
             # An example would be predicted at once, on a base model that need not be here.
             warnings.filterwarnings("ignore", message=".*input example.*")
@@ -148,10 +183,7 @@ class MlflowTracking(dg.ConfigurableResource):
                 # Besides this project, which is no published package.
                 pip_requirements=[f"{name}=={installed(name)}" for name in requirements],
             )
-        version = int(logged.registered_model_version)
-        for key, value in tags.items():
-            run.client.set_model_version_tag(name, str(version), key, value)
-        return RegisteredVersion(name, version, f"{self.ui_url}/#/models/{name}/versions/{version}")
+        return int(logged.registered_model_version)
 
     def champion(self, name: str) -> RegisteredVersion | None:
         """The version of `name` with the alias `champion`, if there is one."""
@@ -204,3 +236,20 @@ class MlflowTracking(dg.ConfigurableResource):
             return []
         folder = Path(self.tracking_uri.removeprefix("sqlite:///")).parent
         return [folder, folder / "artifacts"]
+
+
+def _cut_off(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "Run | None":
+    """The run with these tags that has not failed, if there is one.
+
+    One that has ended well counts, too: a run is marked so as soon as its model is logged.
+    """
+    of_run = f"tags.`dagster/run_id` = '{tags['dagster/run_id']}'"
+    found = client.search_runs([experiment_id], f"{of_run} and attributes.status != 'FAILED'")
+    same = (run for run in found if tags.items() <= run.data.tags.items())
+    return next(same, None)
+
+
+def _version_of(run: TrackedRun, name: str) -> int | None:
+    """The version of `name` that the run has registered."""
+    found = run.client.search_model_versions(f"run_id='{run.run_id}'")
+    return min((int(version.version) for version in found if version.name == name), default=None)

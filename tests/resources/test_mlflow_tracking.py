@@ -1,11 +1,16 @@
 """MLflow tracking on a SQLite store: runs, their tags and end, champions."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import dagster as dg
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-from resources.mlflow_tracking import MlflowTracking
+from resources import mlflow_models
+from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
 
 
 @pytest.fixture
@@ -30,6 +35,11 @@ def materialise(tracking: MlflowTracking, *, fail: bool) -> dg.ExecuteInProcessR
     )
 
 
+def runs(tracking: MlflowTracking) -> list[Run]:
+    [experiment] = [e for e in tracking.client().search_experiments() if e.name == "maitre"]
+    return list(tracking.client().search_runs([experiment.experiment_id]))
+
+
 def test_either_interface_leads_to_the_other(tracking: MlflowTracking) -> None:
     result = materialise(tracking, fail=False)
     [made] = result.asset_materializations_for_node("measured")
@@ -51,9 +61,77 @@ def test_either_interface_leads_to_the_other(tracking: MlflowTracking) -> None:
 
 def test_a_run_whose_asset_fails_has_failed(tracking: MlflowTracking) -> None:
     assert not materialise(tracking, fail=True).success
-    [experiment] = [e for e in tracking.client().search_experiments() if e.name == "maitre"]
-    [run] = tracking.client().search_runs([experiment.experiment_id])
+    [run] = runs(tracking)
     assert run.info.status == "FAILED"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def in_run(run_id: str, partition: str = "one") -> Any:
+    """The context of an asset's execution."""
+    return SimpleNamespace(
+        asset_key=dg.AssetKey("tuned"),
+        has_partition_key=True,
+        partition_key=partition,
+        run=SimpleNamespace(run_id=run_id),
+    )
+
+
+def register(tracking: MlflowTracking, run: TrackedRun, folder: Path) -> RegisteredVersion:
+    (folder / "prompt").mkdir(exist_ok=True)
+    return tracking.register(
+        run,
+        name="tuned-prompt-one",
+        python_model=Path(mlflow_models.__file__).with_name("tuned_prompt.py"),
+        artifacts={"prompt": folder / "prompt"},
+        signature=None,
+        tags={"task": "one"},
+        requirements=("numpy",),
+    )
+
+
+@pytest.mark.parametrize("at", ["log_param", "set_model_version_tag", "set_terminated"], ids=str)
+def test_a_resumed_run_registers_its_result_once(
+    tracking: MlflowTracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Killed before the version is there, before it is tagged, and when all is done."""
+
+    def killed(*_: object, **__: object) -> NoReturn:
+        raise Killed
+
+    def store() -> RegisteredVersion:
+        with tracking.run(in_run("first")) as run:
+            run.params({"learning_rate": 0.1})
+            return register(tracking, run, tmp_path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, at, killed)
+        with pytest.raises(Killed):
+            store()
+    assert store().version == 1
+    [version] = tracking.client().search_model_versions()
+    assert version.tags["task"] == "one"
+    [made] = runs(tracking)
+    assert version.run_id == made.info.run_id
+    assert made.info.status == "FINISHED"
+    assert made.data.params["learning_rate"] == "0.1"
+    # Another run, and another partition of this one, have versions of their own.
+    for context in (in_run("second"), in_run("first", "two")):
+        with tracking.run(context) as run:
+            register(tracking, run, tmp_path)
+    assert len(tracking.client().search_model_versions()) == 3
+
+
+def test_a_try_after_a_failure_is_a_run_of_its_own(tracking: MlflowTracking) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no luck"), tracking.run(in_run("first")):
+            raise ValueError("no luck")
+    assert [run.info.status for run in runs(tracking)] == ["FAILED", "FAILED"]
+    with pytest.raises(Killed), tracking.run(in_run("first")):
+        raise Killed
+    assert sorted(run.info.status for run in runs(tracking)) == ["FAILED", "FAILED", "KILLED"]
 
 
 def test_there_is_no_champion_until_one_is_promoted(tracking: MlflowTracking) -> None:
