@@ -25,6 +25,7 @@ from resources.warm_pool.dagster_internals import (
     RunLauncher,
     WorkerStatus,
 )
+from resources.warm_pool.ordinary_runs import ordinary_health
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
 from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
@@ -214,14 +215,13 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """FAILED when the run's worker is gone and another is idle to take it.
 
-        While none is, the run waits and counts as running.
+        While none is, the run waits and counts as running. A run without a placement is given up
+        after a few resumes (`ordinary_runs`).
         """
         placement = self._placements.current(run.run_id)
         pool = self._pool_for(run)
         if placement is None or pool is None:
-            if self._otherwise.supports_check_run_worker_health:
-                return self._otherwise.check_run_worker_health(run)
-            return CheckRunHealthResult(WorkerStatus.RUNNING, "launched the ordinary way")
+            return ordinary_health(self._instance, self._otherwise, run)
         if placement.state is PlacementState.ENDED:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         gone = self.why_gone(pool, placement)

@@ -1,0 +1,45 @@
+"""The health of runs that the ordinary launcher started: as a Job on Kubernetes."""
+
+import dagster as dg
+
+from resources.warm_pool.dagster_internals import CheckRunHealthResult, RunLauncher, WorkerStatus
+
+MOST_RESUMES = 3
+"""How often a run without a warm worker is started again after its Job was lost.
+
+Runs on warm workers may be resumed up to the instance's `max_resume_run_attempts`: their workers
+are given back. A Job that ends before its run was killed, most often for its memory, and would be
+each time.
+"""
+_NOT_THERE = "could not be found"
+
+
+def ordinary_health(
+    instance: dg.DagsterInstance, launcher: RunLauncher, run: dg.DagsterRun
+) -> CheckRunHealthResult:
+    """What `launcher` says of the run; fails one that has been resumed often enough.
+
+    Run monitoring resumes what is neither running nor over; a run that has failed meanwhile it
+    leaves alone. A launcher that cannot tell for now (dagster-k8s when the API server does not
+    answer) is no reason to start a second Job beside the first.
+    """
+    if not launcher.supports_check_run_worker_health:
+        return CheckRunHealthResult(WorkerStatus.RUNNING, "launched the ordinary way")
+    health = launcher.check_run_worker_health(run)
+    message = health.msg or ""
+    if health.status is WorkerStatus.UNKNOWN and _NOT_THERE not in message:
+        return CheckRunHealthResult(WorkerStatus.RUNNING, f"cannot tell: {message}")
+    if health.status in (WorkerStatus.RUNNING, WorkerStatus.SUCCESS):
+        return health
+    most = MOST_RESUMES if launcher.supports_resume_run else 0
+    now = instance.get_run_by_id(run.run_id)
+    if instance.count_resume_run_attempts(run.run_id) < most or now is None or now.is_finished:
+        return health
+    debug = launcher.get_run_worker_debug_info(run, include_container_logs=False)
+    why = (
+        f"The run's Job was lost ({message}) after it had been started again {most} times; it is "
+        "not started once more. If it was killed for its memory, give the run more "
+        "(tag dagster-k8s/config)."
+    )
+    instance.report_run_failed(now, f"{why}\n{debug}" if debug else why)
+    return health
