@@ -27,6 +27,16 @@ def groups_of(
         yield [worker]
 
 
+def groups_to_resume_on(
+    workers: Sequence[PoolWorker], before: Placement
+) -> list[Sequence[PoolWorker]]:
+    """As many idle workers as the run had, if there are so many, or any one of them."""
+    idle = [worker for worker in workers if worker.is_idle]
+    size = 1 + len(before.others)
+    groups: list[Sequence[PoolWorker]] = [idle[:size]] if 1 < size <= len(idle) else []
+    return [*groups, *([worker] for worker in idle)]
+
+
 def named_workers(run: dg.DagsterRun) -> frozenset[str]:
     """The workers that the run's tags name; none when any will do."""
     return frozenset(name for name in run.tags.get(WORKERS_TAG, "").split(",") if name)

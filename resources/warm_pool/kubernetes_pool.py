@@ -23,6 +23,7 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 WORKER_PORT = 8080
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TRIES = 6
+_TRIES_UNANSWERED = 2
 _ANSWER_S = 3.0
 _DRAINED_TOGETHER = 32
 _READY_LOOKS = 20
@@ -44,10 +45,16 @@ class KubernetesPool:
 
     @classmethod
     def in_cluster(cls, token: str) -> "KubernetesPool":
-        """As the ServiceAccount of the pod that this runs in."""
+        """As the ServiceAccount of the pod that this runs in; `PoolError` anywhere else."""
         from kubernetes import client, config
 
-        config.load_incluster_config()
+        try:
+            config.load_incluster_config()
+        except config.ConfigException as error:
+            raise PoolError(
+                "MAITRE_WARM_POOL=kubernetes asks the cluster as a pod's ServiceAccount, and this "
+                f"is no such pod ({error}); try kubectl exec deploy/code-tuning -- maitre ..."
+            ) from None
         return cls(client.ApiClient(), _NAMESPACE_FILE.read_text().strip(), token)
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
@@ -142,6 +149,7 @@ class KubernetesPool:
     def _call(self, what: str, call: Callable[[], Any], may_be_gone: bool = False) -> Any:
         """Call the API server; again after a conflict, a throttle or an error of its own."""
         from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
 
         for attempt in range(_TRIES):
             try:
@@ -154,6 +162,11 @@ class KubernetesPool:
                     raise KubernetesError(self._explain(what, error)) from None
                 wait = (error.headers or {}).get("Retry-After")
                 self.sleep(float(wait) if wait else 0.1 * 2**attempt)
+            except HTTPError as error:
+                # It does not answer; the client has tried again itself.
+                if attempt == _TRIES_UNANSWERED - 1:
+                    raise KubernetesError(f"cannot {what}: no API server: {error}") from None
+                self.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
     def _explain(self, what: str, error: Any) -> str:

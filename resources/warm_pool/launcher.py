@@ -3,6 +3,7 @@
 Every other run goes to the launcher named under `otherwise` (Dagster's default one when none is).
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -12,7 +13,7 @@ import dagster as dg
 import yaml
 
 from resources.settings import Settings
-from resources.warm_pool.claiming import claim_all, groups_of, named_workers
+from resources.warm_pool.claiming import claim_all, groups_of, groups_to_resume_on, named_workers
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
 from resources.warm_pool.dagster_internals import (
     CheckRunHealthResult,
@@ -26,9 +27,12 @@ from resources.warm_pool.dagster_internals import (
     WorkerStatus,
 )
 from resources.warm_pool.ordinary_runs import ordinary_health
+from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
 from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
+
+_log = logging.getLogger(__name__)
 
 _CLAIM_TAKES = timedelta(seconds=5)
 """How long after its placement a run may not have reached its worker yet."""
@@ -102,22 +106,36 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return cls(inst_data=inst_data, otherwise=otherwise)
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Place the run on an idle worker, or launch it the ordinary way."""
+        """Place the run on an idle worker, or launch it the ordinary way.
+
+        `DagsterUserCodeUnreachableError`, upon which Dagster queues the run again, when no worker
+        takes it, and when the pool or the database cannot be asked for now.
+        """
         run = context.dagster_run
+        try:
+            if self._launched_warm(run):
+                return
+        except PASSING as error:
+            why = f"{first_line(error)}; the run goes back to the queue"
+            raise DagsterUserCodeUnreachableError(why) from error
+        self._otherwise.launch_run(context)
+
+    def _launched_warm(self, run: dg.DagsterRun) -> bool:
+        """Whether a warm worker has the run; not when it is to go the ordinary way."""
         pool = self._pool_for(run)
         named = named_workers(run)
         workers = pool.workers(run.tags[BASE_MODEL_TAG]) if pool else []
         if pool is None or (not workers and not named):
-            self._otherwise.launch_run(context)
-            return
+            return False
         before = self._placements.current(run.run_id)
         if before is not None and before.state is PlacementState.PLACED:
             # Another daemon has launched it between this one's look and now.
-            return
+            return True
         if not self.place(run, pool, groups_of(workers, named), before):
             raise DagsterUserCodeUnreachableError(
                 f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}; the run goes back to the queue"
             )
+        return True
 
     @property
     def supports_resume_run(self) -> bool:
@@ -127,19 +145,25 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def resume_run(self, context: ResumeRunContext) -> None:
         """Place a run whose worker is gone on another; it goes on from its checkpoint.
 
-        On as many as it had, if so many are idle, else on one. With none idle nothing happens: the
-        next health check asks again.
+        With none idle nothing happens: the next health check asks again.
         """
         run = context.dagster_run
+        try:
+            if not self._resumed_warm(run):
+                self._otherwise.resume_run(context)
+        except PASSING as error:
+            # What is raised here would fail the run.
+            self._tell(run, f"Not resumed yet: {first_line(error)}")
+
+    def _resumed_warm(self, run: dg.DagsterRun) -> bool:
+        """Whether the run is one of the warm pool's, which takes it as soon as it can."""
         before = self._placements.current(run.run_id)
         pool = self._pool_for(run)
         if before is None or pool is None:
-            self._otherwise.resume_run(context)
-            return
-        idle = [worker for worker in pool.workers(run.tags[BASE_MODEL_TAG]) if worker.is_idle]
-        size = 1 + len(before.others)
-        groups = [idle[:size]] if 1 < size <= len(idle) else []
-        self.place(run, pool, [*groups, *([worker] for worker in idle)], before)
+            return False
+        workers = pool.workers(run.tags[BASE_MODEL_TAG])
+        self.place(run, pool, groups_to_resume_on(workers, before), before)
+        return True
 
     def take_over(self, run: dg.DagsterRun, pool: WarmPool, workers: Sequence[PoolWorker]) -> bool:
         """Place a run that has no worker any more on all of `workers`; whether they have it."""
@@ -178,9 +202,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
                 return True
             refusal = claim_all(pool, placement, [*others, first])
             if refusal is None:
-                names = ",".join([first.name, *placement.others])
-                self._instance.add_run_tags(run.run_id, {WORKER_TAG: names})
-                self._tell(run, f"Placed on warm worker {names} ({placement.attempt})")
+                self._note_placed(run, placement)
                 return True
             self._placements.release(run.run_id, placement.attempt, refusal)
             before = self._placements.current(run.run_id)
@@ -264,6 +286,15 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def _pool_for(self, run: dg.DagsterRun) -> WarmPool | None:
         """The warm pool, for a run that is tagged for one."""
         return pool_of(self._settings()) if BASE_MODEL_TAG in run.tags else None
+
+    def _note_placed(self, run: dg.DagsterRun, placement: Placement) -> None:
+        """Say in Dagster where the run is; it is there already, whether this is noted or not."""
+        names = ",".join([placement.worker, *placement.others])
+        try:
+            self._instance.add_run_tags(run.run_id, {WORKER_TAG: names})
+            self._tell(run, f"Placed on warm worker {names} ({placement.attempt})")
+        except PASSING as error:
+            _log.warning("run %s is on %s, not noted: %s", run.run_id, names, first_line(error))
 
     def _tell(self, run: dg.DagsterRun, message: str) -> None:
         self._instance.report_engine_event(message, run, cls=self.__class__)
