@@ -25,7 +25,10 @@ app.command("up")(up.up)
 
 
 def main() -> None:
-    """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2."""
+    """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2.
+
+    So are a pool and a database that cannot be asked: a setting names them.
+    """
     from resources.service_error import ServiceError
     from resources.vllm.errors import VllmError
 
@@ -37,3 +40,15 @@ def main() -> None:
     except (ServiceError, VllmError) as error:
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(1)
+    except _passing() as error:
+        from resources.warm_pool.passing import first_line
+
+        print(f"maitre: {first_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _passing() -> tuple[type[Exception], ...]:
+    """Errors of the warm pool and of the database; asked for only when something was raised."""
+    from resources.warm_pool.passing import PASSING
+
+    return PASSING

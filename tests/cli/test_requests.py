@@ -113,3 +113,24 @@ def test_a_tick_is_replayed_and_one_that_was_changed_differs(
     assert "DIFFERS" in out
     (tmp_path / "not.json").write_text("{}")
     assert maitre("cluster", "replay", str(tmp_path / "not.json"))[0] == 2
+
+
+def test_a_pool_that_cannot_be_asked_is_one_line(
+    maitre, store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAITRE_WARM_POOL", "kubernetes")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    code, _, err = maitre("tune", "first", "--deadline", "10m")
+    assert code == 2
+    assert err.startswith("maitre: MAITRE_WARM_POOL=kubernetes asks the cluster as a pod")
+    assert err.count("\n") == 1
+    assert store.find() == []
+
+
+def test_a_request_queue_that_cannot_be_opened_is_one_line(
+    maitre, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("MAITRE_REQUEST_QUEUE_URL", f"sqlite:///{tmp_path}/folder")
+    code, _, err = maitre("requests", "list")
+    assert (code, err) == (2, "maitre: unable to open database file\n")
