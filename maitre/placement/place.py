@@ -27,6 +27,7 @@ from maitre.placement.settings import (
     PlacementError,
     PlacementSettings,
 )
+from maitre.placement.tighten import on_fewer_servers
 from maitre.placement.verify import Verifier
 from maitre.twin import Lengths, ServerProfile
 
@@ -97,17 +98,16 @@ def place_one_kind(
     )
     report("pack", 0, 1)
     demand = replicated(catalogue, lengths, capacity, 1 + settings.headroom, constraints)
-    found = _packed(demand, capacity, settings)
-    if constraints.replicas:
-        wanted = np.isin(catalogue.names.astype(str), list(constraints.replicas))
-        found = separated(found, demand, capacity, np.flatnonzero(wanted))
+    apart = np.flatnonzero(np.isin(catalogue.names.astype(str), list(constraints.replicas)))
+    found, fuller = _packed(demand, capacity, settings, apart)
     report("pack", 1, 1)
     names = constraints.pinned_servers
     verifier = Verifier(demand, catalogue, profile, capacity, settings, lengths, names, report)
     # Simulations leave Python's lock to others most of the time.
     with ThreadPoolExecutor(1) as pool:
         compared = pool.submit(_compared, catalogue, demand, capacity, settings, lengths, found)
-        verified = verifier.verify(found)
+        verified = verifier.judge(fuller, found.servers - 1) if fuller else None
+        verified = verified or verifier.verify(found)
         report("bound", 0, 1)
         (as_told, promised), others = compared.result()
         report("bound", 1, 1)
@@ -187,7 +187,13 @@ def evidence(
     }
 
 
-def _packed(demand: Demand, capacity: Capacity, settings: PlacementSettings) -> Assignment:
+def _packed(
+    demand: Demand, capacity: Capacity, settings: PlacementSettings, apart: np.ndarray
+) -> tuple[Assignment, Assignment | None]:
+    """What the model is sure of and, if there is such, what on fewer servers the twin may allow.
+
+    The replicas of the adapters `apart` are on servers of their own.
+    """
     if settings.gpus is not None:
         found = shortest_steps(demand, capacity, settings.gpus)
         fewest = found or fewest_servers(demand, capacity)
@@ -200,7 +206,19 @@ def _packed(demand: Demand, capacity: Capacity, settings: PlacementSettings) -> 
             "the adapters pinned to one server do not fit it together, or some adapter fits no "
             "server even alone; pin fewer, or allow more risk"
         )
-    return found
+    found = separated(found, demand, capacity, apart)
+    while settings.gpus is None:
+        fuller = on_fewer_servers(found, demand, capacity, seed=settings.seed)
+        if fuller is None:
+            break
+        fuller = separated(fuller, demand, capacity, apart)
+        if fuller.servers >= found.servers:
+            break
+        if fuller.risk.max() > capacity.risk:
+            every = found.servers <= settings.check_servers
+            return found, fuller if every and settings.check_duration_s > 0 else None
+        found = fuller
+    return found, None
 
 
 def _too_few(gpus: int, needed: int) -> str:

@@ -15,9 +15,9 @@ from maitre.placement.demand import Demand
 from maitre.placement.place import Model, bounds, capacity_of, evidence
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.replicas import as_is
-from maitre.placement.servers import planned_servers
+from maitre.placement.servers import accepted_risks, planned_servers, with_accepted_risks
 from maitre.placement.settings import DEFAULT_HEADROOM, Constraints, PlacementSettings
-from maitre.placement.settle import carried_over, settle
+from maitre.placement.settle import carried_over, settle, tolerated
 from maitre.twin import Lengths, ServerProfile
 
 # A server is relieved only when its risk is this many times what it is packed to.
@@ -60,7 +60,7 @@ def replan(
     constraints.check(catalogue)
     lengths = lengths or default_lengths()
     capacity = capacity_of(profile, model, settings, lengths)
-    tolerated = HYSTERESIS * risk if tolerated_risk is None else tolerated_risk
+    act_above = HYSTERESIS * risk if tolerated_risk is None else tolerated_risk
     whole = as_is(catalogue, lengths, 1 + headroom)
     running = _with_pins(plan, constraints, catalogue)
     carried = carried_over(running, catalogue.names, whole, capacity)
@@ -68,7 +68,7 @@ def replan(
     moved = settle(
         carried,
         capacity,
-        tolerated_risk=tolerated,
+        tolerated_risk=act_above,
         moves=max_moves,
         closing_moves=max_closing_moves,
     )
@@ -79,11 +79,11 @@ def replan(
         carried.names[i] if i < len(carried.names) else _fresh_name(profile, carried.names, i)
         for i in kept
     ]
-    servers = _unrestarted(
-        plan,
-        planned_servers(found, carried.demand, catalogue, profile, capacity, names, headroom),
-    )
-    over = [names[i] for i in np.flatnonzero(choice.risk > max(tolerated, risk))]
+    accepted = accepted_risks(plan.servers)
+    written = planned_servers(found, carried.demand, catalogue, profile, capacity, names, headroom)
+    servers = with_accepted_risks(_unrestarted(plan, written), accepted)
+    limits = np.array([max(accepted.get(name, 0.0), risk) for name in names])
+    over = [names[i] for i in np.flatnonzero(choice.risk > tolerated(limits, risk, act_above))]
     as_told, promised = bounds(catalogue, lengths, settings, capacity)
     return PlacementPlan(
         profile.name,

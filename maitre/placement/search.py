@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from maitre.placement.capacity import Capacity
 from maitre.placement.chain import Assignment, fill_in_order, tier_order
 from maitre.placement.demand import Demand
+from maitre.placement.evening import MANY_PARTS, evened
 
 # Directions in which the rank tiers are walked by rate. With the coldest adapters of one tier
 # beside the hottest (True) or the coldest (False) of the next.
 _DIRECTIONS = ((True,), (True, False), (False, True), (False,))
-_EVENING_STEPS, _EVENING_STEPS_MANY = 7, 3
 _STEP_BISECTIONS = 10
 # Servers that are asked to take the parts of one that closes: the emptiest.
 _RECEIVERS = 64
-# Above this many parts the directions are not all tried: their differences shrink with size.
-_MANY_PARTS = 20_000
 
 
 def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
@@ -24,12 +24,9 @@ def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
 
     `None` when some part fits no server alone.
     """
-    tiers = capacity.options.rank_tier(demand.rank)
-    directions = _DIRECTIONS if len(demand) <= _MANY_PARTS else _DIRECTIONS[:1]
     best: Assignment | None = None
     best_order = None
-    for hot_first in directions:
-        order = tier_order(demand, tiers, hot_first)
+    for order in orders(demand, capacity):
         found = fill_in_order(demand, order, capacity)
         if found is None:
             return None
@@ -40,7 +37,14 @@ def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
     closed = close_servers(best, demand, capacity)
     if closed.servers < best.servers:
         return closed
-    return even_out(best, best_order, demand, capacity)
+    return evened(best, best_order, demand, capacity)
+
+
+def orders(demand: Demand, capacity: Capacity) -> Iterator[np.ndarray]:
+    """The orders in which parts are worth chaining; of very many parts only the first."""
+    tiers = capacity.options.rank_tier(demand.rank)
+    for hot_first in _DIRECTIONS if len(demand) <= MANY_PARTS else _DIRECTIONS[:1]:
+        yield tier_order(demand, tiers, hot_first)
 
 
 def shortest_steps(demand: Demand, capacity: Capacity, servers: int) -> Assignment | None:
@@ -57,25 +61,6 @@ def shortest_steps(demand: Demand, capacity: Capacity, servers: int) -> Assignme
         middle = 0.5 * (low + high)
         tried = fill_in_order(demand, order, capacity, max_step_ms=float(np.exp(middle)))
         if tried is not None and tried.servers <= servers:
-            best, high = tried, middle
-        else:
-            low = middle
-    return best
-
-
-def even_out(
-    found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity
-) -> Assignment:
-    """The chain with the lowest common fill that takes no more servers: the same GPUs, more room.
-
-    A chain leaves its last server with what is left; here every server gets the same slack.
-    """
-    low, high = 0.5 * float(found.fill.max()), float(found.fill.max())
-    best = found
-    for _ in range(_EVENING_STEPS if len(demand) <= _MANY_PARTS else _EVENING_STEPS_MANY):
-        middle = 0.5 * (low + high)
-        tried = fill_in_order(demand, order, capacity, max_fill=middle)
-        if tried is not None and tried.servers <= found.servers:
             best, high = tried, middle
         else:
             low = middle

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,15 @@ def planned_servers(
 ) -> tuple[PlannedServer, ...]:
     """The assignment written out; replicas of one adapter on one server become one share.
 
-    `demand` is at rates `headroom` above the catalogue's. `names` are those of the first servers.
+    `demand` is at rates `headroom` above the catalogue's. `names` are those of the first servers;
+    the others are called after the base model and numbered, but for names that are taken.
     """
     sets = demand.sums(found.server, found.servers)
     offered = demand.at_rates(1 / (1 + headroom)).sums(found.server, found.servers)
     fluid = fluid_features(sets, capacity.options, found.rows)
     order = np.argsort(found.server, kind="stable")
     edges = np.searchsorted(found.server[order], np.arange(found.servers + 1))
+    called = _numbered(profile.base_model, names, found.servers)
     servers = []
     for i in range(found.servers):
         shares: dict[int, float] = {}
@@ -44,7 +47,7 @@ def planned_servers(
         config = capacity.options.config(int(found.rows[i]), len(shares))
         servers.append(
             PlannedServer(
-                name=names[i] if i < len(names) else f"{profile.base_model}-{i:04d}",
+                name=called[i],
                 base_model=profile.base_model,
                 config={
                     "max_loras": config.max_loras,
@@ -60,6 +63,16 @@ def planned_servers(
             )
         )
     return tuple(servers)
+
+
+def _numbered(base_model: str, names: Sequence[str], count: int) -> list[str]:
+    """`count` names: those given, then `base_model-0000` and so on, without any that is given."""
+    found, taken, number = list(names), set(names), len(names)
+    while len(found) < count:
+        if (name := f"{base_model}-{number:04d}") not in taken:
+            found.append(name)
+        number += 1
+    return found
 
 
 def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> dict[str, Any]:
@@ -86,3 +99,24 @@ def _binding(values: dict[str, float]) -> str:
     }
     name, fill = max(limits.items(), key=lambda item: item[1])
     return name if fill >= values["fill"] - 1e-3 else "step time"
+
+
+def accepted_risks(servers: Iterable[PlannedServer]) -> dict[str, float]:
+    """The risks by the model that the twin let servers have, by name (`accepted_risk`)."""
+    return {
+        server.name: float(server.predicted["accepted_risk"])
+        for server in servers
+        if "accepted_risk" in server.predicted
+    }
+
+
+def with_accepted_risks(
+    servers: Iterable[PlannedServer], accepted: Mapping[str, float]
+) -> tuple[PlannedServer, ...]:
+    """The servers, those named with the risk up to which they may be filled."""
+    return tuple(
+        replace(server, predicted={**server.predicted, "accepted_risk": accepted[server.name]})
+        if server.name in accepted
+        else server
+        for server in servers
+    )

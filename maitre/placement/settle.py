@@ -10,21 +10,26 @@ from maitre.maxpack.features import SetSums
 from maitre.placement.capacity import Capacity
 from maitre.placement.demand import Demand
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.servers import accepted_risks
 
 NEW = -1
+# However full the twin has let a server be, as likely as not to fail is too likely.
+MOST_TOLERATED = 0.5
 
 
 @dataclass(frozen=True)
 class Carried:
     """A running plan under new rates: parts with their servers, and the servers' configurations.
 
-    `server` is `NEW` for adapters that no server holds yet; `names` are the servers' names.
+    `server` is `NEW` for adapters that no server holds yet; `names` are the servers' names;
+    `accepted_risk` is what the twin let them be filled to (`maitre.placement.tighten`), else 0.
     """
 
     demand: Demand
     server: np.ndarray
     rows: np.ndarray
     names: tuple[str, ...]
+    accepted_risk: np.ndarray
 
 
 def carried_over(
@@ -57,7 +62,10 @@ def carried_over(
             for planned in plan.servers
         ]
     )
-    return Carried(demand, np.array(server), rows, tuple(s.name for s in plan.servers))
+    servers = tuple(planned.name for planned in plan.servers)
+    accepted = accepted_risks(plan.servers)
+    accepted_risk = np.array([accepted.get(name, 0.0) for name in servers])
+    return Carried(demand, np.array(server), rows, servers, accepted_risk)
 
 
 @dataclass(frozen=True)
@@ -84,20 +92,27 @@ def settle(
     configurations first, which moves nobody. Then it gives up parts, those that relieve it
     most first, to the servers where they cost least, or to a new one, until it is within the
     capacity's risk again: the gap between the two risks keeps it from moving parts each time that
-    rates wobble. The riskiest servers come first; `moves` bounds the parts moved, of which
-    at most `closing_moves` are moved only to close servers.
+    rates wobble. Both risks are higher, in proportion, on servers that the twin has let be fuller.
+    The riskiest servers come first; `moves` bounds the parts moved, of which at most
+    `closing_moves` are moved only to close servers.
     """
     state = _State(carried, capacity)
     for part in np.flatnonzero(state.server == NEW):
         state.house(int(part), banned=())
-    act_above = max(capacity.risk, tolerated_risk or 0.0)
+    act_above = tolerated(state.limit, capacity.risk, tolerated_risk or 0.0)
     left = len(state.server) if moves is None else moves
-    for i in np.argsort(-state.risk, kind="stable").tolist():
-        if state.risk[i] > act_above:
+    for i in np.argsort(-state.risk[: len(act_above)], kind="stable").tolist():
+        if state.risk[i] > act_above[i]:
             state.reconfigure(i)
             left -= state.unload(i, left)
     state.close(min(closing_moves, left))
     return state.outcome()
+
+
+def tolerated(limits: np.ndarray, risk: float, tolerated_risk: float) -> np.ndarray:
+    """The risk above which each server is relieved: `tolerated_risk` of one with limit `risk`."""
+    hysteresis = max(1.0, tolerated_risk / risk)
+    return np.maximum(limits, np.minimum(limits * hysteresis, MOST_TOLERATED))
 
 
 class _State:
@@ -112,6 +127,9 @@ class _State:
         self.sums = SetSums.of_groups(
             self.demand.terms[known], self.demand.rank[known], self.server[known], self.count
         )
+        # The risk up to which each server is filled.
+        self.limit = np.maximum(carried.accepted_risk, capacity.risk)
+        self.largest_rank = int(self.demand.rank.max(initial=1))
         choice = capacity.best(self.sums, carried.rows)
         self.rows = carried.rows.copy()
         self.risk, self.fill = choice.risk.copy(), choice.fill.copy()
@@ -142,7 +160,7 @@ class _State:
         grown = self.sums.plus(self.demand.terms[part], self.demand.rank[part])
         options = self.capacity.options
         choice = self.capacity.best(grown, self.rows)
-        fits = choice.risk <= self.capacity.risk
+        fits = choice.risk <= self.limit
         fits &= options.max_lora_rank[self.rows] >= self.demand.rank[part]
         fits &= grown.column("adapters") <= self.capacity.max_adapters
         same = self.server[self.demand.adapter == self.demand.adapter[part]]
@@ -158,8 +176,8 @@ class _State:
             target = self.count
             self.count += 1
             alone = self.demand.take(np.array([part])).sums(np.zeros(1, dtype=np.int64), 1)
-            # Sized for company: a server opened for one adapter will take others.
-            row = _row(self.capacity, 64, int(self.capacity.options.rank_tier(alone.max_rank)[0]))
+            # Sized for company: a server opened for one adapter will take others, of any rank.
+            row = _row(self.capacity, 64, self.largest_rank)
             self.sums = SetSums(
                 np.vstack([self.sums.sums, np.zeros_like(alone.sums)]),
                 np.append(self.sums.max_rank, 0),
@@ -167,6 +185,7 @@ class _State:
             )
             self.rows = np.append(self.rows, row)
             self.risk, self.fill = np.append(self.risk, 0.0), np.append(self.fill, 0.0)
+            self.limit = np.append(self.limit, self.capacity.risk)
         source = int(self.server[part])
         self.server[part] = target
         self.refresh(target)
@@ -176,7 +195,7 @@ class _State:
     def unload(self, i: int, most: int) -> int:
         """Move at most so many parts off server i until it is within its risk; how many it took."""
         moved = 0
-        while self.risk[i] > self.capacity.risk and moved < most:
+        while self.risk[i] > self.limit[i] and moved < most:
             held = np.flatnonzero(self.server == i)
             parts = held[~self.demand.is_pinned[held]]
             if len(held) <= 1 or not len(parts):
@@ -188,7 +207,7 @@ class _State:
             # none does alone, the one that relieves it most.
             less = self._without(i, pool)
             choice = self.capacity.best(less, np.full(len(pool), self.rows[i]))
-            enough = choice.risk <= self.capacity.risk
+            enough = choice.risk <= self.limit[i]
             if enough.any():
                 pick = int(np.argmax(np.where(enough, choice.fill, -1.0)))
             else:
@@ -199,7 +218,7 @@ class _State:
         return moved
 
     def reconfigure_if_over(self, i: int) -> None:
-        if self.risk[i] > self.capacity.risk:
+        if self.risk[i] > self.limit[i]:
             self.reconfigure(i)
 
     def _without(self, i: int, parts: np.ndarray) -> SetSums:

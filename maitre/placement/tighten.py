@@ -1,0 +1,53 @@
+"""Plans on fewer servers than chains find: fuller ones than the model is sure of, too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from maitre.placement.capacity import Capacity
+from maitre.placement.chain import Assignment, fill_in_order
+from maitre.placement.demand import Demand
+from maitre.placement.evening import MANY_PARTS, least_risky
+from maitre.placement.local_search import balanced
+from maitre.placement.search import orders
+
+# Of a risk a model of some thousand traces cannot be sure; what is up to so many times as risky by
+# it is worth a simulation.
+UNSURE = 10.0
+MOST_RISK = 0.3
+# Of many servers so few are aimed at that each has about this part of that risk.
+_AIM = 0.5
+# Where the local search starts, and what another order must better the best one by.
+_CHAIN_RISK = 0.5
+_BETTER = 0.8
+
+
+def judged_by_twin(capacity: Capacity) -> Capacity:
+    """The capacity with the risk up to which the twin is asked rather than the model."""
+    return replace(capacity, risk=max(capacity.risk, min(UNSURE * capacity.risk, MOST_RISK)))
+
+
+def on_fewer_servers(
+    found: Assignment, demand: Demand, capacity: Capacity, *, seed: int = 0
+) -> Assignment | None:
+    """The parts on fewer servers than `found` has, at the least risk that was found there.
+
+    By the model each server's risk is within the capacity's, or at least worth a simulation
+    (`judged_by_twin`). `None` when there is no such assignment.
+    """
+    if found.servers <= 1 or len(demand) > MANY_PARTS:
+        return None
+    wide = judged_by_twin(capacity)
+    chained = next(orders(demand, capacity))
+    aimed = fill_in_order(demand, chained, replace(capacity, risk=_AIM * wide.risk))
+    servers = found.servers - 1 if aimed is None else min(aimed.servers, found.servers - 1)
+    best: Assignment | None = None
+    limit = _CHAIN_RISK
+    for order in orders(demand, capacity):
+        tried = least_risky(servers, order, demand, replace(capacity, risk=limit))
+        if tried is not None:
+            best, limit = tried, max(_BETTER * float(tried.risk.max()), capacity.risk)
+    if best is None:
+        return None
+    best = balanced(best, demand, capacity, seed=seed)
+    return best if best.risk.max() <= wide.risk else None
