@@ -52,8 +52,10 @@ __all__ = [
     "WorkerStatus",
     "capture_interrupts",
     "execute_run",
+    "free_slots",
     "keep_own_sigterm",
     "load_job",
+    "pop_captured_interrupt",
     "report_enqueued",
     "report_starting",
 ]
@@ -112,6 +114,17 @@ def execute_run(
         # One that came too late must not hit the next run.
         pop_captured_interrupt()
     _settle(instance, run_id)
+
+
+def free_slots(instance: DagsterInstance, run_id: str) -> None:
+    """Give back the slots of concurrency pools that the run's steps hold.
+
+    Dagster does so when a step or a run ends. Of a run that waits for another worker neither has:
+    it would keep the workers that it waits for from running anything else.
+    """
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits:
+        storage.free_concurrency_slots_for_run(run_id)
 
 
 def report_starting(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:

@@ -17,6 +17,10 @@ class Execute(Protocol):
         ...
 
 
+def nothing_more(run_id: str) -> None:
+    """For runs that hold nothing beside their worker."""
+
+
 class Help(Protocol):
     """Tunes along with the worker that executes a run, until that is over."""
 

@@ -20,6 +20,7 @@ from resources.request_queue.request import OPEN_STATES, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
+from resources.warm_pool.dagster_internals import free_slots
 from resources.warm_pool.launcher import WarmPoolRunLauncher
 from resources.warm_pool.live_snapshot import HANDED_TO, live_snapshot
 from resources.warm_pool.placements import PlacementState, PlacementStore
@@ -90,6 +91,9 @@ def schedule(
         if isinstance(action, act.StartJob | act.StartLookup):
             request = by_id[action.job_id]
             names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
+            if not all(by_name[name].is_idle for name in names):
+                # They are to be taken from another run: it goes there when that has let go.
+                continue
             if request.run_id in to_resume:
                 _resume(instance, pool, request, [by_name[name] for name in names], done)
             elif request.request_id in startable and store.take(
@@ -223,6 +227,7 @@ def _to_resume(
                 continue
             # It waits from now on: said once, not in each of the rounds that it waits.
             if store.release(placement.run_id, placement.attempt, "its worker is gone"):
+                free_slots(instance, placement.run_id)
                 done.notes.append(f"{placement.run_id} waits for a worker")
             # How far it was is in the checkpoint; one step says that it has begun.
             found[placement.run_id] = 1

@@ -4,10 +4,7 @@ An HTTP thread answers from the start; the main thread loads the base model and 
 then runs what is claimed. SIGTERM drains.
 """
 
-import ctypes
-import gc
 import hmac
-import importlib
 import json
 import logging
 import os
@@ -17,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +25,7 @@ from pydantic import BaseModel
 
 from resources.settings import Settings
 from resources.warm_pool.checkpoints import CheckpointStore
+from resources.warm_pool.executor import Executor
 from resources.warm_pool.placements import PlacementStore
 from resources.warm_pool.registry import WorkerRegistry, read_token
 from resources.warm_pool.wire import Claim
@@ -146,7 +144,7 @@ def main(
     settings = Settings.read()
     base_model = base_model or settings.pool
     checkpoints = CheckpointStore(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
-    executor = _Executor(module, job, settings)
+    executor = Executor(module, job, settings)
     worker = Worker(
         name,
         base_model,
@@ -155,6 +153,7 @@ def main(
         checkpoints,
         log,
         executor.help,
+        executor.let_go,
     )
     listener = socket.create_server((host, port))
     url = f"http://{host}:{listener.getsockname()[1]}"
@@ -195,89 +194,6 @@ def main(
         if register:
             registry.remove(name)
         log.info("%s ends", name)
-
-
-class _Executor:
-    """Loads what a run needs, and runs it. Heavy imports happen in `load`, timed by stage."""
-
-    def __init__(self, module: str, job: str, settings: Settings) -> None:
-        self._module = module
-        self._job = job
-        self._settings = settings
-        self._instance: Any = None
-
-    def load(self) -> dict[str, float]:
-        """Seconds of each stage."""
-        load_s: dict[str, float] = {}
-        with _timed(load_s, "imports"):
-            import mlflow.pyfunc  # noqa: F401
-
-            import maitre.tuning.tune  # noqa: F401
-            from resources.language_model import LanguageModel
-            from resources.warm_pool import dagster_internals, group  # noqa: F401
-
-            dagster_internals.keep_own_sigterm()
-        with _timed(load_s, "instance"):
-            from dagster import DagsterInstance
-
-            self._instance = DagsterInstance.get()
-        with _timed(load_s, "job"):
-            dagster_internals.load_job(self._module, self._job)
-        with _timed(load_s, "model"):
-            LanguageModel(path_or_id=self._settings.base_model).load()
-        with _timed(load_s, "warm-up"):
-            location = importlib.import_module(self._module)
-            if hasattr(location, "warm_up"):
-                location.warm_up()
-        # What is loaded stays: the collection after each run need not go through it again.
-        gc.collect()
-        gc.freeze()
-        return load_s
-
-    def serve(self, worker: Worker) -> None:
-        """Let the worker run claims, with interrupts captured rather than deadly."""
-        from resources.warm_pool.dagster_internals import capture_interrupts
-
-        with capture_interrupts():
-            worker.serve()
-
-    def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        from resources.warm_pool.dagster_internals import execute_run
-
-        try:
-            execute_run(self._instance, run_id, resume=resume, before_write=before_write)
-        finally:
-            _give_memory_back()
-
-    def help(self, claim: Claim, *, is_leaving: Callable[[], bool]) -> None:
-        """Tune along with the worker that executes the claim's run."""
-        from resources.language_model import LanguageModel
-        from resources.warm_pool.group import follow
-
-        settings = self._settings
-        model = LanguageModel(path_or_id=settings.base_model)
-        placements = PlacementStore(settings.request_queue_url)
-        try:
-            follow(claim, placements, model.load, settings.tasks, is_leaving)
-        finally:
-            _give_memory_back()
-
-
-def _give_memory_back() -> None:
-    """Free what a run has left in cycles, and let the C library return what is free.
-
-    A run allocates and frees arrays of many sizes; glibc keeps their pages otherwise.
-    """
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-@contextmanager
-def _timed(load_s: dict[str, float], stage: str) -> Any:
-    started_s = time.monotonic()
-    yield
-    load_s[stage] = time.monotonic() - started_s
 
 
 def _own_log(name: str) -> logging.Logger:

@@ -17,7 +17,7 @@ from resources.warm_pool.checkpoints import CheckpointStore
 from resources.warm_pool.held_run import HeldRun, Told, holding
 from resources.warm_pool.metrics import WorkerMetrics
 from resources.warm_pool.placements import LEASE_S, PREEMPTED, PlacementLost, PlacementStore
-from resources.warm_pool.running import Execute, Help, Running
+from resources.warm_pool.running import Execute, Help, Running, nothing_more
 from resources.warm_pool.wire import Claim, ClaimView, WorkerState, WorkerView
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Worker:
         checkpoints: CheckpointStore,
         log: logging.Logger,
         help_along: Help | None = None,
+        let_go: Callable[[str], None] = nothing_more,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -56,6 +57,7 @@ class Worker:
         self._checkpoints = checkpoints
         self._log = log
         self._help_along = help_along
+        self._let_go = let_go
         self._lock = threading.Lock()
         self._inbox: SimpleQueue[Running | None] = SimpleQueue()
         self._running: Running | None = None
@@ -63,6 +65,7 @@ class Worker:
         self._state: WorkerState = "loading"
         self._started_s = self._since_s = time.time()
         self._load_s: dict[str, float] = {}
+        self._drop_interrupt: Callable[[], object] = lambda: None
 
     def ready(self, load_s: dict[str, float]) -> None:
         """The model is loaded: take claims from now."""
@@ -115,7 +118,7 @@ class Worker:
         """Give the run up at its next step, with its checkpoint; another worker goes on."""
         with self._lock:
             running = self._held(attempt)
-            if running.given_up is not None:
+            if running.given_up is not None or running.stop.is_set():
                 return
             running.why_stop = why
             running.stop.set()
@@ -135,8 +138,12 @@ class Worker:
         if running is not None and preempt:
             self.preempt(running.claim.attempt, "its worker is drained")
 
-    def serve(self) -> None:
-        """Run what is claimed until drained. On the main thread: Dagster's interrupts need it."""
+    def serve(self, drop_interrupt: Callable[[], object] = lambda: None) -> None:
+        """Run what is claimed until drained. On the main thread: Dagster's interrupts need it.
+
+        `drop_interrupt` forgets one that is captured and not raised yet.
+        """
+        self._drop_interrupt = drop_interrupt
         threading.Thread(target=self._keep_lease, daemon=True).start()
         while (running := self._inbox.get()) is not None:
             self._run(running)
@@ -227,9 +234,14 @@ class Worker:
         if running.given_up:
             # Only now, when nothing of the run executes here any more, may another take it.
             claim = running.claim
+            if claim.rank == 0 and self._placements.is_current(claim.run_id, claim.attempt):
+                self._let_go(claim.run_id)
             self._placements.release(claim.run_id, claim.attempt, running.given_up)
         with self._lock:
             running.started = False
+            # Whoever interrupts holds the lock, too: a cancel that came since the run ended (while
+            # its checkpoint was removed, say) is here by now, and must not hit the next run.
+            self._drop_interrupt()
             running.progress.mark("free")
             self._last = running.view()
             self._running = None

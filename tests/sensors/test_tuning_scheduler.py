@@ -126,6 +126,39 @@ def test_a_deadline_that_one_worker_misses_gets_several(
     assert owners["tight"] == "worker " + ",".join(workers["tight"])
 
 
+def test_a_preempted_jobs_worker_gets_the_other_when_it_has_let_go(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    for name, deadline_s, iterations in (("loose", 600.0, 60.0), ("tight", 14.0, 20.0)):
+        store.submit(
+            name, deadline_at=NOW + timedelta(seconds=deadline_s), now=NOW, base_model="tiny",
+            lookup=False, iterations_cold=iterations, iterations_bank=iterations,
+        )  # fmt: skip
+    [tight, loose] = store.find()
+    queued = RequestState.QUEUED
+    store.move(loose.request_id, expected=queued, state=RequestState.LAUNCHED, run_id="run")
+    pool = SaidPool(idle=1)
+    claim = ClaimView("a", "run", "tuning", 3, 60, {})
+    view = pool.said[0].view
+    assert view is not None
+    pool.said[0] = replace(pool.said[0], view=replace(view, state="busy", claim=claim))
+    placed = PlacementStore(settings.request_queue_url).place(
+        "run", worker="w0", url="http://127.0.0.1:1", after=None, now=NOW
+    )
+    assert placed is not None
+    preempted: list[str] = []
+    pool.client = lambda url: SimpleNamespace(preempt=preempted.append)  # type: ignore[method-assign,assignment,return-value]
+    done = schedule(settings, instance, pool, [tight], NOW)
+    assert preempted == [placed.attempt]
+    assert done.starts == []
+    assert done.unsettled
+    assert store.get(tight.request_id).state is queued
+    pool.said[0] = replace(pool.said[0], view=view)
+    [start] = schedule(settings, instance, pool, [tight], NOW).starts
+    assert (start.request.task, start.workers) == ("tight", ("w0",))
+
+
 def test_two_daemons_start_a_request_once(settings: Settings, instance: dg.DagsterInstance) -> None:
     store = RequestStore(settings.request_queue_url)
     submit(store, *"abcd")
@@ -195,7 +228,13 @@ def test_a_drained_worker_that_stays_is_ended_but_not_while_it_works_or_at_once(
 def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
     launcher = WarmPoolRunLauncher(settings=settings)
     run = SimpleNamespace(is_finished=False, status=dg.DagsterRunStatus.STARTED)
-    instance: Any = SimpleNamespace(run_launcher=launcher, get_run_by_id=lambda _: run)
+    freed: list[str] = []
+    storage = SimpleNamespace(
+        supports_global_concurrency_limits=True, free_concurrency_slots_for_run=freed.append
+    )
+    instance: Any = SimpleNamespace(
+        run_launcher=launcher, get_run_by_id=lambda _: run, event_log_storage=storage
+    )
     placements = PlacementStore(settings.request_queue_url)
     # Nobody listens there.
     placements.place("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
@@ -204,6 +243,8 @@ def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
     rounds = [schedule(settings, instance, pool, [], NOW) for _ in range(3)]
     assert [done.notes for done in rounds] == [["run waits for a worker"], [], []]
     assert all(done.unsettled for done in rounds)
+    # What it holds of Dagster's pools others may need, to be done with the worker that it gets.
+    assert freed == ["run"]
 
 
 def test_the_runs_of_what_stays_queued_are_looked_for_once_in_a_tick(

@@ -13,6 +13,7 @@ import uvicorn
 
 from resources.warm_pool.checkpoints import CheckpointStore
 from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
+from resources.warm_pool.dagster_internals import capture_interrupts, pop_captured_interrupt
 from resources.warm_pool.held_run import held_run
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
 from resources.warm_pool.server import app_for
@@ -53,7 +54,10 @@ class Held:
         self.placements = PlacementStore(f"sqlite:///{folder}/queue.db")
         checkpoints = CheckpointStore(str(folder / "shared"), folder / "own")
         log = logging.getLogger("worker")
-        self.worker = Worker("w", "tiny", execute, self.placements, checkpoints, log)
+        self.let_go: list[str] = []
+        self.worker = Worker(
+            "w", "tiny", execute, self.placements, checkpoints, log, let_go=self.let_go.append
+        )
         # Dagster's interrupts are not at hand here; the steps ask by themselves.
         self.worker._interrupt = lambda: None  # type: ignore[method-assign]
         app = app_for(self.worker, "secret")
@@ -213,6 +217,50 @@ def test_metrics_and_progress_tell_what_it_does(held: Held, execute: Steps) -> N
     assert 'maitre_worker_claims_total{base_model="tiny",end="finished"} 1.0' in text
     assert 'maitre_worker_load_seconds{base_model="tiny",stage="model"} 1.5' in text
     assert "maitre_worker_busy_seconds_total" in text
+
+
+def test_a_cancel_that_comes_when_a_run_is_over_does_not_hit_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real signals: on the main thread, as the worker's process does it."""
+    placements = PlacementStore(f"sqlite:///{tmp_path}/queue.db")
+    checkpoints = CheckpointStore(str(tmp_path / "shared"), tmp_path / "own")
+    interrupted: list[bool] = []
+
+    def execute(run_id: str, **_: object) -> None:
+        interrupted.append(pop_captured_interrupt())
+
+    worker = Worker("w", "tiny", execute, placements, checkpoints, logging.getLogger("worker"))
+    worker.ready({})
+
+    def place(run_id: str) -> str:
+        now = datetime.now(UTC)
+        placed = placements.place(run_id, worker="w", url="", after=None, now=now)
+        assert placed is not None
+        worker.claim(Claim(placed.attempt, run_id, 1, False))
+        return placed.attempt
+
+    first = place("r1")
+    late: list[str] = []
+
+    def end(_: PlacementStore, run_id: str, attempt: str) -> bool:
+        if attempt == first:
+            worker.cancel(attempt)
+            late.append(attempt)
+        return True
+
+    def go_on() -> None:
+        until(lambda: late and worker.view().claim is None)
+        place("r2")
+        until(lambda: worker.view().claim is None)
+        worker.drain()
+
+    monkeypatch.setattr(PlacementStore, "end", end)
+    threading.Thread(target=go_on, daemon=True).start()
+    with capture_interrupts():
+        worker.serve(drop_interrupt=pop_captured_interrupt)
+    assert late == [first]
+    assert interrupted == [False, False]
 
 
 def test_nobody_there_is_told_from_somebody_slow(held: Held) -> None:
