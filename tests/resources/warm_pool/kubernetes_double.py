@@ -19,6 +19,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from tests.resources.warm_pool.kubernetes_objects import (
+    first_to_go,
+    matches,
+    merged,
+    own,
+    owners,
+    selected,
+    value_at,
+)
+
 PLURALS = {
     "pods": ("v1", "Pod"),
     "deployments": ("apps/v1", "Deployment"),
@@ -31,7 +41,6 @@ SPEC_FIELDS = {
              "completions", "parallelism", "suspend"},
     "pods": {"containers", "terminationGracePeriodSeconds", "serviceAccountName"},
 }  # fmt: skip
-DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 PATH = re.compile(
     r"/(?:api/v1|apis/(?:apps|batch)/v1)/namespaces/(?P<namespace>[^/]+)/"
     r"(?P<plural>pods|deployments|jobs)(?:/(?P<name>[^/]+))?(?:/(?P<sub>scale))?"
@@ -118,11 +127,11 @@ class Cluster:
         return self.patch(namespace, plural, name, body)
 
     def list(self, namespace: str, plural: str, query: dict) -> dict:
-        wanted = _selector(query.get("labelSelector", ""))
+        wanted = selected(query.get("labelSelector", ""))
         items = [
             o for (space, kind, _), o in sorted(self.objects.items())
             if (space, kind) == (namespace, plural)
-            and _matches(o, wanted)
+            and matches(o, wanted)
         ]  # fmt: skip
         start = int(query.get("continue", 0))
         limit = int(query.get("limit", 0)) or len(items)
@@ -135,13 +144,13 @@ class Cluster:
 
     def watch(self, plural: str, query: dict) -> Any:
         after = int(query.get("resourceVersion", 0))
-        wanted = _selector(query.get("labelSelector", ""))
+        wanted = selected(query.get("labelSelector", ""))
         return [
             {"type": event["type"], "object": event["object"]}
             for event in self.history
             if event["plural"] == plural
             and int(event["object"]["metadata"]["resourceVersion"]) > after
-            and _matches(event["object"], wanted)
+            and matches(event["object"], wanted)
         ]
 
     def scale(self, method: str, namespace: str, name: str, body: Any) -> dict:
@@ -154,7 +163,7 @@ class Cluster:
                 raise RefusedError(422, "Invalid", "spec.replicas: must not be negative")
             changed = copy.deepcopy(there)
             changed["spec"]["replicas"] = body["spec"].get("replicas", 0)
-            _own(changed, "scale", {"spec.replicas"})
+            own(changed, "scale", {"spec.replicas"})
             there = self.put(namespace, "deployments", changed, "MODIFIED")
             self.reconcile(namespace)
         replicas = there["spec"].get("replicas", 1)
@@ -172,10 +181,10 @@ class Cluster:
             wanted = deployment["spec"]["selector"]["matchLabels"]
             pods = [
                 o for (at, kind, _), o in self.objects.items()
-                if (at, kind) == (namespace, "pods") and _matches(o, wanted)
+                if (at, kind) == (namespace, "pods") and matches(o, wanted)
             ]  # fmt: skip
             replicas = deployment["spec"].get("replicas", 1)
-            for pod in sorted(pods, key=_first_to_go)[: max(0, len(pods) - replicas)]:
+            for pod in sorted(pods, key=first_to_go)[: max(0, len(pods) - replicas)]:
                 del self.objects[namespace, "pods", pod["metadata"]["name"]]
             for _ in range(replicas - len(pods)):
                 metadata = {"name": f"{name}-{self.version}", "labels": wanted}
@@ -188,7 +197,7 @@ class Cluster:
         version = body.get("metadata", {}).get("resourceVersion")
         if version and version != there["metadata"]["resourceVersion"]:
             raise RefusedError(409, "Conflict", "the object has been modified")
-        return self.put(namespace, plural, _merged(there, body), "MODIFIED")
+        return self.put(namespace, plural, merged(there, body), "MODIFIED")
 
     def apply(self, namespace: str, plural: str, name: str, query: dict, body: dict) -> dict:
         manager = query.get("fieldManager")
@@ -198,15 +207,15 @@ class Cluster:
         fields = {f"spec.{key}" for key in body.get("spec", {})}
         there = self.objects.get((namespace, plural, name))
         if there is not None:
-            for other, owned in _owners(there).items():
+            for other, owned in owners(there).items():
                 clash = [
                     f for f in fields & owned
-                    if other != manager and _value(there, f) != _value(body, f)
+                    if other != manager and value_at(there, f) != value_at(body, f)
                 ]  # fmt: skip
                 if clash and query.get("force") not in ("true", "True"):
                     raise RefusedError(409, "Conflict", f'conflict with "{other}": {clash}')
-        made = _merged(there or {}, body)
-        _own(made, manager, fields)
+        made = merged(there or {}, body)
+        own(made, manager, fields)
         return self.put(namespace, plural, made, "MODIFIED" if there else "ADDED")
 
     def check(self, plural: str, body: dict, applying: bool = False) -> None:
@@ -218,60 +227,6 @@ class Cluster:
             labels = body["spec"]["template"]["metadata"].get("labels", {})
             if any(labels.get(key) != value for key, value in wanted.items()):
                 raise RefusedError(422, "Invalid", "`selector` does not match template `labels`")
-
-
-def _selector(text: str) -> dict[str, str]:
-    pairs = (part.split("=", 1) for part in text.split(",") if part)
-    return {key: value.lstrip("=") for key, value in pairs}
-
-
-def _matches(document: dict, wanted: dict[str, str]) -> bool:
-    labels = document["metadata"].get("labels", {})
-    return all(labels.get(key) == value for key, value in wanted.items())
-
-
-def _first_to_go(pod: dict) -> tuple[bool, int, bool, int]:
-    """A ReplicaSet's order of removal: no node, then by phase, not ready, cheap to delete."""
-    conditions = pod["status"].get("conditions", [])
-    ready = any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
-    cost = pod["metadata"].get("annotations", {}).get(DELETION_COST, "0")
-    phase = ["Pending", "Unknown", "Running"].index(pod["status"]["phase"])
-    return "nodeName" in pod["spec"], phase, ready, int(cost)
-
-
-def _merged(there: dict, change: dict) -> dict:
-    made = copy.deepcopy(there)
-    for key, value in change.items():
-        if value is None:
-            made.pop(key, None)
-        elif isinstance(value, dict) and isinstance(made.get(key), dict):
-            made[key] = _merged(made[key], value)
-        else:
-            made[key] = copy.deepcopy(value)
-    return made
-
-
-def _owners(document: dict) -> dict[str, set[str]]:
-    entries = document["metadata"].get("managedFields", [])
-    return {entry["manager"]: set(entry["fieldsV1"]) for entry in entries}
-
-
-def _own(document: dict, manager: str, fields: set[str]) -> None:
-    owners = _owners(document)
-    for other in owners:
-        owners[other] -= fields
-    owners[manager] = owners.get(manager, set()) | fields
-    document["metadata"]["managedFields"] = [
-        {"manager": name, "fieldsV1": {key: {} for key in sorted(owned)}}
-        for name, owned in owners.items()
-    ]
-
-
-def _value(document: dict, field: str) -> Any:
-    value: Any = document
-    for part in field.split("."):
-        value = (value or {}).get(part)
-    return value
 
 
 @contextmanager
