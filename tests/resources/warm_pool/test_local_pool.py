@@ -6,8 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
+from resources.settings import Settings
 from resources.warm_pool.local_pool import LocalPool
+from resources.warm_pool.pool import pool_of
 from resources.warm_pool.registry import WorkerRegistry
 
 
@@ -58,3 +61,16 @@ def test_who_has_mended_the_cause_does_not_wait(tmp_path: Path, started: list[li
     registry.forget_failures()
     LocalPool(str(tmp_path), "token").grow("tiny", 1, beside=0)
     assert len(started) == 1
+
+
+def test_the_cores_are_shared_by_as_many_workers_as_there_may_be(tmp_path: Path) -> None:
+    """Not by those that are kept warm: with none of these each would take all cores."""
+    model = {"warm_up_s": 1, "lookup_s": 1, "resize_s": 1, "iteration_s": {1: 1}}
+    cluster = {"gpus": 3, "gpu_price_per_hour": 1, "models": {"tiny": model}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+    settings = Settings(
+        home=str(tmp_path), warm_pool="local", warm_workers=0, cluster=f"{tmp_path}/cluster.yaml"
+    )
+    pool = pool_of(settings)
+    assert isinstance(pool, LocalPool)
+    assert pool.expected == 3
