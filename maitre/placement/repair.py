@@ -34,7 +34,10 @@ def relieve(
     for i in failed:
         for moved in _given_up(np.flatnonzero(server == i), demand, part):
             term, rank = demand.terms[moved], demand.rank[moved]
-            candidates = np.flatnonzero(open_to)
+            # Replicas of one adapter keep servers of their own.
+            allowed = open_to.copy()
+            allowed[server[demand.adapter == demand.adapter[moved]]] = False
+            candidates = np.flatnonzero(allowed)
             target = _emptiest(sums, candidates, term, rank, capacity)
             if target is None:
                 target, count = count, count + 1

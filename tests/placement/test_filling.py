@@ -20,6 +20,7 @@ from maitre.placement.evening import evened, least_risky
 from maitre.placement.local_search import balanced
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.repair import relieve
 from maitre.placement.replan import replan
 from maitre.placement.replicas import as_is
 from maitre.placement.search import fewest_servers, orders
@@ -191,3 +192,14 @@ def _failed(check: ServerCheck) -> ServerCheck:
 
 def _Risk(risk: float) -> Capacity:  # noqa: N802
     return Capacity(None, None, risk, 1)  # type: ignore[arg-type]
+
+
+def test_relief_keeps_replicas_apart(capacity: Capacity) -> None:
+    rates = np.array([4.0, 2.0, 2.0])
+    demand = demand_of(rates, np.full(3, 8), replicas=np.array([2, 1, 1]))
+    # Both replicas of the first adapter and one other each, on two servers.
+    found = Assignment.judged(np.array([0, 1, 0, 1]), demand, capacity)
+    relieved = relieve(found, np.array([0]), demand, capacity, part=0.9)
+    replicas = relieved.server[demand.adapter == 0]
+    assert relieved.server[0] != found.server[0]
+    assert replicas[0] != replicas[1]
