@@ -73,7 +73,8 @@ class Live:
                 if w_ready(self, count)
                 else None
             ),
-            60.0,
+            # Two that load at once on a core that others use, too, take a minute.
+            180.0,
         )
         return [worker.name for worker in idle]
 
