@@ -2,30 +2,35 @@
 
 `python -m benchmarks.warm_simulated --count 50 [--model …] [--tasks …]`. A few requests before
 measure what the simulator is told: seconds to load, per step, and per run beside its steps.
-The live cost is the time that worker processes were there, looked at twice a second.
+The live cost is the time that worker processes were there, looked at five times a second.
 """
 
 import argparse
 import json
+import os
 import random
 import statistics
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
-from benchmarks.warm_services import Services, live_services, small_tasks
+from benchmarks.warm_services import Services, live_services, small_tasks, until
 from maitre.scheduling.cluster import read_cluster
 from maitre.scheduling.jobs import Job
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.simulator import simulate
+from resources.request_queue.request import OPEN_STATES, TuningRequest
 
 GPUS = 2
-TO_MEASURE = 6
+TO_MEASURE = 14
 
 
 @dataclass(frozen=True)
@@ -37,40 +42,81 @@ class Asked:
     steps: int
 
 
-def workload(count: int, seed: int, mean_s: float) -> list[Asked]:
+def workload(count: int, seed: int, mean_s: float, within_s: tuple[float, float]) -> list[Asked]:
     """Exponential gaps, 4 to 16 steps, deadlines from tight to loose."""
     draws = random.Random(seed)
     at_s, asked = 0.0, []
     for _ in range(count):
-        asked.append(Asked(at_s, draws.uniform(20.0, 90.0), draws.randint(4, 16)))
+        asked.append(Asked(at_s, draws.uniform(*within_s), draws.randint(4, 16)))
         at_s += draws.expovariate(1 / mean_s)
     return asked
 
 
 def measure(services: Services, tasks: list[str]) -> dict[str, float]:
-    """What a worker needs to load, for a step, and for a run beside its steps."""
-    idle = services.idle(GPUS)
-    load_s = statistics.median(w.view.load_s["total"] for w in idle if w.view)
-    step_s, beside_s = [], []
+    """What the simulator is told, each measured as it happens in the live part.
+
+    Seconds until a worker is ready, of one that starts alone and of one beside a worker that works;
+    and, with a queue before both, from claim to claim of a worker: so much a step, and so much
+    beside them, the scheduler's part included.
+    """
+    services.pool.stop_all()
+    alone_s = _ready_s(services, beside=0)
+    busy = [services.submit_row(task, steps=12) for task in tasks[:3]]
+    beside_s = _ready_s(services, beside=1)
+    for request in busy:
+        services.ended(request.request_id)
+    steps = {}
     for number in range(TO_MEASURE):
-        steps = 12
-        request = services.submit_row(tasks[number % len(tasks)], steps=steps)
-        run_id = services.run_of(request.request_id)
-        marks = services.marks(run_id)
-        ended = services.ended(request.request_id)
-        assert ended.finished_at is not None
-        with services.instance() as instance:
-            record = instance.get_run_record_by_id(run_id)
-        assert record is not None
-        assert record.end_time is not None
-        tuning_s = marks["registering"] - marks["tuning"]
-        step_s.append(tuning_s / steps)
-        beside_s.append(record.end_time - marks["claimed"] - tuning_s)
+        count = 4 + 12 * (number % 2)
+        request = services.submit_row(tasks[number % len(tasks)], steps=count)
+        steps[request.request_id] = count
+    claims = _claims(services, list(steps))
+    worked: dict[str, list[tuple[float, int]]] = {}
+    for request_id, (worker, claimed_s) in claims.items():
+        worked.setdefault(worker, []).append((claimed_s, steps[request_id]))
+    took = [
+        (count, following_s - claimed_s)
+        for claimed in worked.values()
+        for (claimed_s, count), (following_s, _) in pairwise(sorted(claimed))
+    ]
+    each_s, rest_s = statistics.linear_regression(*zip(*took, strict=True))
     return {
-        "warm_up_s": round(load_s, 2),
-        "iteration_s": round(statistics.median(step_s), 3),
-        "beside_s": round(statistics.median(beside_s), 2),
+        "ready alone_s": round(alone_s, 2),
+        "ready beside another_s": round(beside_s, 2),
+        "warm_up_s": round((alone_s + beside_s) / 2, 2),
+        "iteration_s": round(each_s, 3),
+        "beside_s": round(rest_s, 2),
+        "runs": len(took),
     }
+
+
+def _ready_s(services: Services, beside: int) -> float:
+    """Seconds from the start of a worker's process until it takes claims."""
+    begun_s = time.time()
+    known = {worker.name for worker in services.pool.workers()}
+    with patch.dict(os.environ, services.environment):
+        services.pool.grow(services.settings.pool, 1, beside)
+
+    def look() -> float | None:
+        for worker in services.pool.workers():
+            if worker.name not in known and worker.view and worker.view.state != "loading":
+                return time.time()
+        return None
+
+    return until(look, 180.0) - begun_s
+
+
+def _claims(services: Services, requests: list[str]) -> dict[str, tuple[str, float]]:
+    """Which worker claimed each request and when, seen while they are worked off."""
+    seen: dict[str, tuple[str, float]] = {}
+    while services.store.find(OPEN_STATES, limit=1):
+        for worker in services.pool.workers():
+            claim = worker.view.claim if worker.view else None
+            if claim is not None and "claimed" in claim.marks:
+                seen[claim.run_id] = worker.name, claim.marks["claimed"]
+        time.sleep(0.2)
+    runs = {services.store.get(request_id).run_id: request_id for request_id in requests}
+    return {runs[run_id]: claimed for run_id, claimed in seen.items() if run_id in runs}
 
 
 def live(services: Services, tasks: list[str], asked: list[Asked], beside: float) -> dict[str, Any]:
@@ -96,10 +142,10 @@ def live(services: Services, tasks: list[str], asked: list[Asked], beside: float
             requests.append(request.request_id)
         for worker in services.pool.workers():
             held.setdefault(worker.name, [time.time()]).append(time.time())
-        ended = [services.store.get(request_id) for request_id in requests]
-        if len(requests) == len(asked) and all(request.state.is_final for request in ended):
+        if len(requests) == len(asked) and not services.store.find(OPEN_STATES, limit=1):
             break
-        time.sleep(0.5)
+        time.sleep(0.2)
+    ended = [services.store.get(request_id) for request_id in requests]
     # Until the last job is done, as in the simulator.
     late = sum(
         r.state.value != "done" or (r.finished_at or r.deadline_at) > r.deadline_at for r in ended
@@ -110,6 +156,27 @@ def live(services: Services, tasks: list[str], asked: list[Asked], beside: float
         "worker_s": round(seconds, 1),
         "workers started": len(held),
         "wall_s": round(time.time() - started_s, 1),
+        "held": {name: _since(started_s, seen[0], seen[-1]) for name, seen in held.items()},
+        "jobs": {f"j{i}": _lived(services, r, started_s) for i, r in enumerate(ended)},
+    }
+
+
+def _since(started_s: float, *moments_s: float) -> list[float]:
+    return [round(moment_s - started_s, 2) for moment_s in moments_s]
+
+
+def _lived(services: Services, request: TuningRequest, started_s: float) -> dict[str, Any]:
+    """When the request came, ran, ended and was due, s after the first."""
+    began_s = started_s
+    with services.instance() as instance:
+        record = instance.get_run_record_by_id(request.run_id or "")
+        if record is not None and record.start_time is not None:
+            began_s = record.start_time
+    ends = [request.finished_at or request.deadline_at, request.deadline_at]
+    came_s = request.submitted_at.timestamp()
+    moments_s = _since(started_s, came_s, began_s, *(moment.timestamp() for moment in ends))
+    return dict(zip(("came", "began", "ended", "due"), moments_s, strict=True)) | {
+        "state": str(request.state)
     }
 
 
@@ -119,13 +186,21 @@ def simulated(cluster: Path, model: str, asked: list[Asked], beside: float) -> d
         Job(f"j{i}", model, a.at_s, a.at_s + a.within_s, *[a.steps + beside] * 4)
         for i, a in enumerate(asked)
     ]
-    outcome = simulate(jobs, read_cluster(cluster), named_policy("maitre")).outcome
+    simulation = simulate(jobs, read_cluster(cluster), named_policy("maitre"))
+    outcome = simulation.outcome
     return {
         "violations": outcome.violations,
         "worker_s": round(outcome.gpu_hours * 3600, 1),
         "workers started": outcome.worker_starts,
         "wall_s": round(outcome.makespan_s, 1),
+        "events": [f"{e.time_ms / 1000} {e.kind} {e.worker} {e.job_id}" for e in simulation.events],
     }
+
+
+def _services(
+    folder: Path, model: Path, tasks: Path, cluster: Path
+) -> AbstractContextManager[Services]:
+    return live_services(folder, model, tasks, GPUS, keep=0, MAITRE_CLUSTER=str(cluster))
 
 
 def main() -> None:
@@ -134,7 +209,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--mean-s", type=float, default=4.0, help="mean gap between requests")
+    parser.add_argument(
+        "--within-s", type=float, nargs=2, default=(20.0, 90.0), help="tightest, loosest deadline"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--told", type=Path, help="take what an earlier --json has measured")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
@@ -142,7 +221,7 @@ def main() -> None:
     tasks = sorted(path.name for path in own.iterdir())
     cluster = folder / "cluster.yaml"
     model = arguments.model.resolve()
-    told: dict[str, Any] = {"warm_up_s": 10.0, "lookup_s": 0.0, "resize_s": 1.0}
+    told: dict[str, Any] = {"warm_up_s": 10.0, "lookup_s": 3.0, "resize_s": 1.0}
 
     def tell(iteration_s: float) -> None:
         models = {model.name: {**told, "iteration_s": {1: iteration_s}}}
@@ -151,22 +230,32 @@ def main() -> None:
         )
 
     tell(0.5)
-    with live_services(folder, model, own, GPUS, keep=0, MAITRE_CLUSTER=str(cluster)) as services:
-        seen = measure(services, tasks)
-        told["warm_up_s"] = seen["warm_up_s"]
-        tell(seen["iteration_s"])
-        beside = seen["beside_s"] / seen["iteration_s"]
-        asked = workload(arguments.count, arguments.seed, arguments.mean_s)
+    if arguments.told:
+        seen = json.loads(arguments.told.read_text())["measured before"]
+    else:
+        with _services(folder / "before", model, own, cluster) as services:
+            seen = measure(services, tasks)
+    told["warm_up_s"] = seen["warm_up_s"]
+    tell(seen["iteration_s"])
+    beside = seen["beside_s"] / seen["iteration_s"]
+    tightest_s, loosest_s = arguments.within_s
+    asked = workload(arguments.count, arguments.seed, arguments.mean_s, (tightest_s, loosest_s))
+    # Others than before: what those have learned of earlier requests, the simulator has not.
+    with _services(folder / "live", model, own, cluster) as services:
         services.pool.stop_all()
-        found = {
-            "measured before": seen,
-            "requests": len(asked),
-            "live": live(services, tasks, asked, beside),
-            "simulated": simulated(cluster, model.name, asked, beside),
-        }
-    print(json.dumps(found, indent=2))
+        lived = live(services, tasks, asked, beside)
+    found = {
+        "measured before": seen,
+        "requests": len(asked),
+        "within_s": list(arguments.within_s),
+        "live": lived,
+        "simulated": simulated(cluster, model.name, asked, beside),
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2))
+    for way in ("live", "simulated"):
+        found[way] = {k: v for k, v in found[way].items() if k not in ("held", "jobs", "events")}
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
