@@ -26,6 +26,19 @@ _TRIES = 6
 _TRIES_UNANSWERED = 2
 _ANSWER_S = 3.0
 _DRAINED_TOGETHER = 32
+_FAILING = frozenset(
+    {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
+)
+"""What a container waits for that will most likely not come up; others only take their time."""
 _READY_LOOKS = 20
 _READY_LOOK_EVERY_S = 0.5
 
@@ -211,6 +224,7 @@ def _is_ready(pod: Any) -> bool:
 
 
 def _worker(pod: Any) -> PoolWorker:
+    containers = pod.status.container_statuses or []
     address = pod.status.pod_ip
     if address and ":" in address:
         address = f"[{address}]"
@@ -219,4 +233,14 @@ def _worker(pod: Any) -> PoolWorker:
         url=f"http://{address}:{WORKER_PORT}" if address else "",
         base_model=pod.metadata.labels[MODEL_LABEL],
         started_s=pod.metadata.creation_timestamp.timestamp(),
+        # Kubernetes says `started` of a container whose startup probe has been answered.
+        has_answered=any(one.started for one in containers),
+        failing=next((why for one in containers if (why := _failing(one))), ""),
     )
+
+
+def _failing(container: Any) -> str:
+    """Why the container does not come up by itself; empty when it may."""
+    waiting = container.state.waiting if container.state else None
+    reason = (waiting.reason if waiting else None) or ""
+    return reason if reason in _FAILING else ""

@@ -76,7 +76,7 @@ def _pool(
     lookups: dict[str, LookupView] = {}
     running: dict[str, RunningJob] = {}
     runs = {request.run_id: request for request in asked if request.run_id}
-    seen = {worker.name: _worker(worker, model) for worker in own}
+    seen = {worker.name: _worker(worker, model, time_s) for worker in own}
     can_be_handed = set()
     for worker in own:
         run = runs.get(worker.view.claim.run_id) if worker.view and worker.view.claim else None
@@ -159,13 +159,17 @@ def _claims(workers: Iterable[PoolWorker]) -> dict[str, tuple[list[str], ClaimVi
     return found
 
 
-def _worker(worker: PoolWorker, model: ModelSpec) -> Worker:
+def _worker(worker: PoolWorker, model: ModelSpec, time_s: float) -> Worker:
     view = worker.view
     ready_s = worker.started_s + model.warm_up_s
     if view is None:
-        # Without an address it still starts; with one it does not answer and is of no use now.
-        state: WorkerState = "running" if worker.url else "loading"
-        return Worker(worker.name, model.name, state, worker.started_s, ready_s)
+        has_answered = worker.has_answered
+        if has_answered is None:
+            has_answered = bool(worker.url) and time_s > ready_s
+        # One that has never answered still starts, or tries to: none is started in its place. One
+        # that has, and does not now, is of no use.
+        state: WorkerState = "running" if has_answered else "loading"
+        return Worker(worker.name, model.name, state, worker.started_s, max(ready_s, time_s))
     states: dict[str, WorkerState] = {"loading": "loading", "idle": "idle"}
     return Worker(worker.name, model.name, states.get(view.state, "running"), view.since_s, ready_s)
 

@@ -19,7 +19,9 @@ _ASKED_TOGETHER = 32
 class PoolWorker:
     """A worker of a pool. `view`: what it says of itself, `None` when it does not answer (yet).
 
-    `started_s`: when it was started, wall-clock s.
+    `started_s`: when it was started, wall-clock s. `has_answered`: whether it listens since its
+    process began, `None` where nobody knows. `failing`: why it does not come up, where that is
+    known.
     """
 
     name: str
@@ -27,6 +29,8 @@ class PoolWorker:
     base_model: str
     started_s: float
     view: WorkerView | None = None
+    has_answered: bool | None = None
+    failing: str = ""
 
     @property
     def is_idle(self) -> bool:

@@ -5,7 +5,8 @@ compare-and-set, a run is placed by compare-and-set, and only the winner acts.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +24,9 @@ from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
 from resources.warm_pool.dagster_internals import free_slots
 from resources.warm_pool.launcher import WarmPoolRunLauncher
 from resources.warm_pool.live_snapshot import HANDED_TO, live_snapshot
+from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PlacementState, PlacementStore
-from resources.warm_pool.pool import PoolError, PoolWorker, WarmPool
+from resources.warm_pool.pool import PoolWorker, WarmPool
 from resources.warm_pool.tick import to_document, write_tick
 
 POLICY = "maitre"
@@ -88,23 +90,24 @@ def schedule(
     by_name = {worker.name: worker for worker in workers}
     startable = {request.request_id for request in waiting}
     for action in decided:
-        if isinstance(action, act.StartJob | act.StartLookup):
-            request = by_id[action.job_id]
-            names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
-            if not all(by_name[name].is_idle for name in names):
-                # They are to be taken from another run: it goes there when that has let go.
-                continue
-            if request.run_id in to_resume:
-                _resume(instance, pool, request, [by_name[name] for name in names], done)
-            elif request.request_id in startable and store.take(
-                request.request_id, owner=HANDED_TO + ",".join(names), now=now, hold_s=HOLD_S
-            ):
-                asked = isinstance(action, act.StartLookup)
-                for_quality = request.iterations_bank >= request.iterations_cold
-                lookup = request.lookup and (asked or for_quality)
-                done.starts.append(StartRun(request, tuple(names), lookup))
-        else:
-            _act(settings, pool, action, by_id, by_name, done)
+        with _noting(done, f"could not do {action}"):
+            if isinstance(action, act.StartJob | act.StartLookup):
+                request = by_id[action.job_id]
+                names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
+                if not all(by_name[name].is_idle for name in names):
+                    # They are to be taken from another run: it goes there when that has let go.
+                    continue
+                if request.run_id in to_resume:
+                    _resume(instance, pool, request, [by_name[name] for name in names], done)
+                elif request.request_id in startable and store.take(
+                    request.request_id, owner=HANDED_TO + ",".join(names), now=now, hold_s=HOLD_S
+                ):
+                    asked = isinstance(action, act.StartLookup)
+                    for_quality = request.iterations_bank >= request.iterations_cold
+                    lookup = request.lookup and (asked or for_quality)
+                    done.starts.append(StartRun(request, tuple(names), lookup))
+            else:
+                _act(settings, pool, action, by_id, by_name, done)
     _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
     done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
     return done
@@ -124,14 +127,12 @@ def _scale(
     kept = [worker for worker in workers.values() if _is_kept(worker, now)]
     if kept:
         names = ", ".join(worker.name for worker in kept)
-        try:
+        with _noting(done, f"could not end {names}"):
             pool.remove(kept)
             done.notes.append(f"ended {names}: drained and still there")
-        except PoolError as error:
-            # Runs are started all the same.
-            done.notes.append(f"could not end {names}: {error}")
     if done.leaving:
-        pool.shrink(done.leaving)
+        with _noting(done, "could not give back " + ", ".join(w.name for w in done.leaving)):
+            pool.shrink(done.leaving)
     started = sum(
         a.count
         for a in decided
@@ -143,7 +144,23 @@ def _scale(
         done.growth[settings.pool] += missing
         done.notes.append(f"started {missing} workers in place of lost ones")
     for base_model, count in done.growth.items():
-        pool.grow(base_model, count, _of_model(workers, base_model))
+        there = [worker for worker in workers.values() if worker.base_model == base_model]
+        failing = [f"{worker.name} {worker.failing}" for worker in there if worker.failing]
+        if failing and not any(worker.view for worker in there):
+            # What keeps these from coming up would keep others, too.
+            done.notes.append(f"not started: none of {base_model} comes up ({', '.join(failing)})")
+            continue
+        with _noting(done, f"could not start {count} workers of {base_model}"):
+            pool.grow(base_model, count, len(there))
+
+
+@contextmanager
+def _noting(done: Round, what: str) -> Iterator[None]:
+    """Note what the pool or the database refuses: what the round has taken starts all the same."""
+    try:
+        yield
+    except PASSING as error:
+        done.notes.append(f"{what}: {first_line(error)}")
 
 
 def cluster_of(settings: Settings) -> Cluster:
@@ -185,10 +202,6 @@ def _is_kept(worker: PoolWorker, now: datetime) -> bool:
     if view is None or view.state != "draining" or view.claim is not None:
         return False
     return now.timestamp() - view.since_s > _DRAINED_S
-
-
-def _of_model(workers: dict[str, PoolWorker], base_model: str) -> int:
-    return sum(worker.base_model == base_model for worker in workers.values())
 
 
 def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: Round) -> None:

@@ -18,7 +18,7 @@ from resources.settings import Settings
 from resources.warm_pool.client import WorkerClient
 from resources.warm_pool.launcher import WarmPoolRunLauncher
 from resources.warm_pool.placements import PlacementStore
-from resources.warm_pool.pool import PoolWorker
+from resources.warm_pool.pool import PoolError, PoolWorker
 from resources.warm_pool.scheduler import schedule
 from resources.warm_pool.tick import read_tick, replay
 from resources.warm_pool.wire import ClaimView, WorkerView
@@ -299,3 +299,61 @@ def test_a_request_whose_run_failed_has_failed_and_can_be_tried_again(
     assert (failed.state, failed.run_id) == (RequestState.FAILED, run.run_id)
     again = store.retry(request.request_id, now=NOW)
     assert without_run(instance, store, [again]) == [again]
+
+
+class RefusingPool(SaidPool):
+    """Lists its workers and cannot be scaled."""
+
+    def grow(self, base_model: str, count: int, beside: int) -> None:
+        raise PoolError("cannot scale: 403")
+
+    def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        raise PoolError("cannot patch pod: 409")
+
+
+@pytest.mark.parametrize(
+    ("idle", "warm_workers", "notes"),
+    [(3, 1, ["could not give back", "409"]), (1, 2, ["could not start 1 workers of tiny", "403"])],
+)
+def test_runs_start_while_the_pool_cannot_be_scaled(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    idle: int,
+    warm_workers: int,
+    notes: list[str],
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    settings = settings.model_copy(update={"warm_workers": warm_workers})
+    pool = RefusingPool(idle, idle_s=3600.0)
+    done = schedule(settings, instance, pool, store.find(), NOW)
+    assert [start.request.task for start in done.starts] == ["a"]
+    assert any(all(part in note for part in notes) for note in done.notes)
+
+
+def coming(name: str, has_answered: bool | None, failing: str = "") -> PoolWorker:
+    """A pod with an address where nobody answers."""
+    since_s = NOW.timestamp() - 120.0
+    return PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, None, has_answered, failing)
+
+
+def test_pods_that_do_not_come_up_are_not_joined_by_others(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    pool = SaidPool(idle=0)
+    pool.said = [coming("w0", False)]
+    schedule(settings, instance, pool, store.find(), NOW)
+    assert pool.grown == []
+    # What is asked for all the same, to keep so many warm, is not while all of them fail.
+    settings = settings.model_copy(update={"warm_workers": 3})
+    pool.said = [coming("w0", False, "ImagePullBackOff")]
+    done = schedule(settings, instance, pool, store.find(), NOW)
+    assert pool.grown == []
+    assert any("w0 ImagePullBackOff" in note for note in done.notes)
+    # Somebody that was up and does not answer is of no use now.
+    settings = settings.model_copy(update={"warm_workers": 0})
+    pool.said = [coming("w0", True)]
+    schedule(settings, instance, pool, store.find(), NOW)
+    assert pool.grown == [("tiny", 1)]

@@ -74,6 +74,34 @@ def test_workers_are_the_models_pods_that_stay(
     assert pool.workers("another") == []
 
 
+@pytest.mark.parametrize(
+    ("container", "has_answered", "failing"),
+    [
+        ({"started": True, "state": {"running": {}}}, True, ""),
+        ({"started": False, "state": {"running": {}}}, False, ""),
+        ({"started": False, "state": {"waiting": {"reason": "ContainerCreating"}}}, False, ""),
+        (
+            {"started": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}},
+            False,
+            "CrashLoopBackOff",
+        ),
+    ],
+)
+def test_a_pod_tells_whether_it_comes_up(
+    pool: KubernetesPool,
+    cluster: tuple[str, Cluster],
+    container: dict,
+    has_answered: bool,
+    failing: str,
+) -> None:
+    add_pod(cluster[1], "w0")
+    always = {"name": "worker", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    status = cluster[1].get("maitre", "pods", "w0")["status"]
+    status["containerStatuses"] = [always | container]
+    [worker] = pool.workers()
+    assert (worker.has_answered, worker.failing) == (has_answered, failing)
+
+
 def test_growth_adds_replicas_and_survives_conflict_throttle_and_errors(
     pool: KubernetesPool, cluster: tuple[str, Cluster]
 ) -> None:

@@ -91,6 +91,23 @@ def test_workers_and_requests_become_what_the_simulator_shows() -> None:
     assert [c.violated for c in seen.completions] == [False]
 
 
+@pytest.mark.parametrize(
+    ("has_answered", "age_s", "state", "ready_in_s"),
+    [
+        (None, 4, "loading", 6),  # nobody knows, and it may still load
+        (None, 40, "running", 0),
+        (False, 40, "loading", 0),  # a pod that starts, or fails to, for long
+        (True, 4, "running", 6),  # it was up and does not answer
+    ],
+)
+def test_a_worker_with_an_address_that_does_not_answer(
+    has_answered: bool | None, age_s: float, state: str, ready_in_s: float
+) -> None:
+    silent = PoolWorker("w", "http://x", "tiny", NOW_S - age_s, None, has_answered)
+    seen = live_snapshot(NOW_S, CLUSTER, [], [silent], {}).pools["tiny"].workers["w"]
+    assert (seen.state, seen.ready_s - NOW_S) == (state, ready_in_s)
+
+
 def test_a_run_on_several_workers_is_seen_as_one_job_at_their_speed() -> None:
     quick = ModelSpec("tiny", 10.0, 2.0, 1.0, {1: 0.5, 2: 0.3})
     helping = replace(claim("r", "helping"), rank=1, size=2)
