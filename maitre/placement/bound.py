@@ -88,14 +88,15 @@ def relaxed_servers(
     The program is solved at the rates told; its worths serve at all multiples of them.
 
     Raises:
-        BoundError: no server makes a step within `LONGEST_STEP_S`.
+        BoundError: no server makes a step within the objective for first tokens.
     """
     nodes, exact = Nodes.of(demand, options)
     if not len(nodes.weight):
         return (0.0,) * len(factors)
     wait_s = 1e-3 * ttft_slo_ms / math.log(100)
-    every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s)
-    worth = _worths(nodes, _coarse(nodes, options, wait_s))
+    steps_s = (SHORTEST_STEP_S, max(LONGEST_STEP_S, 1e-3 * ttft_slo_ms))
+    every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s, steps_s)
+    worth = _worths(nodes, _coarse(nodes, options, wait_s, steps_s))
     found = []
     for factor in factors:
         hotter = nodes.at_rates(factor)
@@ -104,21 +105,23 @@ def relaxed_servers(
     return tuple(found)
 
 
-def _coarse(nodes: Nodes, options: ServerOptions, wait_s: float) -> Types:
+def _coarse(
+    nodes: Nodes, options: ServerOptions, wait_s: float, steps_s: tuple[float, float]
+) -> Types:
     """The types among which worths are looked for: likely steps, or all where those are too short.
 
     Steps of slow servers take longer than the likely ones. For slower servers still than all
-    steps looked at there are no worths, and no plan either.
+    of `steps_s` there are no worths, and no plan either: a first token takes a step.
     """
     rows = _thinned(options)
     largest = nodes.tier.max()
-    for steps_s in (_LIKELY_STEPS_S, (SHORTEST_STEP_S, LONGEST_STEP_S)):
-        types = Types.of(options, _COARSE_RATIO, rows, wait_s, steps_s)
+    for range_s in (_LIKELY_STEPS_S, steps_s):
+        types = Types.of(options, _COARSE_RATIO, rows, wait_s, range_s)
         types = types.take(np.all(types.limits()[:, :2] > 0.02, axis=1))
         if np.any(types.rank >= largest):
             return types
     raise BoundError(
-        f"no server with slots of rank {largest} makes a step within {LONGEST_STEP_S:g} s; the "
+        f"no server with slots of rank {largest} makes a step within {steps_s[1]:g} s; the "
         "profile's step times (base_ms and what follows, in ms) are too long to place adapters by"
     )
 

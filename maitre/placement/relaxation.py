@@ -13,6 +13,7 @@ from maitre.placement.demand import Demand
 from maitre.twin.kernel.step_time import step_s
 
 SHORTEST_STEP_S, LONGEST_STEP_S = 0.012, 3.0
+_WIDE_RATIO = 1.5
 # Nodes in all and of a class of adapters alike in tier and lengths; classes at most.
 _MOST_NODES, _FEWEST_NODES, _MOST_CLASSES = 54, 3, 18
 _MOST_EACH = 1_200
@@ -144,10 +145,8 @@ class Types:
 
         Each of them twice: with a slot for every adapter, and with fewer.
         """
-        shortest_s, longest_s = steps_s
-        steps = math.ceil(math.log(longest_s / shortest_s) / math.log(ratio))
-        edges = shortest_s * ratio ** np.arange(steps + 1)
-        row = np.tile(np.repeat(rows, steps), 2)
+        edges = _edges(*steps_s, ratio)
+        row = np.tile(np.repeat(rows, len(edges) - 1), 2)
         return cls(
             row,
             np.tile(edges[:-1], 2 * len(rows)),
@@ -230,6 +229,14 @@ class Types:
         wait_s = np.where(self.few_slots, self.slot_wait_s, 0.0)[:, None]
         windows_s = running_s + wait_s
         return np.asarray(running_s / windows_s * -np.expm1(-nodes.rate * windows_s))
+
+
+def _edges(shortest_s: float, longest_s: float, ratio: float) -> np.ndarray:
+    """Where intervals of step time begin and end; the long ones of slow servers are wider."""
+    found = [shortest_s]
+    while found[-1] < longest_s:
+        found.append(found[-1] * (ratio if found[-1] < LONGEST_STEP_S else max(ratio, _WIDE_RATIO)))
+    return np.array(found)
 
 
 def _planes(options: ServerOptions) -> np.ndarray:
