@@ -10,14 +10,16 @@ import pandas as pd
 from benchmarks.placement.figure import Figure, figure
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import ServerOptions, default_lengths
+from maitre.placement.baselines import baseline_gpus
 from maitre.placement.bound import relaxed_servers
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.check import check_plan
-from maitre.placement.place import place
+from maitre.placement.place import capacity_of, place
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.replan import replan
-from maitre.placement.replicas import as_is
-from maitre.placement.settings import DEFAULT_HEADROOM
+from maitre.placement.replicas import as_is, replicated
+from maitre.placement.settings import DEFAULT_HEADROOM, PlacementSettings
+from maitre.placement.tighten import judged_by_twin
 from maitre.twin import ServerProfile
 
 CHECKED_UP_TO = 1_000
@@ -69,10 +71,14 @@ def placement_figures(
         checked_s = time.perf_counter() - start
         figures.append(figure(f"{name}: seconds with check and baselines", round(checked_s, 2)))
         others = sorted(plan.baselines.values())
+        as_full = min(_baselines_as_full(profile, model, adapters).values())
         figures += [
+            figure(f"{name}: filled by", plan.evidence["filled_by"]),
             figure(f"{name}: baselines", plan.baselines),
             figure(f"{name}: saved against the best baseline, %",
                     round(100 * (1 - plan.gpus / others[0]), 1)),
+            figure(f"{name}: the same, were it filled as far as the twin may judge, %",
+                    round(100 * (1 - plan.gpus / as_full), 1)),
             figure(f"{name}: saved against the median baseline, %",
                     round(100 * (1 - plan.gpus / np.median(others)), 1)),
         ]  # fmt: skip
@@ -128,3 +134,16 @@ def _bounds(profile: ServerProfile, adapters: AdapterCatalogue) -> tuple[float, 
     factors = (1.0, 1 + DEFAULT_HEADROOM)
     as_told, promised = relaxed_servers(as_is(adapters, lengths), options, factors)
     return as_told, promised
+
+
+def _baselines_as_full(
+    profile: ServerProfile, model: MaxpackModel, adapters: AdapterCatalogue
+) -> dict[str, int]:
+    """The baselines at the model's risk up to which the twin is asked for the plan.
+
+    Not simulated, so they may be too few.
+    """
+    lengths, settings = default_lengths(), PlacementSettings()
+    capacity = capacity_of(profile, model, settings, lengths)
+    demand = replicated(adapters, lengths, capacity, 1 + settings.headroom)
+    return baseline_gpus(demand, judged_by_twin(capacity))
