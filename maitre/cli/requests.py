@@ -96,9 +96,15 @@ def submit_request(
 
 
 @app.command("list")
-def list_requests(json: Json = False) -> None:
-    """List the requests, the earliest deadline first."""
-    rows = [asdict(request) for request in _store().find()]
+def list_requests(
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    json: Json = False,
+) -> None:
+    """List the open requests and those that ended last, the newest last."""
+    found, left_out = _store().newest(limit)
+    if left_out:
+        print(f"maitre: {left_out} more are not listed (--limit)", file=sys.stderr)
+    rows = [asdict(request) for request in found]
     if json:
         print_json(rows)
         return

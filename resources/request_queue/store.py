@@ -89,6 +89,20 @@ class RequestStore:
         with self._begin() as connection:
             return [_request(row) for row in connection.execute(query)]
 
+    def newest(self, limit: int) -> tuple[list[TuningRequest], int]:
+        """Open requests and the last ended ones, the newest last; and how many others there are.
+
+        The open ones come first: with more than `limit` of them the newest, and none that ended.
+        """
+        is_over = requests.c.state.in_([str(s) for s in FINAL_STATES])
+        moment = sa.func.coalesce(requests.c.finished_at, requests.c.submitted_at)
+        query = sa.select(requests).order_by(is_over, moment.desc()).limit(limit)
+        with self._begin() as connection:
+            rows = [_request(row) for row in connection.execute(query)]
+            total = connection.scalar(sa.select(sa.func.count()).select_from(requests))
+        rows.sort(key=lambda request: request.submitted_at)
+        return rows, total - len(rows)
+
     def get(self, request_id: str) -> TuningRequest:
         """The request of that id; `RequestError` when there is none."""
         query = sa.select(requests).where(requests.c.request_id == request_id)

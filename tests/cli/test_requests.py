@@ -134,3 +134,14 @@ def test_a_request_queue_that_cannot_be_opened_is_one_line(
     monkeypatch.setenv("MAITRE_REQUEST_QUEUE_URL", f"sqlite:///{tmp_path}/folder")
     code, _, err = maitre("requests", "list")
     assert (code, err) == (2, "maitre: unable to open database file\n")
+
+
+def test_the_list_says_when_there_are_more(maitre, store: RequestStore) -> None:
+    for name in ("first", "second", "first"):
+        maitre("tune", name, "--deadline", "1h", "--json")
+    _, out, err = maitre("requests", "list", "--json")
+    assert ([row["task"] for row in json.loads(out)], err) == (["first", "second", "first"], "")
+    code, out, err = maitre("requests", "list", "--limit", "2", "--json")
+    assert code == 0
+    assert [row["task"] for row in json.loads(out)] == ["second", "first"]
+    assert err == "maitre: 1 more are not listed (--limit)\n"

@@ -56,6 +56,27 @@ def test_of_what_has_ended_the_last_ones_are_remembered(queue: RequestStore) -> 
     assert len(queue.last_ended(10)) == 3
 
 
+def test_the_newest_are_the_open_ones_and_those_that_ended_last(queue: RequestStore) -> None:
+    ids = {}
+    for minute, name in enumerate(["old", "waits", "over", "new"]):
+        moment = NOW + timedelta(minutes=minute)
+        # The newest has the latest deadline: what came first is not what is due first.
+        made = queue.submit(name, deadline_at=LATER + timedelta(hours=minute), now=moment)
+        ids[name] = made.request_id
+    for name, minute in (("old", 10), ("over", 20)):
+        ended = NOW + timedelta(minutes=minute)
+        done = RequestState.DONE
+        queue.move(ids[name], expected=RequestState.QUEUED, state=done, now=ended)
+
+    def listed(limit: int) -> tuple[list[str], int]:
+        rows, left_out = queue.newest(limit)
+        return [row.task for row in rows], left_out
+
+    assert listed(9) == (["old", "waits", "over", "new"], 0)
+    assert listed(3) == (["waits", "over", "new"], 1)
+    assert listed(1) == (["new"], 3)
+
+
 def test_of_two_movers_one_wins(queue: RequestStore) -> None:
     request = queue.submit("task", deadline_at=LATER, now=NOW)
     move = {"expected": RequestState.QUEUED, "state": RequestState.LAUNCHED}
