@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from maitre.placement.catalogue_file import LENGTH_COLUMNS, check_columns, read_columns
+from maitre.placement.problems import CatalogueError, RowProblems
 from maitre.twin import AdapterLoad
 
-REQUIRED_COLUMNS = ("adapter", "base_model", "rank", "rate_rps")
-LENGTH_COLUMNS = ("mean_input_tokens", "mean_output_tokens")
-ROWS_SHOWN = 20
+__all__ = ["AdapterCatalogue", "CatalogueError"]
 
-
-class CatalogueError(ValueError):
-    """A catalogue that cannot be placed: how many rows offend, the first 20 of them spelled out.
-
-    `problems` are those lines, `count` the number of all.
-    """
-
-    def __init__(self, source: str, problems: list[str], count: int | None = None) -> None:
-        self.source = source
-        self.problems = problems[:ROWS_SHOWN]
-        count = self.count = len(problems) if count is None else count
-        head = f"{source}: {count} problem{'s' if count != 1 else ''} in the adapter catalogue"
-        shown = "".join(f"\n  {problem}" for problem in problems[:ROWS_SHOWN])
-        more = f"\n  ... and {count - ROWS_SHOWN} more" if count > ROWS_SHOWN else ""
-        super().__init__(head + shown + more)
+# Names come to stand in vLLM's command line, in paths and in routes.
+_SAFE_NAME = re.compile(r"(?![-/])[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,8 @@ class AdapterCatalogue:
 
     `names` and `base_models` are arrays of str; `ranks` LoRA ranks; `rates_rps` mean requests per
     second; `mean_input_tokens` and `mean_output_tokens` are NaN where the catalogue leaves
-    them to the base model's profile. `source` names where the rows came from, for messages.
+    them to the base model's profile. `source` names where the rows came from, for messages, and
+    `rows` their numbers there, from 1 on; None: all of them, in order.
     """
 
     names: np.ndarray
@@ -48,6 +37,7 @@ class AdapterCatalogue:
     mean_input_tokens: np.ndarray
     mean_output_tokens: np.ndarray
     source: str = "catalogue"
+    rows: np.ndarray | None = None
 
     @classmethod
     def read(
@@ -63,17 +53,14 @@ class AdapterCatalogue:
         `max_rank`, rows outside them are refused too.
 
         Raises:
-            CatalogueError: missing column, empty file, duplicate name, negative or NaN rate, rank
+            CatalogueError: no table, a column missing or there twice, rows of too many fields,
+                no rows, a duplicate or unsafe name (`is_safe_name`), negative or NaN rate, rank
                 that is no positive whole number, unknown base model, rank above `max_rank`.
                 Nothing is returned unless every row is sound.
             FileNotFoundError: there is no such file.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no adapter catalogue at {path}")
-        return cls.from_frame(
-            _read_columns(path), source=str(path), base_models=base_models, max_rank=max_rank
-        )
+        frame = read_columns(Path(path))
+        return cls.from_frame(frame, source=str(path), base_models=base_models, max_rank=max_rank)
 
     @classmethod
     def from_frame(
@@ -89,15 +76,10 @@ class AdapterCatalogue:
         Raises:
             CatalogueError: as `read`.
         """
-        missing = [column for column in REQUIRED_COLUMNS if column not in frame.columns]
-        if missing:
-            raise CatalogueError(
-                source,
-                [f"column {c!r} is missing; there are {', '.join(frame.columns)}" for c in missing],
-            )
+        check_columns(source, frame.columns)
         if frame.empty:
             raise CatalogueError(source, ["the catalogue has no rows; give at least one adapter"])
-        problems = _Problems(source, len(frame))
+        problems = RowProblems(source, np.arange(1, len(frame) + 1))
         names = _texts(frame, "adapter", problems)
         models = _texts(frame, "base_model", problems)
         ranks = _numbers(frame, "rank")
@@ -107,11 +89,7 @@ class AdapterCatalogue:
         problems.add(~np.isfinite(rates), frame["rate_rps"], "rate_rps", "is no number")
         problems.add(rates < 0, frame["rate_rps"], "rate_rps", "is negative")
         lengths = [_mean_lengths(frame, column, problems) for column in LENGTH_COLUMNS]
-        duplicated = (
-            frame["adapter"].duplicated(keep="first").to_numpy()
-            & frame["adapter"].notna().to_numpy()
-        )
-        problems.add(duplicated, frame["adapter"], "adapter", "is listed more than once")
+        _check_names(names, frame["adapter"], problems)
         if base_models is not None:
             _check_models(models, base_models, frame["base_model"], problems)
         if max_rank is not None:
@@ -132,7 +110,7 @@ class AdapterCatalogue:
         Raises:
             CatalogueError: naming every such row.
         """
-        problems = _Problems(self.source, len(self))
+        problems = RowProblems(self.source, self.row_numbers)
         _check_models(self.base_models, base_models, pd.Series(self.base_models), problems)
         problems.add(
             self.ranks > max_rank, pd.Series(self.ranks), "rank",
@@ -148,6 +126,11 @@ class AdapterCatalogue:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def row_numbers(self) -> np.ndarray:
+        """The rows' numbers where they came from: the header is not counted, the first is 1."""
+        return np.arange(1, len(self) + 1) if self.rows is None else self.rows
 
     def frame(self) -> pd.DataFrame:
         """The catalogue as a frame with the columns of a catalogue file."""
@@ -189,6 +172,7 @@ class AdapterCatalogue:
             self.mean_input_tokens[rows],
             self.mean_output_tokens[rows],
             self.source,
+            self.row_numbers[rows],
         )
 
     def with_rates(self, rates_rps: np.ndarray) -> AdapterCatalogue:
@@ -203,56 +187,31 @@ class AdapterCatalogue:
         )
 
 
-class _Problems:
-    """Collects offending rows; rows are counted from 1 and the header line is not counted."""
+def is_safe_name(name: str) -> bool:
+    """Whether a name can stand in a path and in vLLM's command line.
 
-    def __init__(self, source: str, rows: int) -> None:
-        self._source = source
-        self._found: list[tuple[int, str]] = []
-        self._count = 0
-        self._rows = rows
-
-    def add(self, bad: np.ndarray, values: pd.Series, field: str, complaint: str) -> None:
-        rows = np.flatnonzero(bad)
-        self._count += len(rows)
-        # A million bad rows are counted, not spelled out.
-        for row in rows[:ROWS_SHOWN]:
-            value = values.iloc[row]
-            # As the user wrote it, not as numpy shows it.
-            shown = repr(value.item() if isinstance(value, np.generic) else value)
-            self._found.append((int(row), f"row {row + 1}: {field} {shown} {complaint}"))
-
-    def raise_if_any(self) -> None:
-        if self._found:
-            texts = [text for _, text in sorted(self._found)]
-            raise CatalogueError(self._source, texts, self._count)
+    Letters (ASCII), digits, `.`, `_` and `-`, and `/` between parts, as in `organisation/name`; no
+    `.` or `..` among the parts, and no `-` or `/` at the start.
+    """
+    return _SAFE_NAME.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))
 
 
-def _read_columns(path: Path) -> pd.DataFrame:
-    known = {*REQUIRED_COLUMNS, *LENGTH_COLUMNS}
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(path)
-            return frame[[column for column in frame.columns if column in known]]
-        return pd.read_csv(
-            path,
-            usecols=lambda column: column.strip() in known,
-            dtype={"adapter": "str", "base_model": "str"},
-            # An adapter may be called "NA"; only an empty cell is an absent one.
-            keep_default_na=False,
-            na_values=[""],
-        ).rename(columns=str.strip)
-    except pd.errors.EmptyDataError:
-        raise CatalogueError(str(path), ["the file is empty; give at least one adapter"]) from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise CatalogueError(str(path), [f"cannot be read as a table: {error}"]) from error
-
-
-def _texts(frame: pd.DataFrame, column: str, problems: _Problems) -> np.ndarray:
+def _texts(frame: pd.DataFrame, column: str, problems: RowProblems) -> np.ndarray:
     values = frame[column]
     texts = values.astype("str").str.strip()
     problems.add((values.isna() | (texts == "")).to_numpy(), values, column, "is empty")
     return texts.to_numpy(dtype=object)
+
+
+def _check_names(names: np.ndarray, values: pd.Series, problems: RowProblems) -> None:
+    given = values.notna().to_numpy() & (names != "")
+    unsafe = given & ~np.array([is_safe_name(str(name)) for name in names], dtype=bool)
+    problems.add(
+        unsafe, values, "adapter",
+        "is no safe name: it takes letters, digits, '.', '_', '-', and '/' between parts",
+    )  # fmt: skip
+    duplicated = pd.Series(names).duplicated(keep="first").to_numpy()
+    problems.add(given & duplicated, values, "adapter", "is listed more than once")
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -262,7 +221,7 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     return np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
 
 
-def _mean_lengths(frame: pd.DataFrame, column: str, problems: _Problems) -> np.ndarray:
+def _mean_lengths(frame: pd.DataFrame, column: str, problems: RowProblems) -> np.ndarray:
     if column not in frame.columns:
         return np.full(len(frame), np.nan)
     numbers = _numbers(frame, column)
@@ -273,7 +232,7 @@ def _mean_lengths(frame: pd.DataFrame, column: str, problems: _Problems) -> np.n
 
 
 def _check_models(
-    models: np.ndarray, known: Collection[str], values: pd.Series, problems: _Problems
+    models: np.ndarray, known: Collection[str], values: pd.Series, problems: RowProblems
 ) -> None:
     unknown = ~np.isin(models.astype(str), sorted(known))
     problems.add(unknown, values, "base_model", f"is unknown; known: {', '.join(sorted(known))}")

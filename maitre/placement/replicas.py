@@ -8,6 +8,7 @@ from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.chain import Assignment
 from maitre.placement.demand import Demand
+from maitre.placement.problems import ROWS_SHOWN
 from maitre.placement.settings import Constraints
 from maitre.twin import Lengths
 
@@ -52,14 +53,7 @@ def replicated(
         todo = todo[~fits]
         hopeless = todo[replicas[todo] >= MAX_REPLICAS]
         if len(hopeless):
-            raise CatalogueError(
-                catalogue.source,
-                [
-                    f"row {i + 1}: adapter {catalogue.names[i]!r} fits no server, not even as "
-                    f"{MAX_REPLICAS} replicas"
-                    for i in hopeless
-                ],
-            )
+            raise fits_nowhere(catalogue, hopeless)
         replicas[todo] = np.maximum(replicas[todo] + 1, (replicas[todo] * 1.1).astype(np.int64))
     return Demand.of(
         whole.rate_rps,
@@ -69,6 +63,17 @@ def replicated(
         replicas,
         constraints.pin_numbers(catalogue) if constraints.pins else None,
     )
+
+
+def fits_nowhere(catalogue: AdapterCatalogue, adapters: np.ndarray) -> CatalogueError:
+    """The error of these adapters of the catalogue: no server holds them, however divided."""
+    numbers, adapters = catalogue.row_numbers, np.unique(adapters)
+    complaints = {
+        int(numbers[i]): f"adapter {str(catalogue.names[i])!r} fits no server, not even as "
+        f"{MAX_REPLICAS} replicas"
+        for i in adapters[:ROWS_SHOWN]
+    }
+    return CatalogueError.of_rows(catalogue.source, complaints, len(adapters))
 
 
 def separated(

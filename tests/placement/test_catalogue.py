@@ -88,9 +88,61 @@ def test_every_bad_row_is_counted_and_twenty_are_shown() -> None:
         AdapterCatalogue.from_frame(frame)
     assert len(caught.value.problems) == 20
     assert caught.value.count == 100
-    assert "100 problems" in str(caught.value)
+    assert "100 rows are wrong" in str(caught.value)
     assert "and 80 more" in str(caught.value)
     assert str(caught.value).count("\n") == 21
+
+
+def test_rows_are_counted_and_not_complaints() -> None:
+    frame = rows(30).assign(rate_rps=-1.0, rank="x")
+    with pytest.raises(CatalogueError) as caught:
+        AdapterCatalogue.from_frame(frame)
+    assert caught.value.count == 30
+    shown = caught.value.problems
+    assert [line.split(":")[0] for line in shown] == [f"row {i + 1}" for i in range(20)]
+    assert all("rank 'x'" in line and "rate_rps -1.0 is negative" in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("tenant-0001", True),
+        ("organisation/name_v1.2", True),
+        ("a..b", True),
+        ("a/../b", False),
+        ("..", False),
+        ("./a", False),
+        ("c d", False),
+        ("a=b", False),
+        ("a,b", False),
+        ("-a", False),
+        ("/a", False),
+        ("a/", False),
+        ("a//b", False),
+        ("{a}", False),
+    ],
+)
+def test_names_that_a_command_line_or_a_path_would_misread_are_refused(
+    name: str, safe: bool
+) -> None:
+    frame = rows().assign(adapter=["x", name, "y"])
+    if safe:
+        assert AdapterCatalogue.from_frame(frame).names[1] == name
+        return
+    with pytest.raises(CatalogueError, match=r"row 2: adapter '.*' is no safe name"):
+        AdapterCatalogue.from_frame(frame)
+
+
+def test_names_that_differ_by_blanks_are_one(tmp_path: Path) -> None:
+    path = write(tmp_path, f"adapter,base_model,rank,rate_rps\na,{MODEL},8,1\n a,{MODEL},8,1\n")
+    with pytest.raises(CatalogueError, match="row 2: adapter ' a' is listed more than once"):
+        AdapterCatalogue.read(path)
+
+
+def test_a_part_of_a_catalogue_knows_its_rows() -> None:
+    part = AdapterCatalogue.from_frame(rows(5)).take(np.array([1, 3])).take(np.array([1]))
+    with pytest.raises(CatalogueError, match=r"1 row is wrong.*\n  row 4: rank 8"):
+        part.check(base_models={MODEL}, max_rank=4)
 
 
 def test_an_adapter_may_be_called_na(tmp_path: Path) -> None:
@@ -101,7 +153,7 @@ def test_an_adapter_may_be_called_na(tmp_path: Path) -> None:
 def test_check_against_a_profile() -> None:
     catalogue = AdapterCatalogue.from_frame(rows())
     catalogue.check(base_models={MODEL}, max_rank=8)
-    with pytest.raises(CatalogueError, match="3 problems"):
+    with pytest.raises(CatalogueError, match="3 rows"):
         catalogue.check(base_models={"other"}, max_rank=8)
 
 

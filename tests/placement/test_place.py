@@ -15,7 +15,7 @@ from maitre.maxpack.options import ServerOptions, default_lengths
 from maitre.maxpack.steady import SteadyStateModel
 from maitre.maxpack.traces import point_features
 from maitre.placement.baselines import baseline_gpus
-from maitre.placement.bound import relaxed_servers
+from maitre.placement.bound import BoundError, relaxed_servers
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.check import check_plan
@@ -188,18 +188,32 @@ def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
     assert grown[0] < grown[1] < grown[2]
 
 
-@pytest.mark.parametrize("base_ms", [100.0, 400.0])
-def test_slow_servers_have_a_bound_below_what_holds_the_adapters(base_ms: float) -> None:
+def slow_profile(base_ms: float) -> ServerProfile:
     fast = ServerProfile.load("cpu/smollm2-135m")
-    slow = fast.model_copy(update={"step": fast.step.model_copy(update={"base_ms": base_ms})})
+    return fast.model_copy(update={"step": fast.step.model_copy(update={"base_ms": base_ms})})
+
+
+@pytest.mark.parametrize("base_ms", [100.0, 400.0, 4_000.0])
+def test_slow_servers_have_a_bound_below_what_holds_the_adapters(base_ms: float) -> None:
+    slow = slow_profile(base_ms)
     lengths = default_lengths()
     options = ServerOptions.of(slow, lengths)
     slow_capacity = Capacity(SteadyStateModel(), options, 0.01, slow.valid.adapters[1])
-    catalogue = catalogue_of([2e-3, 5e-3, 1e-2] * 8, [16] * 24)
+    # Fewer requests the slower the steps, so that some server carries them.
+    rates = [2e-3, 5e-3, 1e-2] if base_ms < 1_000 else [2e-5, 5e-5, 1e-4]
+    catalogue = catalogue_of(rates * 8, [16] * 24)
     demand = replicated(catalogue, lengths, slow_capacity, 1.0)
     found = fewest_servers(demand, slow_capacity)
     assert found is not None
     assert 0 < bound_on(as_is(catalogue, lengths), slow_capacity) <= found.servers
+
+
+def test_servers_whose_steps_are_longer_than_a_first_token_may_take_have_no_bound() -> None:
+    options = ServerOptions.of(slow_profile(12_000.0), default_lengths())
+    capacity = Capacity(SteadyStateModel(), options, 0.01, 16)
+    demand = as_is(catalogue_of([1e-3] * 4, [16] * 4), default_lengths())
+    with pytest.raises(BoundError, match="within 10 s"):
+        bound_on(demand, capacity)
 
 
 def test_the_bound_is_for_the_objective_of_the_plan(capacity: Capacity) -> None:
@@ -281,7 +295,7 @@ def test_baselines_never_beat_the_bound(capacity: Capacity) -> None:
 def test_a_stranger_to_the_profile_is_refused(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(3)
     stranger = AdapterCatalogue.from_frame(catalogue.frame().assign(base_model="gpt-9"))
-    with pytest.raises(CatalogueError, match="3 problems"):
+    with pytest.raises(CatalogueError, match="3 rows"):
         place(stranger, profile)
     large = AdapterCatalogue.from_frame(catalogue.frame().assign(rank=512))
     with pytest.raises(CatalogueError, match="above 32"):

@@ -1,0 +1,130 @@
+"""Reads the columns of a catalogue file, CSV or Parquet, and refuses what is no such table."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import lzma
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import pyarrow.parquet
+
+from maitre.placement.problems import ROWS_SHOWN, CatalogueError
+
+REQUIRED_COLUMNS = ("adapter", "base_model", "rank", "rate_rps")
+LENGTH_COLUMNS = ("mean_input_tokens", "mean_output_tokens")
+_KNOWN = {*REQUIRED_COLUMNS, *LENGTH_COLUMNS}
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_OPEN: dict[str, Callable[..., IO[Any]]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+
+
+def read_columns(path: Path) -> pd.DataFrame:
+    """The columns of a catalogue file that a catalogue knows, as they stand there.
+
+    Raises:
+        CatalogueError: no table, a column missing or there twice, rows of more fields than columns.
+        FileNotFoundError: there is no such file.
+    """
+    if path.is_dir():
+        raise CatalogueError(str(path), ["it is a folder; give a CSV or Parquet file"])
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter catalogue at {path}")
+    try:
+        return _of_parquet(path) if path.suffix.lower() == ".parquet" else _of_csv(path)
+    except CatalogueError:
+        raise
+    except (pd.errors.ParserError, csv.Error, OSError, EOFError, ValueError) as error:
+        raise CatalogueError(str(path), [f"cannot be read as a table: {error}"]) from error
+
+
+def check_columns(source: str, columns: Iterable[object]) -> None:
+    """Refuse a header that lacks a column or has one twice.
+
+    Raises:
+        CatalogueError: naming each, and the columns that there are.
+    """
+    found = [str(column) for column in columns]
+    there = ", ".join(map(repr, found))
+    counts = Counter(found)
+    problems = [
+        f"column {column!r} is missing; there are {there}"
+        for column in REQUIRED_COLUMNS
+        if column not in counts
+    ]
+    problems += [
+        f"column {column!r} is there {count} times"
+        for column, count in counts.items()
+        if column in _KNOWN and count > 1
+    ]
+    if problems:
+        raise CatalogueError(source, problems)
+
+
+def _of_parquet(path: Path) -> pd.DataFrame:
+    columns = pyarrow.parquet.read_schema(path).names
+    check_columns(str(path), columns)
+    return pd.read_parquet(path, columns=[column for column in columns if column in _KNOWN])
+
+
+def _of_csv(path: Path) -> pd.DataFrame:
+    _check_fields(path)
+    return pd.read_csv(
+        path,
+        usecols=lambda column: column.strip() in _KNOWN,
+        index_col=False,
+        dtype={"adapter": "str", "base_model": "str"},
+        # An adapter may be called "NA"; only an empty cell is an absent one.
+        keep_default_na=False,
+        na_values=[""],
+    ).rename(columns=str.strip)
+
+
+def _check_fields(path: Path) -> None:
+    """Refuse a header without the columns, and rows longer than it: pandas would shift or cut them.
+
+    Raises:
+        CatalogueError: naming the columns, or the rows.
+    """
+    with _OPEN.get(path.suffix.lower(), open)(
+        path, "rt", newline="", encoding="utf-8-sig"
+    ) as lines:
+        rows = _not_blank(csv.reader(lines))
+        header = next(rows, None)
+        if header is None:
+            raise CatalogueError(str(path), ["the file is empty; give at least one adapter"])
+        columns = [column.strip() for column in header]
+        _check_separator(path, columns)
+        check_columns(str(path), columns)
+        complaints: dict[int, str] = {}
+        count = 0
+        for number, row in enumerate(rows, start=1):
+            if len(row) > len(columns):
+                count += 1
+                if count <= ROWS_SHOWN:
+                    fields = f"{len(row)} fields for {len(columns)} columns"
+                    complaints[number] = f"has {fields}: {','.join(row)[:100]}"
+    if count:
+        raise CatalogueError.of_rows(str(path), complaints, count)
+
+
+def _check_separator(path: Path, columns: list[str]) -> None:
+    for character, name in _OTHER_SEPARATORS.items():
+        if len(columns) == 1 and character in columns[0]:
+            raise CatalogueError(
+                str(path),
+                [f"the columns are separated by {name}, not by commas: {columns[0][:100]!r}"],
+            )
+
+
+def _not_blank(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The rows that pandas counts: those that are more than blanks."""
+    return (row for row in rows if len(row) > 1 or (row and row[0].strip()))
