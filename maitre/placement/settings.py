@@ -9,10 +9,12 @@ import numpy as np
 
 from maitre.maxpack.card import ModelCard
 from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
-from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
+from maitre.placement.catalogue import AdapterCatalogue, CatalogueError, is_safe_name
 from maitre.twin import ServerProfile
 
 DEFAULT_HEADROOM = 0.05
+# Of a shorter check too much is in flight at its end, and good servers fail it.
+SHORTEST_CHECK_S = 300.0
 
 
 class PlacementError(ValueError):
@@ -25,9 +27,10 @@ class PlacementSettings:
 
     At rates `headroom` above the catalogue's every server is healthy (`maitre.maxpack.health`, with
     `ttft_slo_ms`) with a probability of at least 1 - `risk` by the capacity model.
-    `check_duration_s`: simulated seconds of the twin's check at those rates (0: no check);
-    `check_servers`: how many servers are simulated at most, spread over the plan; `baselines`:
-    whether to compute them; `gpus`: instead of few GPUs, the shortest steps on at most so many.
+    `check_duration_s`: simulated seconds of the twin's check at those rates, at least
+    `SHORTEST_CHECK_S` (0: no check); `check_servers`: how many servers are simulated at most,
+    spread over the plan; `baselines`: whether to compute them; `gpus`: instead of few GPUs, the
+    shortest steps on at most so many.
     """
 
     risk: float = 0.01
@@ -44,13 +47,26 @@ class PlacementSettings:
         for name, low, high in (
             ("risk", 0.0, 1.0),
             ("ttft_slo_ms", 0.0, np.inf),
-            ("headroom", -1.0, 10.0),
         ):
             value = getattr(self, name)
             if not low < value < high:
                 raise PlacementError(f"{name} is {value!r}; it must lie between {low} and {high}")
-        if self.check_duration_s < 0:
-            raise PlacementError(f"check_duration_s is {self.check_duration_s!r}; it is a time")
+        if not 0 <= self.headroom < 10:
+            raise PlacementError(
+                f"headroom is {self.headroom!r}; it is the part above the told rates that servers "
+                "must bear too, at least 0 and below 10"
+            )
+        checked_s = self.check_duration_s
+        if checked_s != 0 and not SHORTEST_CHECK_S <= checked_s < np.inf:
+            raise PlacementError(
+                f"check_duration_s is {checked_s!r}; give at least {SHORTEST_CHECK_S:g} simulated "
+                "seconds, as a shorter check says little, or 0 for no check"
+            )
+        if self.check_servers < 1:
+            raise PlacementError(
+                f"check_servers is {self.check_servers}; give at least 1, or a check_duration_s "
+                "of 0 for no check"
+            )
         if self.gpus is not None and self.gpus < 1:
             raise PlacementError(f"gpus is {self.gpus}; at least one is needed")
 
@@ -85,7 +101,7 @@ class Constraints:
     replicas: Mapping[str, int] = field(default_factory=dict)
 
     def check(self, catalogue: AdapterCatalogue) -> None:
-        """Refuse constraints on adapters that are not in the catalogue.
+        """Refuse constraints on adapters that are not in the catalogue, and unsafe server names.
 
         Raises:
             CatalogueError: naming each.
@@ -101,6 +117,11 @@ class Constraints:
             f"replicas: {count} of adapter {name!r}; at least one is needed"
             for name, count in self.replicas.items()
             if count < 1
+        ]
+        problems += [
+            f"pin: server {server!r} is no safe name: it takes letters, digits, '.', '_' and '-'"
+            for server in self.pinned_servers
+            if not is_safe_name(server)
         ]
         if problems:
             raise CatalogueError(catalogue.source, problems)

@@ -176,7 +176,7 @@ def placed(settings: Settings, rank: int) -> PlacementPlan:
            "mean_input_tokens": 16, "mean_output_tokens": 4}  # fmt: skip
     catalogue = AdapterCatalogue.from_frame(pd.DataFrame([row]))
     profile = ServerProfile.load(settings.profile)
-    return place(catalogue, profile, check_duration_s=60.0, baselines=False)
+    return place(catalogue, profile, check_duration_s=300.0, baselines=False)
 
 
 def embedder(folder: Path) -> PromptEmbedder:
