@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
-from maitre.placement.place import Model, capacity_of, place_one_kind, silent
+from maitre.placement.division import GpuKind, divided, pins_of
+from maitre.placement.place import place_one_kind, silent
 from maitre.placement.plan import PlacementPlan
-from maitre.placement.replicas import replicated
-from maitre.placement.search import fewest_servers
 from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
-from maitre.twin import Lengths, ServerProfile
+from maitre.twin import Lengths
+
+__all__ = ["GpuKind", "place_at_lowest_cost"]
 
 Progress = Callable[[str, int, int], None]
-
-# Parts of the load, hottest or coldest adapters first, that go to one of two kinds.
-_CUTS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
-
-
-@dataclass(frozen=True)
-class GpuKind:
-    """A GPU on offer for a base model: its server profile, price, and capacity model if any."""
-
-    profile: ServerProfile
-    price_per_hour: float = 1.0
-    model: Model | None = None
 
 
 def place_at_lowest_cost(
@@ -50,7 +39,8 @@ def place_at_lowest_cost(
 
     Raises:
         CatalogueError, PlacementError: as `maitre.placement.place`; a base model without a kind;
-            several kinds together with a limit on GPUs.
+            several kinds together with a limit on GPUs; adapters of several base models or, as
+            far as no division avoids it, GPU kinds pinned to one server.
     """
     constraints, lengths = constraints or Constraints(), lengths or default_lengths()
     report = on_progress or silent
@@ -60,105 +50,99 @@ def place_at_lowest_cost(
         max_rank=max(kind.profile.valid.max_lora_rank[1] for kind in kinds),
     )
     constraints.check(catalogue)
+    _check_pins(catalogue, constraints)
     if settings.gpus is not None and len(kinds) > 1:
         raise PlacementError("a limit on GPUs is for one GPU kind and base model at a time")
-    plans: list[tuple[GpuKind, PlacementPlan]] = []
+    parts: list[_Placed] = []
     for base_model in models:
-        of_model = np.flatnonzero(catalogue.base_models == base_model)
+        of_model = catalogue.take(np.flatnonzero(catalogue.base_models == base_model))
         mine = [kind for kind in kinds if kind.profile.base_model == base_model]
-        divided = _divided(catalogue.take(of_model), mine, settings, lengths)
-        for kind, some in divided:
+        division = divided(of_model, mine, settings, constraints, lengths)
+        alone = len(models) == len(division) == 1
+        for kind, some in division:
             names = set(some.names.tolist())
             own = Constraints(
-                {a: s for a, s in constraints.pins.items() if a in names},
+                pins_of(some, constraints),
                 {a: n for a, n in constraints.replicas.items() if a in names},
             )
-            settings_here = replace(settings, baselines=settings.baselines and len(divided) == 1)
+            settings_here = replace(settings, baselines=settings.baselines and alone)
             plan = place_one_kind(
                 some, kind.profile, kind.model, settings_here, own, lengths, report
             )
-            plans.append((kind, plan))
-    return _joined(plans)
+            parts.append(_Placed(kind, plan, own.pinned_servers))
+    return _joined(parts)
 
 
-def _divided(
-    catalogue: AdapterCatalogue,
-    kinds: Sequence[GpuKind],
-    settings: PlacementSettings,
-    lengths: Lengths,
-) -> list[tuple[GpuKind, AdapterCatalogue]]:
-    """The cheapest division of one base model's adapters between its kinds."""
-    order = np.argsort(-catalogue.rates_rps, kind="stable")
-    tokens = np.cumsum(catalogue.rates_rps[order])
-    best: tuple[float, list[tuple[GpuKind, AdapterCatalogue]]] | None = None
-    for hot in kinds:
-        for cold in kinds:
-            if hot is cold and len(kinds) > 1:
-                continue
-            for cut in _CUTS if hot is not cold else (1.0,):
-                count = int(np.searchsorted(tokens, cut * tokens[-1])) + (cut >= 1.0)
-                parts = [
-                    (kind, catalogue.take(np.sort(some)))
-                    for kind, some in ((hot, order[:count]), (cold, order[count:]))
-                    if len(some)
-                ]
-                cost = _price(parts, settings, lengths)
-                if best is None or cost < best[0]:
-                    best = cost, parts
-    if best is None or not np.isfinite(best[0]):
-        raise PlacementError("no GPU kind on offer holds these adapters within the risk")
-    return best[1]
+@dataclass(frozen=True)
+class _Placed:
+    """The plan of one kind's adapters, and the servers that some of them are pinned to."""
+
+    kind: GpuKind
+    plan: PlacementPlan
+    pinned: tuple[str, ...]
 
 
-def _price(
-    parts: Sequence[tuple[GpuKind, AdapterCatalogue]],
-    settings: PlacementSettings,
-    lengths: Lengths,
-) -> float:
-    """What packing each part on its kind costs an hour; infinite where it cannot be."""
-    total = 0.0
-    for kind, some in parts:
-        if some.ranks.max() > kind.profile.valid.max_lora_rank[1]:
-            return np.inf
-        capacity = capacity_of(kind.profile, kind.model, settings, lengths)
-        try:
-            demand = replicated(some, lengths, capacity, 1 + settings.headroom)
-        except CatalogueError:
-            return np.inf
-        found = fewest_servers(demand, capacity)
-        if found is None:
-            return np.inf
-        total += kind.price_per_hour * found.servers
-    return total
+def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
+    """One plan of several; servers of equal names are told apart by their profile's GPU.
 
-
-def _joined(plans: Sequence[tuple[GpuKind, PlacementPlan]]) -> PlacementPlan:
-    """One plan of several; servers of equal names are told apart by their profile's GPU."""
-    cost = sum(kind.price_per_hour * plan.gpus for kind, plan in plans)
-    if len(plans) == 1:
-        [(kind, plan)] = plans
-        return replace(plan, evidence={**plan.evidence, "price_per_hour": round(cost, 4)})
+    Servers that adapters are pinned to keep their names.
+    """
+    cost = sum(part.kind.price_per_hour * part.plan.gpus for part in parts)
+    if len(parts) == 1:
+        [part] = parts
+        return replace(part.plan, evidence={**part.plan.evidence, "price_per_hour": round(cost, 4)})
     servers = []
-    taken: set[str] = set()
-    for kind, plan in plans:
-        for server in plan.servers:
+    taken = {name for part in parts for name in part.pinned}
+    for part in parts:
+        profile = part.kind.profile.name
+        for server in part.plan.servers:
             name = server.name
-            if name in taken:
-                name = f"{name}-{kind.profile.name.split('/')[0]}"
-            taken.add(name)
-            servers.append(replace(server, name=name, profile=kind.profile.name))
-    common: Mapping[str, object] = plans[0][1].evidence
-    checked = sum(int(plan.evidence.get("servers_checked", 0)) for _, plan in plans)
-    alone = len({kind.profile.base_model for kind, _ in plans}) == len(plans)
+            if name not in part.pinned:
+                name = _untaken(name, profile.split("/")[0], taken)
+                taken.add(name)
+            servers.append(replace(server, name=name, profile=profile))
+    common: Mapping[str, object] = parts[0].plan.evidence
+    checked = sum(int(part.plan.evidence.get("servers_checked", 0)) for part in parts)
+    alone = len({part.kind.profile.base_model for part in parts}) == len(parts)
     return PlacementPlan(
-        ", ".join(kind.profile.name for kind, _ in plans),
+        ", ".join(part.kind.profile.name for part in parts),
         tuple(servers),
-        sum(plan.lower_bound_gpus for _, plan in plans) if alone else 0,
+        sum(part.plan.lower_bound_gpus for part in parts) if alone else 0,
         {},
         {
             **{name: common[name] for name in ("risk", "headroom", "ttft_slo_ms")},
             "servers_checked": checked,
             "price_per_hour": round(cost, 4),
-            "gpus_by_profile": {kind.profile.name: plan.gpus for kind, plan in plans},
+            "gpus_by_profile": {part.kind.profile.name: part.plan.gpus for part in parts},
         },
     )
+
+
+def _untaken(name: str, gpu: str, taken: Collection[str]) -> str:
+    """The name, with the GPU behind it and then a number as long as it is taken."""
+    if name not in taken:
+        return name
+    found, number = f"{name}-{gpu}", 2
+    while found in taken:
+        found, number = f"{name}-{gpu}-{number}", number + 1
+    return found
+
+
+def _check_pins(catalogue: AdapterCatalogue, constraints: Constraints) -> None:
+    """Refuse to pin adapters of several base models to one server.
+
+    Raises:
+        CatalogueError: naming each such server and its adapters.
+    """
+    model_of = dict(zip(catalogue.names.tolist(), catalogue.base_models.tolist(), strict=True))
+    problems = []
+    for server in constraints.pinned_servers:
+        pinned = [adapter for adapter, name in constraints.pins.items() if name == server]
+        models = {model_of[adapter] for adapter in pinned}
+        if len(models) > 1:
+            several = ", ".join(f"{adapter!r} ({model_of[adapter]})" for adapter in pinned)
+            problems.append(
+                f"pin: server {server!r} is to hold {several}; a server has one base model"
+            )
+    if problems:
+        raise CatalogueError(catalogue.source, problems)
