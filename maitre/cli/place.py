@@ -35,7 +35,7 @@ def place(
         float, typer.Option(help="Part above the told rates at which the risk is promised.")
     ] = 0.05,
     check_duration: Annotated[
-        float, typer.Option(help="Simulated seconds of each server's check; 0: no check.")
+        float, typer.Option(help="Simulated seconds of each server's check, at least 300; 0: none.")
     ] = 3600.0,
     check_servers: Annotated[int, typer.Option(help="Servers checked at most.")] = 256,
     gpus: Annotated[
@@ -74,7 +74,7 @@ def place(
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.explain import explain_adapter, one_fewer
     from maitre.placement.kinds import place_at_lowest_cost
-    from maitre.placement.plan import PlacementPlan
+    from maitre.placement.recheck import rechecked
     from maitre.placement.replan import replan
     from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
     from maitre.placement.whatif import Addition, with_added
@@ -83,6 +83,10 @@ def place(
         if path is not None:
             check_writable(path)
     additions = [Addition.parse(text) for text in add or []]
+    if running is not None and (gpus is not None or replicas):
+        raise PlacementError(
+            "--gpus and --replicas are for a new plan; --from keeps the servers of the running one"
+        )
     counts = _pairs("--replicas", replicas)
     constraints = Constraints(
         _pairs("--pin", pin), {a: _count("--replicas", a, n) for a, n in counts.items()}
@@ -99,7 +103,7 @@ def place(
         base_models={kind.profile.base_model for kind in kinds},
         max_rank=max(kind.profile.valid.max_lora_rank[1] for kind in kinds),
     )
-    before = PlacementPlan.from_json(running.read_text()) if running else None
+    before = _running_plan(running) if running else None
     extra: dict[str, Any] = {}
     progress = None if json else _print_progress
     if before is not None:
@@ -109,6 +113,7 @@ def place(
             ttft_slo_ms=ttft_slo, headroom=headroom, max_moves=max_moves,
             max_closing_moves=closing_moves, pins=constraints.pins,
         )  # fmt: skip
+        plan = rechecked(plan, only.profile, wider, settings, on_progress=progress)
     else:
         if additions:
             before = place_at_lowest_cost(adapters, kinds, settings, constraints=constraints)
@@ -144,6 +149,19 @@ def place(
         print_json({**plan.to_dict(), **extra})
         return
     _print_plan(plan, len(wider), extra)
+
+
+def _running_plan(path: Path) -> "PlacementPlan":
+    from maitre.placement.plan import PlacementPlan, PlanError
+
+    if path.is_dir():
+        raise PlanError(f"--from {path} is a folder; give the file of a plan")
+    if not path.is_file():
+        raise FileNotFoundError(f"--from {path}: there is no such plan")
+    try:
+        return PlacementPlan.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PlanError(f"--from {path}: {error}") from error
 
 
 def _kinds(profiles: list[str], models: list[Path]) -> "list[GpuKind]":
@@ -230,6 +248,13 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
             f"start, {len(diff['servers_removed'])} stop, "
             f"{len(diff['servers_reconfigured'])} restart; {len(diff['steps'])} steps"
         )
+    if over := plan.evidence.get("servers_over_risk"):
+        print(f"over the risk, for want of moves: {', '.join(over)}")
+    if "servers_failed" in plan.evidence:
+        failed, checked = plan.evidence["servers_failed"], plan.evidence["servers_checked"]
+        print(f"check in the twin: {checked} of {plan.gpus} servers simulated, {len(failed)} fail")
+        for name, reason in failed.items():
+            print(f"  {name}: {reason}")
     for explanation in extra.get("explanation", []):
         print(explanation["text"])
     if "one_server_fewer" in extra:

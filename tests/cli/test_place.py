@@ -1,0 +1,117 @@
+"""`maitre place`: what it refuses, and what it says of a changed plan."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from maitre.cli.main import app
+from maitre.placement.plan import PlacementPlan
+
+RUN = CliRunner()
+PROFILE = "h100-64gb/llama-3.1-8b-instruct"
+MODEL = "llama-3.1-8b-instruct"
+QUICK = ["--check-duration", "300", "--no-baselines"]
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    return written(tmp_path / "adapters.csv", rate_rps=0.2)
+
+
+@pytest.fixture
+def running(tmp_path: Path, catalogue: Path) -> Path:
+    path = tmp_path / "plan.json"
+    placed(catalogue, "--check-duration", "0", "--no-baselines", "--out", str(path))
+    return path
+
+
+def written(path: Path, rate_rps: float, rank: int = 8) -> Path:
+    names = [f"a{i}" for i in range(12)]
+    frame = {"adapter": names, "base_model": MODEL, "rank": rank, "rate_rps": rate_rps}
+    pd.DataFrame(frame).to_csv(path, index=False)
+    return path
+
+
+def placed(catalogue: Path, *options: str) -> str:
+    found = RUN.invoke(app, ["place", str(catalogue), "--profile", PROFILE, *options])
+    assert found.exit_code == 0, found.exception
+    return found.stdout
+
+
+def refused(catalogue: Path, *options: str) -> str:
+    found = RUN.invoke(app, ["place", str(catalogue), "--profile", PROFILE, *options])
+    # `main` makes one line and exit 2 of these.
+    assert isinstance(found.exception, ValueError | FileNotFoundError), found.exception
+    return str(found.exception)
+
+
+@pytest.mark.parametrize("options", [["--gpus", "3"], ["--replicas", "a1=2"]])
+def test_options_of_a_new_plan_are_refused_with_a_running_one(
+    catalogue: Path, running: Path, options: list[str]
+) -> None:
+    assert "--gpus and --replicas are for a new plan" in refused(
+        catalogue, "--from", str(running), *options
+    )
+
+
+def test_a_running_plan_that_is_none_is_refused(catalogue: Path, tmp_path: Path) -> None:
+    assert "is a folder" in refused(catalogue, "--from", str(tmp_path))
+    assert "there is no such plan" in refused(catalogue, "--from", str(tmp_path / "absent"))
+    assert "the plan is no JSON" in refused(catalogue, "--from", str(catalogue))
+
+
+def test_a_changed_plan_is_checked_in_the_twin(catalogue: Path, running: Path) -> None:
+    plan = document(placed(catalogue, "--from", str(running), *QUICK, "--seed", "3", "--json"))
+    assert plan.evidence["servers_checked"] == plan.gpus
+    assert plan.evidence["servers_failed"] == {}
+    checked = {"rate_factor": 1.05, "duration_s": 300.0, "seed": 3}
+    assert checked.items() <= plan.evidence.items()
+    unchecked = placed(catalogue, "--from", str(running), "--check-duration", "0", "--json")
+    assert "servers_failed" not in document(unchecked).evidence
+    assert document(unchecked).evidence["servers_checked"] == 0
+
+
+def test_servers_that_a_changed_plan_leaves_overloaded_are_named(
+    catalogue: Path, running: Path, tmp_path: Path
+) -> None:
+    hotter = written(tmp_path / "hotter.csv", rate_rps=8.0)
+    options = ["--from", str(running), "--max-moves", "0", *QUICK]
+    plan = document(placed(hotter, *options, "--json"))
+    failed = plan.evidence["servers_failed"]
+    assert failed
+    text = placed(hotter, *options)
+    assert f"over the risk, for want of moves: {', '.join(plan.evidence['servers_over_risk'])}" in (
+        text
+    )
+    for name, reason in failed.items():
+        assert f"{name}: {reason}" in text
+
+
+def test_no_more_servers_are_checked_than_asked(running: Path, tmp_path: Path) -> None:
+    hotter = written(tmp_path / "hotter.csv", rate_rps=8.0)
+    options = ["--from", str(running), "--check-servers", "1", *QUICK, "--json"]
+    plan = document(placed(hotter, *options))
+    assert plan.gpus > 1
+    assert plan.evidence["servers_checked"] == 1
+
+
+def test_what_if_adapters_are_spoken_of_only_where_there_are_any(tmp_path: Path) -> None:
+    large = written(tmp_path / "large.csv", rate_rps=1e7, rank=32)
+    assert "what-if" not in refused(large, "--check-duration", "0")
+    assert "row 1: adapter 'a0' fits no server" in refused(large)
+    sound = written(tmp_path / "sound.csv", rate_rps=0.1)
+    assert "with what-if adapters" in refused(sound, "--add", "1:rank=512,rate=1", *QUICK)
+
+
+def test_a_check_too_short_and_less_than_told_are_refused(catalogue: Path) -> None:
+    assert "at least 300 simulated seconds" in refused(catalogue, "--check-duration", "60")
+    assert "headroom is -0.9" in refused(catalogue, "--headroom", "-0.9")
+
+
+def document(text: str) -> PlacementPlan:
+    found: dict[str, Any] = json.loads(text)
+    return PlacementPlan.from_dict(found)
