@@ -133,6 +133,8 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
 
     return {
         "automountServiceAccountToken": False,
+        # Else each Service of the namespace sets variables, and vLLM reads what begins with VLLM_.
+        "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 10001,
@@ -147,6 +149,9 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
                 "args": server_arguments(server, options),
                 "ports": [{"name": "http", "containerPort": PORT}],
                 "env": [
+                    # The image knows no user of this id: torch's caches ask for a name.
+                    {"name": "USER", "value": "vllm"},
+                    {"name": "LOGNAME", "value": "vllm"},
                     {"name": "HOME", "value": "/cache"},
                     {"name": "HF_HOME", "value": "/cache/huggingface"},
                     # Lets a new plan load and unload adapters without a restart.

@@ -6,6 +6,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from resources import vllm_manifests
+from resources.vllm_manifests import DeploymentOptions
 from resources.warm_pool.kubernetes_pool import COMPONENT, MODEL_LABEL, WORKER_PORT, deployment_name
 from tests.k8s.manifests import (
     BROUGHT,
@@ -24,6 +27,48 @@ from tests.k8s.manifests import (
 @pytest.fixture(scope="module", params=["local", "gpu"])
 def overlay(request: pytest.FixtureRequest) -> tuple[str, Documents]:
     return request.param, render(K8S / "overlays" / request.param)
+
+
+def vllm_servers() -> Documents:
+    """The manifests of a plan with one server."""
+    config = {"max_num_seqs": 1, "max_num_batched_tokens": 1, "max_loras": 1, "max_lora_rank": 8}
+    held = (AdapterShare("a", 1.0),)
+    server = PlannedServer("server-0", "m", {**config, "max_cpu_loras": 1}, held)
+    files = vllm_manifests.render(PlacementPlan("p", (server,)), DeploymentOptions())
+    return list(yaml.safe_load_all(files["vllm-server-0.yaml"]))
+
+
+def planned_labels(servers: Documents) -> dict[str, str]:
+    [deployment] = of_kind(servers, "Deployment")
+    labels: dict[str, str] = deployment["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def test_the_plans_servers_are_let_in_and_find_their_claim(
+    overlay: tuple[str, Documents],
+) -> None:
+    servers, documents = vllm_servers(), overlay[1]
+    labels = planned_labels(servers)
+    open_ports = [
+        (rule["from"], port["port"])
+        for policy in of_kind(documents, "NetworkPolicy")
+        if matches(policy["spec"]["podSelector"], labels)
+        for rule in policy["spec"].get("ingress", [])
+        for port in rule["ports"]
+    ]
+    assert open_ports == [([{"podSelector": {}}], vllm_manifests.PORT)]
+    [deployment] = of_kind(servers, "Deployment")
+    claims = {d["metadata"]["name"] for d in of_kind(documents, "PersistentVolumeClaim")}
+    wanted = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in deployment["spec"]["template"]["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert wanted == {"maitre-adapters"} <= claims
+    # Where whoever fills the claim finds it.
+    [serving] = [spec for name, _, spec in pods(documents) if name == "code-serving"]
+    mounted = [m["mountPath"] for m in serving["containers"][0]["volumeMounts"]]
+    assert "/adapters" in mounted
 
 
 def test_every_document_is_valid(overlay: tuple[str, Documents]) -> None:
@@ -51,7 +96,9 @@ def test_selectors_match_labels(overlay: tuple[str, Documents]) -> None:
     for budget in of_kind(documents, "PodDisruptionBudget"):
         assert any(matches(budget["spec"]["selector"], each) for each in labels)
     for policy in of_kind(documents, "NetworkPolicy"):
-        assert any(matches(policy["spec"]["podSelector"], each) for each in labels)
+        # The plan's servers are not among these documents.
+        known = [*labels, planned_labels(vllm_servers())]
+        assert any(matches(policy["spec"]["podSelector"], each) for each in known)
 
 
 def test_ports_match_probes_and_services(overlay: tuple[str, Documents]) -> None:

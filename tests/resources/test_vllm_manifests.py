@@ -71,6 +71,18 @@ def test_selectors_match_labels_and_ports_match_probes() -> None:
     }
 
 
+def test_the_user_has_a_name_and_a_home_that_can_be_written() -> None:
+    """No image has an entry for the user's id, and torch asks for its name."""
+    deployment = documents(render(plan(), DeploymentOptions()))[0]
+    spec = deployment["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["USER"] == environment["LOGNAME"] == "vllm"
+    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+    assert not mounts[environment["HOME"]].get("readOnly")
+    assert spec["enableServiceLinks"] is False
+
+
 def test_the_server_gets_the_planned_flags_and_adapters() -> None:
     arguments = server_arguments(plan().servers[0], DeploymentOptions())
     assert "--max-loras=8" in arguments
