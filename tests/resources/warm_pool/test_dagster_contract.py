@@ -206,3 +206,24 @@ def test_a_drained_worker_hands_its_run_on(live: Live) -> None:
     assert placement.state is PlacementState.RELEASED
     assert monitor_until_ended(live, run_id) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
+
+
+def test_a_run_that_waits_for_a_worker_holds_no_slot_of_a_pool(live: Live) -> None:
+    live.start_workers(2)
+    storage = live.instance.event_log_storage
+    storage.set_concurrency_slots("training", 1)
+    try:
+        run_id = live.launch(**SOME)
+        live.tuning_on(run_id, after_iteration=3)
+        placement = live.placements.current(run_id)
+        assert placement is not None
+        live.pool.client(placement.url).preempt(placement.attempt)
+        until(lambda: all(worker.is_idle for worker in live.pool.workers()))
+        assert not storage.get_concurrency_info("training").claimed_slots
+        assert live.ended(live.launch()) is dg.DagsterRunStatus.SUCCESS
+        run = live.instance.get_run_by_id(run_id)
+        assert run is not None
+        assert launcher(live).take_over(run, live.pool, live.pool.workers()[:1])
+        assert live.ended(run_id) is dg.DagsterRunStatus.SUCCESS
+    finally:
+        storage.delete_concurrency_limit("training")
