@@ -12,9 +12,10 @@ from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.chain import Assignment
 from maitre.placement.demand import Demand
+from maitre.placement.outgrown import divided
 from maitre.placement.place import Model, bounds, capacity_of, evidence
 from maitre.placement.plan import PlacementPlan, PlannedServer
-from maitre.placement.replicas import as_is
+from maitre.placement.replicas import as_is, fits_nowhere
 from maitre.placement.servers import accepted_risks, planned_servers, with_accepted_risks
 from maitre.placement.settings import DEFAULT_HEADROOM, Constraints, PlacementSettings
 from maitre.placement.settle import carried_over, settle, tolerated
@@ -44,7 +45,8 @@ def replan(
 
     Servers within `tolerated_risk` (`HYSTERESIS` times `risk` unless given) stay as they are;
     others, the riskiest first, are reconfigured or give up the fewest adapters until within `risk`;
-    new adapters go where they cost least. At most `max_moves` adapters are moved (None: as many as
+    new adapters go where they cost least; one that has grown hotter than a server is divided into
+    replicas. At most `max_moves` adapters are moved (None: as many as
     it takes), of them `max_closing_moves` only to close servers; servers that stay over the
     tolerated risk for want of moves are named in `evidence["servers_over_risk"]`. `pins`
     (adapter to server) are moved first and then stay. Servers keep their names, and their
@@ -65,6 +67,9 @@ def replan(
     running = _with_pins(plan, constraints, catalogue)
     carried = carried_over(running, catalogue.names, whole, capacity)
     carried = replace(carried, demand=_pinned(carried.demand, constraints, catalogue))
+    carried, hopeless = divided(carried, whole, capacity, act_above)
+    if len(hopeless):
+        raise fits_nowhere(catalogue, hopeless)
     moved = settle(
         carried,
         capacity,

@@ -74,3 +74,30 @@ def test_closing_servers_needs_a_budget(
     assert kept.gpus == plan.gpus
     assert fewer.gpus < plan.gpus
     assert len(plan.diff(fewer).moves) <= 150
+
+
+def test_an_adapter_hotter_than_a_server_is_divided(profile: ServerProfile) -> None:
+    import pandas as pd
+
+    few = AdapterCatalogue.from_frame(
+        pd.DataFrame(
+            {
+                "adapter": [f"a{i}" for i in range(12)],
+                "base_model": "llama-3.1-8b-instruct",
+                "rank": 8,
+                "rate_rps": 0.2,
+            }
+        )
+    )
+    plan = place(few, profile, check_duration_s=0, baselines=False)
+    rates = few.rates_rps.copy()
+    rates[3] = 60.0
+    after = replan(plan, few.with_rates(rates), profile)
+    shares = after.servers_of()["a3"]
+    assert len(shares) >= 2
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert not after.evidence["servers_over_risk"]
+    assert max(server.predicted["starvation_risk"] for server in after.servers) <= 0.05
+    rates[3] = 1e9
+    with pytest.raises(ValueError, match=r"a3.*fits no server"):
+        replan(plan, few.with_rates(rates), profile)

@@ -1,0 +1,49 @@
+"""Divides adapters of a running plan that have grown hotter than one server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from maitre.placement.capacity import Capacity
+from maitre.placement.demand import Demand
+from maitre.placement.replicas import MAX_REPLICAS
+from maitre.placement.settle import NEW, Carried, tolerated
+
+
+def divided(
+    carried: Carried, whole: Demand, capacity: Capacity, tolerated_risk: float
+) -> tuple[Carried, np.ndarray]:
+    """The running plan with parts that no server bears alone in equal pieces.
+
+    The first piece stays where the part was, the others are new. A part is divided once its risk
+    alone is above what its server is relieved at (`tolerated_risk`), into about the fewest pieces
+    that are within the capacity's. Also returns the positions in the catalogue of adapters that
+    fit no server however divided.
+    """
+    demand = carried.demand
+    alone = demand.sums(np.arange(len(demand)), len(demand))
+    limits = np.maximum(carried.accepted_risk, capacity.risk)
+    limits = np.append(tolerated(limits, capacity.risk, tolerated_risk), capacity.risk)
+    hot = np.flatnonzero(capacity.best(alone).risk > limits[carried.server])
+    if not len(hot):
+        return carried, hot
+    pieces = np.ones(len(demand), dtype=np.int64)
+    todo = hot
+    while len(todo):
+        pieces[todo] = np.maximum(pieces[todo] + 1, (pieces[todo] * 1.1).astype(np.int64))
+        hopeless = todo[pieces[todo] > MAX_REPLICAS]
+        if len(hopeless):
+            return carried, demand.adapter[hopeless]
+        smaller = Demand.of_shares(whole, demand.adapter[todo], demand.share[todo] / pieces[todo])
+        fits = capacity.fits(smaller.sums(np.arange(len(todo)), len(todo)))
+        todo = todo[~fits]
+    part = np.repeat(np.arange(len(demand)), pieces)
+    is_first = np.diff(part, prepend=-1) > 0
+    finer = Demand.of_shares(whole, demand.adapter[part], demand.share[part] / pieces[part])
+    return replace(
+        carried,
+        demand=replace(finer, pin=np.where(is_first, demand.pin[part], -1)),
+        server=np.where(is_first, carried.server[part], NEW),
+    ), hot[:0]
