@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-FORMAT = 4
+FORMAT = 5
 
 
 class MaxpackError(ValueError):

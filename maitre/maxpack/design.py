@@ -19,7 +19,7 @@ from maitre.twin import (
 Point = tuple[ServerConfig, Workload]
 
 # Counted up when the same seed comes to mean other configurations or other columns.
-DESIGN_VERSION = 3
+DESIGN_VERSION = 4
 
 _DIMENSIONS = 10
 # Designed loads as multiples of what the steady state says a server sustains: most of them

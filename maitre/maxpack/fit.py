@@ -12,13 +12,24 @@ from maitre.maxpack.calibration import Calibration, ResidualBand
 from maitre.maxpack.card import MaxpackError, ModelCard
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
-from maitre.maxpack.targets import CLASSIFIERS, COLUMNS, REGRESSORS, label, log_fill, log_target
+from maitre.maxpack.targets import (
+    CLASSIFIERS,
+    COLUMNS,
+    REGRESSORS,
+    label,
+    log_target,
+    starvation_log_fill,
+)
 from maitre.maxpack.trees import ObliviousTrees
 
 MINIMUM_ROWS = 40
-REGRESSOR_FOLDS, CLASSIFIER_FOLDS = 3, 5
+FOLDS = 5
 # More of any of these only ever strains a server.
-_WORSE_WHEN_HIGHER = ("fill", "fill_time", "fill_kv", "load_at_limit", "fill_waiting")
+_WORSE_WHEN_HIGHER = (
+    *("fill", "fill_time", "fill_kv", "load_at_limit"),
+    *("fill_waiting", "slot_wait_ms", "queue_wait_ms", "slot_wait_p99_ms"),
+)
+_MONOTONE = [1 if feature in _WORSE_WHEN_HIGHER else 0 for feature in FEATURES]
 
 
 def fit_model(
@@ -49,33 +60,44 @@ def fit_model(
         "verbose": False,
         "allow_writing_files": False,
     }
-    trees, bands = _regressors(ran, common)
+    trees, bands, unseen = _regressors(ran, common)
+    # What the classifiers start from: of a server's health, how far its latency is expected to be
+    # from the objective; that is known of each trace, not only on which side of it it is.
+    guesses = {
+        "starved": starvation_log_fill(_matrix(ran)),
+        "unhealthy": unseen["ttft"] - np.log(card.ttft_slo_ms),
+    }
     calibrations, priors = {}, {}
     for name in CLASSIFIERS:
-        trees[name], calibrations[name], priors[name] = _classifier(name, ran, common)
+        trees[name], calibrations[name], priors[name] = _classifier(
+            name, ran, guesses[name], common
+        )
     return MaxpackModel(card, trees, calibrations, bands, priors)
 
 
 def _regressors(
     ran: pd.DataFrame, common: dict[str, Any]
-) -> tuple[dict[str, ObliviousTrees], dict[str, ResidualBand]]:
+) -> tuple[dict[str, ObliviousTrees], dict[str, ResidualBand], dict[str, np.ndarray]]:
+    """Trees, bands, and estimates of every row by trees that have not seen it."""
     x = _matrix(ran)
     fill = x[:, FEATURES.index("fill")]
     settings = {**common, "loss_function": "RMSE", "depth": 6, "learning_rate": 0.06}
-    trees, bands = {}, {}
+    trees, bands, unseen = {}, {}, {}
     for name in REGRESSORS:
         target, known = log_target(name, ran)
         held_out = _cross_fitted(
-            catboost.CatBoostRegressor, x[known], target[known], settings, REGRESSOR_FOLDS
+            catboost.CatBoostRegressor, x[known], target[known], settings, FOLDS
         )
         bands[name] = ResidualBand.fit(target[known] - held_out, fill[known])
         model = catboost.CatBoostRegressor(**settings).fit(x[known], target[known])
         trees[name] = ObliviousTrees.from_catboost(model)
-    return trees, bands
+        unseen[name] = trees[name].raw(x)
+        unseen[name][known] = held_out
+    return trees, bands, unseen
 
 
 def _classifier(
-    name: str, ran: pd.DataFrame, common: dict[str, Any]
+    name: str, ran: pd.DataFrame, guess: np.ndarray, common: dict[str, Any]
 ) -> tuple[ObliviousTrees, Calibration, Calibration]:
     x, truth = _matrix(ran), label(name, ran)
     if truth.all() or not truth.any():
@@ -90,16 +112,14 @@ def _classifier(
         "learning_rate": 0.06,
         "l2_leaf_reg": 6.0,
         "leaf_estimation_iterations": 2,
-        "monotone_constraints": [1 if f in _WORSE_WHEN_HIGHER else 0 for f in FEATURES],
+        "monotone_constraints": _MONOTONE,
     }
-    # The trees correct what the fill alone says. Far from the limit they have next to nothing to
+    # The trees correct what the guess alone says. Far from the limit they have next to nothing to
     # learn from, and an empty server must not look risky for want of data.
-    prior = Calibration.fit(log_fill(name, x), truth)
-    baseline = prior.log_odds(log_fill(name, x))
+    prior = Calibration.fit(guess, truth)
+    baseline = prior.log_odds(guess)
     # Scores of models that saw less are duller; many folds keep the calibration from that.
-    held_out = _cross_fitted(
-        catboost.CatBoostClassifier, x, truth, settings, CLASSIFIER_FOLDS, baseline
-    )
+    held_out = _cross_fitted(catboost.CatBoostClassifier, x, truth, settings, FOLDS, baseline)
     model = catboost.CatBoostClassifier(**settings).fit(catboost.Pool(x, truth, baseline=baseline))
     return ObliviousTrees.from_catboost(model), Calibration.fit(held_out, truth), prior
 

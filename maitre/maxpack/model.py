@@ -24,7 +24,7 @@ from maitre.maxpack.features import SetSums
 from maitre.maxpack.fluid import fluid_features
 from maitre.maxpack.inputs import FEATURES, feature_matrix
 from maitre.maxpack.options import ServerOptions
-from maitre.maxpack.targets import CLASSIFIERS, REGRESSORS, log_fill, reference_tps
+from maitre.maxpack.targets import CLASSIFIERS, REGRESSORS, reference_tps, starvation_log_fill
 from maitre.maxpack.trees import ObliviousTrees
 
 _FILES = ("card.json", "trees.safetensors")
@@ -34,8 +34,9 @@ _FILES = ("card.json", "trees.safetensors")
 class MaxpackModel:
     """Predicts throughput, latency and the risk of an unhealthy server for sets of adapters.
 
-    `trees` by target; `bands` around the regressors' estimates; `priors` (what the fill alone
-    says) and `calibrations` of the classifiers.
+    `trees` by target; `bands` around the regressors' estimates; `priors` (what a classifier starts
+    from: the fill says who starves, the expected latency who is unhealthy) and `calibrations` of
+    the classifiers.
     """
 
     card: ModelCard
@@ -63,8 +64,10 @@ class MaxpackModel:
         """
         x = frame[list(FEATURES)].to_numpy(dtype=np.float64)
         oom = x[:, FEATURES.index("kv_cache_tokens")] <= 0
-        throughput = self._band("throughput", x) * reference_tps(x)[:, None]
-        ttft, itl = self._band("ttft", x), self._band("itl", x)
+        log_ttft = self.trees["ttft"].raw(x)
+        throughput = self._band("throughput", self.trees["throughput"].raw(x), x)
+        throughput *= reference_tps(x)[:, None]
+        ttft = self._band("ttft", log_ttft, x)
         offered = x[:, FEATURES.index("offered_tps")]
         columns = {
             "offered_tps": offered,
@@ -73,9 +76,9 @@ class MaxpackModel:
             "throughput_p95_tps": throughput[:, 2],
             "ttft_p99_ms": ttft[:, 1],
             "ttft_p99_high_ms": ttft[:, 2],
-            "itl_mean_ms": itl[:, 1],
-            "starved_probability": self._probability("starved", x),
-            "risk": self._probability("unhealthy", x),
+            "itl_mean_ms": np.exp(self.trees["itl"].raw(x)),
+            "starved_probability": self._probability("starved", x, starvation_log_fill(x)),
+            "risk": self._risk(x, log_ttft),
         }
         result = pd.DataFrame(columns, index=frame.index)
         result.loc[oom, ["throughput_tps", "throughput_p05_tps", "throughput_p95_tps"]] = 0.0
@@ -89,7 +92,7 @@ class MaxpackModel:
         """
         throughput = np.exp(self.trees["throughput"].raw(features)[0])
         reference = float(reference_tps(features)[0])
-        return float(throughput) * reference, float(self._probability("unhealthy", features)[0])
+        return float(throughput) * reference, float(self._risk(features)[0])
 
     def risk(self, sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
         """Probability that each set is unhealthy on configuration `rows[i]` of the options."""
@@ -100,7 +103,7 @@ class MaxpackModel:
     ) -> np.ndarray:
         """`risk` where the steady state of each set is known already."""
         x = feature_matrix(sets, options, rows, fluid)
-        return np.where(options.kv_cache_tokens[rows] > 0, self._probability("unhealthy", x), 1.0)
+        return np.where(options.kv_cache_tokens[rows] > 0, self._risk(x), 1.0)
 
     def save(self, folder: str | Path) -> None:
         """Write the model as `trees.safetensors` and `card.json`; the folder appears whole."""
@@ -152,13 +155,15 @@ class MaxpackModel:
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
             raise MaxpackError(f"{folder} holds no readable capacity model: {error}") from error
 
-    def _band(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _band(self, name: str, middle: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The 5 % quantile, the estimate and the 95 % quantile: (rows, 3)."""
-        middle = self.trees[name].raw(x)
         return np.exp(self.bands[name].around(middle, x[:, FEATURES.index("fill")]))
 
-    def _probability(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _risk(self, x: np.ndarray, log_ttft: np.ndarray | None = None) -> np.ndarray:
+        if log_ttft is None:
+            log_ttft = self.trees["ttft"].raw(x)
+        return self._probability("unhealthy", x, log_ttft - np.log(self.card.ttft_slo_ms))
+
+    def _probability(self, name: str, x: np.ndarray, guess: np.ndarray) -> np.ndarray:
         raw = self.trees[name].raw(x)
-        return self.calibrations[name].probability(
-            raw + self.priors[name].log_odds(log_fill(name, x))
-        )
+        return self.calibrations[name].probability(raw + self.priors[name].log_odds(guess))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from maitre.maxpack.averages import fill_on, held_per_s
 from maitre.maxpack.compiled import compiled
 from maitre.maxpack.features import SetSums
-from maitre.maxpack.fluid import fill_on, held_per_s, length_constants
+from maitre.maxpack.fluid import length_constants
 from maitre.maxpack.options import ServerOptions
 
 _STRIDE = 4

@@ -18,19 +18,31 @@ COLUMNS = (
     "itl_mean_ms",
     "out_of_memory",
 )
-_WAITING, _OFFERED = FEATURES.index("fill_waiting"), FEATURES.index("offered_tps")
-# A server whose requests wait for slots is slow before it starves.
-_FILL_OF = {"starved": _WAITING, "unhealthy": FEATURES.index("fill")}
+_WAITING = FEATURES.index("fill_waiting")
+_QUEUE_WAIT, _OFFERED = FEATURES.index("queue_wait_ms"), FEATURES.index("offered_tps")
+# Traces last an hour; what still waits at its end is not delivered. Long waits are known roughly.
+_HOUR_MS = 3.6e6
+_MOST_WAITING, _MOST_WAITING_STARVED = 0.1, 0.3
 
 
-def log_fill(name: str, x: np.ndarray) -> np.ndarray:
-    """Logarithm of the fill that a classifier starts from, within reason; rows of `FEATURES`."""
-    return np.log(np.clip(x[:, _FILL_OF[name]], 0.2, 3.0))
+def starvation_log_fill(x: np.ndarray) -> np.ndarray:
+    """Logarithm of the fill, within reason, that says when a server starves; rows of `FEATURES`.
+
+    A server whose requests wait for slots is slow before it starves.
+    """
+    waits = x[:, _QUEUE_WAIT] > 0
+    fill = np.where(waits, 1.0 / _delivered(x, _MOST_WAITING_STARVED), x[:, _WAITING])
+    return np.log(np.clip(fill, 0.2, 3.0))
 
 
 def reference_tps(x: np.ndarray) -> np.ndarray:
-    """What a server without fluctuations would deliver: the offered load, or its fill's part."""
-    return x[:, _OFFERED] / np.maximum(x[:, _WAITING], 1.0)
+    """What a server without fluctuations would deliver of the offered load within an hour."""
+    return x[:, _OFFERED] * _delivered(x, _MOST_WAITING)
+
+
+def _delivered(x: np.ndarray, most: float) -> np.ndarray:
+    waiting = np.minimum(x[:, _QUEUE_WAIT] / _HOUR_MS, most)
+    return np.minimum(1.0 - waiting, 1.0 / np.maximum(x[:, _WAITING], 1.0))
 
 
 def log_target(name: str, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
