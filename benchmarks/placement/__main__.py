@@ -37,7 +37,7 @@ def main() -> None:
     """Run every part and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="h100-64gb/llama-3.1-8b-instruct")
-    parser.add_argument("--points", type=int, default=1_600)
+    parser.add_argument("--points", type=int, default=3_200)
     parser.add_argument(
         "--refining-rounds", type=int, default=0, help="Rounds of active learning, points / 4 each."
     )

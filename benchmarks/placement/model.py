@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.placement.figure import Figure, figure
 from maitre.maxpack.active import uncertain_points
-from maitre.maxpack.design import Point, design
+from maitre.maxpack.design import DESIGN_VERSION, Point, design
 from maitre.maxpack.evaluate import evaluate, risk_reliability
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
@@ -30,14 +30,19 @@ MEASURED_COLUMNS = ("contaminated", "kv_anomaly", "client_collapsed")
 def traces_of(
     profile: ServerProfile, points: int, seed: int, duration_s: float, work: Path
 ) -> pd.DataFrame:
-    """Designed configurations, simulated; kept in pieces, so that a stopped run goes on."""
+    """Designed configurations, simulated; kept in pieces, so that a stopped run goes on.
+
+    A longer design begins with the shorter one, so a run for more points takes over what is there.
+    """
     designed: list[Point] = []
     pieces = []
     for start in range(0, points, PIECE):
-        kept = work / f"traces-{profile.fingerprint()}-{points}-{seed}-{start:05d}.parquet"
+        size = min(PIECE, points - start)
+        version = f"v{DESIGN_VERSION}-{profile.fingerprint()}"
+        kept = work / f"traces-{version}-{seed}-{start:05d}-{size}.parquet"
         if not kept.is_file():
             designed = designed or design(profile, points, seed=seed)
-            some = designed[start : start + PIECE]
+            some = designed[start : start + size]
             _kept(kept, profile, some, duration_s, seed * SEED_STRIDE + start)
         pieces.append(pd.read_parquet(kept))
     return pd.concat(pieces, ignore_index=True)

@@ -26,6 +26,9 @@ def test_designs_are_reproducible_and_valid(profile: ServerProfile) -> None:
         assert max(load.rank for load in workload.adapters) <= config.max_lora_rank
         assert config.max_cpu_loras >= len(workload.adapters)
     assert design(profile, 20, seed=6)[0][1].adapters != first[0][1].adapters
+    assert [workload.adapters for _, workload in design(profile, 40, seed=5)[:20]] == [
+        workload.adapters for _, workload in first
+    ]
 
 
 def test_traces_show_both_sides_of_the_limit(traces: pd.DataFrame) -> None:
