@@ -28,7 +28,8 @@ from resources.warm_pool.registry import WorkerRegistry, read_token
 
 Found = TypeVar("Found")
 SHORT_STEPS = 1
-SMALL_ROWS = {"train": 64, "eval": 32}
+TRAIN_ROWS = 64
+EVAL_ROWS = 32
 
 
 @dataclass
@@ -137,13 +138,13 @@ class Services:
             yield instance
 
 
-def small_tasks(tasks: Path, into: Path, count: int = 8) -> Path:
+def small_tasks(tasks: Path, into: Path, eval_rows: int = EVAL_ROWS, count: int = 8) -> Path:
     """Copies of some tasks with few rows, for figures that are about many jobs, not about one."""
     for header in sorted(tasks.glob("*/task.yaml"))[:count]:
         folder = into / header.parent.name
         folder.mkdir(parents=True)
         shutil.copy(header, folder)
-        for split, rows in SMALL_ROWS.items():
+        for split, rows in (("train", TRAIN_ROWS), ("eval", eval_rows)):
             lines = (header.parent / f"{split}.jsonl").read_text().splitlines(keepends=True)
             (folder / f"{split}.jsonl").write_text("".join(lines[:rows]))
     return into

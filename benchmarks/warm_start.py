@@ -18,6 +18,7 @@ from typing import Any
 import dagster as dg
 
 from benchmarks.warm_services import (
+    EVAL_ROWS,
     SHORT_STEPS,
     Services,
     cluster_for,
@@ -31,10 +32,10 @@ from resources.warm_pool.quick_launch import Dagster
 from resources.warm_pool.services_file import while_up
 
 KILL_EVERY_S = 60.0
-CHAOS_AT_MOST_S = 840.0
+CHAOS_AT_MOST_S = 660.0
 """What has not ended by then counts as lost; the report is printed all the same."""
 CHAOS_GAP_S = 1.2
-"""Mean seconds between requests; jobs of few rows take about as long on two workers."""
+"""Mean seconds between requests; jobs of few rows and steps take about as long on two workers."""
 GROUP_STEPS = 20
 ONCE = ("PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED", "ASSET_MATERIALIZATION")
 
@@ -139,7 +140,7 @@ def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[s
     while len(requests) < count or services.store.find(OPEN_STATES, limit=1):
         now_s = time.monotonic()
         if len(requests) < count and now_s >= next_s:
-            steps, deadline_s = draws.randint(2, 10), draws.uniform(20.0, 300.0)
+            steps, deadline_s = draws.randint(2, 6), draws.uniform(20.0, 300.0)
             request = services.submit_row(draws.choice(tasks), deadline_s, steps)
             requests.append(request.request_id)
             if draws.random() < 0.05:
@@ -206,13 +207,13 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-# What measures it, with how many workers and requests, and whether on tasks of few rows.
+# What measures it, with how many workers and requests, and on tasks of how few eval rows (0: all).
 FIGURES = {
-    "warm": (warm, 2, 20, False),
-    "cold": (cold, 0, 20, False),
-    "kill": (kill, 3, 20, True),
-    "chaos": (chaos, 2, 200, True),
-    "group": (group, 2, 5, False),
+    "warm": (warm, 2, 20, 0),
+    "cold": (cold, 0, 20, 0),
+    "kill": (kill, 3, 20, EVAL_ROWS),
+    "chaos": (chaos, 2, 200, 8),
+    "group": (group, 2, 5, 0),
 }
 
 
@@ -227,10 +228,10 @@ def main() -> None:
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}
     for name in arguments.figure:
-        measure, workers, count, is_small = FIGURES[name]
+        measure, workers, count, eval_rows = FIGURES[name]
         folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
         own = arguments.tasks.resolve()
-        own = small_tasks(own, folder / "tasks") if is_small else own
+        own = small_tasks(own, folder / "tasks", eval_rows) if eval_rows else own
         tasks = sorted(path.name for path in own.iterdir() if path.is_dir())
         model = arguments.model.resolve()
         cluster = cluster_for(model, folder / "cluster.yaml")
