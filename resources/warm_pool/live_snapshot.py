@@ -169,7 +169,8 @@ def _worker(worker: PoolWorker, model: ModelSpec, time_s: float) -> Worker:
         # One that has never answered still starts, or tries to: none is started in its place. One
         # that has, and does not now, is of no use.
         state: WorkerState = "running" if has_answered else "loading"
-        return Worker(worker.name, model.name, state, worker.started_s, max(ready_s, time_s))
+        again_s = time_s + model.warm_up_s if worker.failing else time_s
+        return Worker(worker.name, model.name, state, worker.started_s, max(ready_s, again_s))
     states: dict[str, WorkerState] = {"loading": "loading", "idle": "idle"}
     return Worker(worker.name, model.name, states.get(view.state, "running"), view.since_s, ready_s)
 

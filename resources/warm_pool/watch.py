@@ -15,6 +15,7 @@ import dagster as dg
 from resources.request_queue.request import RequestState, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
+from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.pool import WarmPool
 from resources.warm_pool.quick_launch import GraphqlError, launch_held
 from resources.warm_pool.scheduler import StartRun, now_utc, schedule
@@ -72,6 +73,10 @@ class Watch:
         except GraphqlError as error:
             self.tell(f"{start.request.request_id} is left to Dagster: {error}")
             return False
+        except PASSING as error:
+            # It is launched and its row does not say so; the next tick sees the run by its tag.
+            self.tell(f"launched {start.request.request_id}, not noted: {first_line(error)}")
+            return True
         self.tell(f"launched {start.request.request_id} on {', '.join(start.workers)}")
         return True
 

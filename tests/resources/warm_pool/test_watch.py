@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from resources.request_queue.request import RequestState, TuningRequest
 from resources.request_queue.store import RequestStore
@@ -82,6 +83,24 @@ def test_what_the_webserver_does_not_take_is_left_to_dagster(
     assert (start.request.task, start.workers) == ("a", ("w",))
     # Held for the run that Dagster makes of it.
     assert store.get(request_id).state is RequestState.STARTING
+
+
+def test_a_launch_that_cannot_be_noted_keeps_none_of_the_others(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[str] = []
+    monkeypatch.setattr(
+        Dagster, "launch", lambda _, request, *__: launched.append(request.task) or "run"
+    )
+
+    def locked(*_: object, **__: object) -> None:
+        raise sa.exc.OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(RequestStore, "move", locked)
+    for name in ("a", "b"):
+        submit(store, name)
+    assert tick(store, monkeypatch, "http://dagster") == []
+    assert sorted(launched) == ["a", "b"]
 
 
 def test_without_a_webserver_a_tick_is_one_round(
