@@ -47,6 +47,7 @@ placements = sa.Table(
     sa.Column("others", sa.Text, nullable=False, server_default=""),
     sa.Column("meeting", sa.String(200)),
     sa.Column("message", sa.Text),
+    sa.Column("iterations", sa.Integer, nullable=False, server_default="0"),
 )
 
 _SQLITE_WAIT_S = 30.0

@@ -45,7 +45,7 @@ class Placement:
     """A run on a worker. `number` counts the run's placements from 1.
 
     `others` are the workers that tune it together with this one, by rank from 1; `meeting` is where
-    (`host:port`), once the first one says so.
+    (`host:port`), once the first one says so. `iterations` is how far the run was when last told.
     """
 
     run_id: str
@@ -59,6 +59,7 @@ class Placement:
     message: str | None = None
     others: tuple[str, ...] = ()
     meeting: str | None = None
+    iterations: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class PlacementStore:
             placed_at=now,
             lease_until=now + timedelta(seconds=lease_s),
             others=tuple(others),
+            iterations=after.iterations if after else 0,
         )
         values: dict[str, Any] = vars(placed) | {
             "state": str(placed.state),
@@ -132,17 +134,29 @@ class PlacementStore:
             row = connection.execute(query).first()
         return row is not None and row[0] == attempt
 
-    def renew(self, run_id: str, attempt: str, *, now: datetime, lease_s: float = LEASE_S) -> bool:
-        """Prolong the lease; whether the attempt still holds the run."""
-        return self._change(run_id, attempt, lease_until=now + timedelta(seconds=lease_s))
+    def renew(
+        self,
+        run_id: str,
+        attempt: str,
+        *,
+        now: datetime,
+        iterations: int = 0,
+        lease_s: float = LEASE_S,
+    ) -> bool:
+        """Prolong the lease and say how far the run is; whether the attempt still holds it."""
+        until = now + timedelta(seconds=lease_s)
+        return self._change(run_id, attempt, lease_until=until, **_reached(iterations))
 
     def meet(self, run_id: str, attempt: str, meeting: str) -> bool:
         """Say where the workers of the run meet; whether the attempt still holds the run."""
         return self._change(run_id, attempt, meeting=meeting)
 
-    def release(self, run_id: str, attempt: str, message: str) -> bool:
+    def release(self, run_id: str, attempt: str, message: str, iterations: int = 0) -> bool:
         """Let go of a run that is not finished, so that another worker can take it."""
-        return self._change(run_id, attempt, state=str(PlacementState.RELEASED), message=message)
+        released = str(PlacementState.RELEASED)
+        return self._change(
+            run_id, attempt, state=released, message=message, **_reached(iterations)
+        )
 
     def end(self, run_id: str, attempt: str) -> bool:
         """Note that the run is over."""
@@ -156,6 +170,11 @@ class PlacementStore:
         )
         with engine(self.url).begin() as connection:
             return connection.execute(change.values(**values)).rowcount == 1
+
+
+def _reached(iterations: int) -> dict[str, int]:
+    """Nothing for a run that has not begun to count: what is written then stays."""
+    return {"iterations": iterations} if iterations else {}
 
 
 def _placement(row: sa.Row) -> Placement:

@@ -242,8 +242,8 @@ def _to_resume(
             if store.release(placement.run_id, placement.attempt, "its worker is gone"):
                 free_slots(instance, placement.run_id)
                 done.notes.append(f"{placement.run_id} waits for a worker")
-            # How far it was is in the checkpoint; one step says that it has begun.
-            found[placement.run_id] = 1
+            # Of a worker that was lost that is as old as its lease. One says that it has begun.
+            found[placement.run_id] = max(1, placement.iterations)
     return found
 
 

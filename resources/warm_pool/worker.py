@@ -236,7 +236,8 @@ class Worker:
             claim = running.claim
             if claim.rank == 0 and self._placements.is_current(claim.run_id, claim.attempt):
                 self._let_go(claim.run_id)
-            self._placements.release(claim.run_id, claim.attempt, running.given_up)
+            reached = running.progress.iteration
+            self._placements.release(claim.run_id, claim.attempt, running.given_up, reached)
         with self._lock:
             running.started = False
             # Whoever interrupts holds the lock, too: a cancel that came since the run ended (while
@@ -275,7 +276,12 @@ class Worker:
             if running is not None and running.claim.rank == 0:
                 claim = running.claim
                 try:
-                    self._placements.renew(claim.run_id, claim.attempt, now=datetime.now(UTC))
+                    self._placements.renew(
+                        claim.run_id,
+                        claim.attempt,
+                        now=datetime.now(UTC),
+                        iterations=running.progress.iteration,
+                    )
                 except Exception:
                     # The database may be away for a while; the lease then runs out by itself.
                     self._log.exception("could not renew the lease of run %s", claim.run_id)

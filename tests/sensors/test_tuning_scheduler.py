@@ -247,6 +247,32 @@ def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
     assert freed == ["run"]
 
 
+def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+    launched = RequestState.LAUNCHED
+    store.move(request.request_id, expected=RequestState.QUEUED, state=launched, run_id="run")
+    placements = PlacementStore(settings.request_queue_url)
+    placed = placements.place("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
+    assert placed is not None
+    placements.renew("run", placed.attempt, now=NOW, iterations=20)
+    placements.release("run", placed.attempt, "preempted", iterations=30)
+    run = SimpleNamespace(is_finished=False, status=dg.DagsterRunStatus.STARTED, run_id="run")
+    launcher = WarmPoolRunLauncher(settings=settings)
+    instance: Any = SimpleNamespace(run_launcher=launcher, get_run_by_id=lambda _: run)
+    pool = SaidPool(idle=1)
+    pool.client = lambda url: WorkerClient(url, "token", 1.0)  # type: ignore[method-assign]
+    schedule(settings, instance, pool, [], NOW)
+    [tick] = (Path(settings.home) / "ticks").iterdir()
+    [waiting] = read_tick(tick)["pools"]["tiny"]["queued"]
+    assert (waiting["iterations_done"], waiting["started"]) == (30, True)
+    # Nobody took it there: what it has done is not forgotten.
+    again = placements.current("run")
+    assert again is not None
+    assert (again.number, again.iterations) == (2, 30)
+
+
 def test_the_runs_of_what_stays_queued_are_looked_for_once_in_a_tick(
     settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

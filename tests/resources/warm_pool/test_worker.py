@@ -138,6 +138,8 @@ def test_a_preempted_run_goes_on_from_its_last_step(held: Held, execute: Steps) 
     assert (before.state, before.message) == (PlacementState.RELEASED, PREEMPTED)
     last = held.client.status().last
     assert last is not None
+    assert before.iterations == last.iteration
+    assert held.let_go == ["r"]
     execute.steps = 2
     held.claim(held.place("r", after=before))
     until(lambda: execute.committed == ["r"])
