@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-FORMAT = 5
+FORMAT = 6
 
 
 class MaxpackError(ValueError):

@@ -17,14 +17,14 @@ from maitre.maxpack.targets import (
     COLUMNS,
     REGRESSORS,
     label,
+    log_shortfall,
     log_target,
-    starvation_log_fill,
 )
 from maitre.maxpack.trees import ObliviousTrees
 
 MINIMUM_ROWS = 40
-# Health starts from the latency expected of a trace not seen; more folds make that sharper.
-REGRESSOR_FOLDS = {"throughput": 3, "ttft": 5, "itl": 3}
+# The classifiers start from what is expected of a trace not seen; more folds make that sharper.
+REGRESSOR_FOLDS = {"throughput": 5, "ttft": 5, "itl": 3}
 CLASSIFIER_FOLDS = 5
 # More of any of these only ever strains a server.
 _WORSE_WHEN_HIGHER = (
@@ -63,10 +63,10 @@ def fit_model(
         "allow_writing_files": False,
     }
     trees, bands, unseen = _regressors(ran, common)
-    # What the classifiers start from: of a server's health, how far its latency is expected to be
-    # from the objective; that is known of each trace, not only on which side of it it is.
+    # What the classifiers start from is how far throughput and latency are expected to be from what
+    # is asked: that is known of each trace, not only on which side of it it is.
     guesses = {
-        "starved": starvation_log_fill(_matrix(ran)),
+        "starved": log_shortfall(_matrix(ran), unseen["throughput"]),
         "unhealthy": unseen["ttft"] - np.log(card.ttft_slo_ms),
     }
     calibrations, priors = {}, {}

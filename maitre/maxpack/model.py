@@ -24,7 +24,7 @@ from maitre.maxpack.features import SetSums
 from maitre.maxpack.fluid import fluid_features
 from maitre.maxpack.inputs import FEATURES, feature_matrix
 from maitre.maxpack.options import ServerOptions
-from maitre.maxpack.targets import CLASSIFIERS, REGRESSORS, reference_tps, starvation_log_fill
+from maitre.maxpack.targets import CLASSIFIERS, REGRESSORS, log_shortfall, reference_tps
 from maitre.maxpack.trees import ObliviousTrees
 
 _FILES = ("card.json", "trees.safetensors")
@@ -34,9 +34,9 @@ _FILES = ("card.json", "trees.safetensors")
 class MaxpackModel:
     """Predicts throughput, latency and the risk of an unhealthy server for sets of adapters.
 
-    `trees` by target; `bands` around the regressors' estimates; `priors` (what a classifier starts
-    from: the fill says who starves, the expected latency who is unhealthy) and `calibrations` of
-    the classifiers.
+    `trees` by target; `bands` around the regressors' estimates; `priors` (what the classifiers
+    start from: the expected throughput says who starves, the expected latency who is unhealthy) and
+    `calibrations` of the classifiers.
     """
 
     card: ModelCard
@@ -65,7 +65,8 @@ class MaxpackModel:
         x = frame[list(FEATURES)].to_numpy(dtype=np.float64)
         oom = x[:, FEATURES.index("kv_cache_tokens")] <= 0
         log_ttft = self.trees["ttft"].raw(x)
-        throughput = self._band("throughput", self.trees["throughput"].raw(x), x)
+        log_throughput = self.trees["throughput"].raw(x)
+        throughput = self._band("throughput", log_throughput, x)
         throughput *= reference_tps(x)[:, None]
         ttft = self._band("ttft", log_ttft, x)
         offered = x[:, FEATURES.index("offered_tps")]
@@ -77,7 +78,9 @@ class MaxpackModel:
             "ttft_p99_ms": ttft[:, 1],
             "ttft_p99_high_ms": ttft[:, 2],
             "itl_mean_ms": np.exp(self.trees["itl"].raw(x)),
-            "starved_probability": self._probability("starved", x, starvation_log_fill(x)),
+            "starved_probability": self._probability(
+                "starved", x, log_shortfall(x, log_throughput)
+            ),
             "risk": self._risk(x, log_ttft),
         }
         result = pd.DataFrame(columns, index=frame.index)

@@ -11,6 +11,7 @@ REGRESSORS = ("throughput", "ttft", "itl")
 CLASSIFIERS = ("starved", "unhealthy")
 COLUMNS = (
     "offered_tps",
+    "measured_offered_tps",
     "throughput_tps",
     "starved",
     "healthy",
@@ -21,34 +22,32 @@ COLUMNS = (
 _WAITING = FEATURES.index("fill_waiting")
 _QUEUE_WAIT, _OFFERED = FEATURES.index("queue_wait_ms"), FEATURES.index("offered_tps")
 # Traces last an hour; what still waits at its end is not delivered. Long waits are known roughly.
-_HOUR_MS = 3.6e6
-_MOST_WAITING, _MOST_WAITING_STARVED = 0.1, 0.3
+_HOUR_MS, _MOST_WAITING = 3.6e6, 0.1
 
 
-def starvation_log_fill(x: np.ndarray) -> np.ndarray:
-    """Logarithm of the fill, within reason, that says when a server starves; rows of `FEATURES`.
-
-    A server whose requests wait for slots is slow before it starves.
+def log_shortfall(x: np.ndarray, log_throughput: np.ndarray) -> np.ndarray:
+    """Logarithm of the offered over the expected throughput, within reason: a server starves
+    above 1 / 0.9. `log_throughput` is the regressor's estimate for these rows of `FEATURES`.
     """
-    waits = x[:, _QUEUE_WAIT] > 0
-    fill = np.where(waits, 1.0 / _delivered(x, _MOST_WAITING_STARVED), x[:, _WAITING])
-    return np.log(np.clip(fill, 0.2, 3.0))
+    return np.clip(-log_throughput - np.log(_delivered(x)), -0.05, 1.2)
 
 
 def reference_tps(x: np.ndarray) -> np.ndarray:
     """What a server without fluctuations would deliver of the offered load within an hour."""
-    return x[:, _OFFERED] * _delivered(x, _MOST_WAITING)
+    return x[:, _OFFERED] * _delivered(x)
 
 
-def _delivered(x: np.ndarray, most: float) -> np.ndarray:
-    waiting = np.minimum(x[:, _QUEUE_WAIT] / _HOUR_MS, most)
+def _delivered(x: np.ndarray) -> np.ndarray:
+    waiting = np.minimum(x[:, _QUEUE_WAIT] / _HOUR_MS, _MOST_WAITING)
     return np.minimum(1.0 - waiting, 1.0 / np.maximum(x[:, _WAITING], 1.0))
 
 
 def log_target(name: str, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The logarithm that a regressor learns, and the rows in which it is known."""
     if name == "throughput":
-        reference = reference_tps(frame[list(FEATURES)].to_numpy(dtype=np.float64))
+        # Of the load that came: how much that was by chance says nothing about the server.
+        came = frame["measured_offered_tps"].to_numpy(dtype=np.float64)
+        reference = came * _delivered(frame[list(FEATURES)].to_numpy(dtype=np.float64))
         ratio = frame["throughput_tps"].to_numpy(dtype=np.float64) / np.maximum(reference, 1e-9)
     else:
         column = {"ttft": "ttft_p99_ms", "itl": "itl_mean_ms"}[name]
