@@ -46,7 +46,12 @@ def active_adapters(sums, t):  # type: ignore[no-untyped-def]
         before = sums[FIRST_ACTIVE + k - 1]
     else:
         before = _HALVED[0] * here + _HALVED[1] * then + _HALVED[2] * sums[FIRST_ACTIVE + 2]
-    after = sums[FIRST_ACTIVE + k + 2] if k < _N_STEPS - 2 else then
+    if k < _N_STEPS - 2:
+        after = sums[FIRST_ACTIVE + k + 2]
+    else:
+        # As the rise has gone on until here: twice as much where adapters are cold, at most.
+        risen = then - here
+        after = then + risen * min(risen / max(here - before, 1e-12), 2.0)
     # Catmull and Rom's spline: the slope at a node is that between its neighbours.
     rise = 0.5 * (then - before)
     bend = before - 2.5 * here + 2.0 * then - 0.5 * after

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maitre.maxpack.averages import active_adapters
@@ -50,7 +50,8 @@ def test_the_sums_give_the_wait_of_the_theory(
     assert found[1] == pytest.approx(waiting.sum(), rel=0.3)
 
 
-@given(st.lists(st.floats(1e-3, 4.0), min_size=1, max_size=60), st.floats(0.011, 2.0))
+@given(st.lists(st.floats(1e-3, 4.0), min_size=1, max_size=60), st.floats(0.011, 2.5))
+@example([0.001953125], 2.0)
 def test_adapters_in_the_batch_between_the_kept_step_times(
     rates: list[float], step_s: float
 ) -> None:
