@@ -8,7 +8,7 @@ import numpy as np
 
 from maitre.placement.capacity import Capacity
 from maitre.placement.demand import Demand
-from maitre.placement.replicas import MAX_REPLICAS
+from maitre.placement.replicas import pieces_that_fit
 from maitre.placement.settle import NEW, Carried, tolerated
 
 
@@ -30,15 +30,9 @@ def divided(
     if not len(hot):
         return carried, hot
     pieces = np.ones(len(demand), dtype=np.int64)
-    todo = hot
-    while len(todo):
-        pieces[todo] = np.maximum(pieces[todo] + 1, (pieces[todo] * 1.1).astype(np.int64))
-        hopeless = todo[pieces[todo] > MAX_REPLICAS]
-        if len(hopeless):
-            return carried, demand.adapter[hopeless]
-        smaller = Demand.of_shares(whole, demand.adapter[todo], demand.share[todo] / pieces[todo])
-        fits = capacity.fits(smaller.sums(np.arange(len(todo)), len(todo)))
-        todo = todo[~fits]
+    pieces[hot], hopeless = pieces_that_fit(demand.take(hot), capacity, pieces[hot])
+    if len(hopeless):
+        return carried, demand.adapter[hot[hopeless]]
     part = np.repeat(np.arange(len(demand)), pieces)
     is_first = np.diff(part, prepend=-1) > 0
     finer = Demand.of_shares(whole, demand.adapter[part], demand.share[part] / pieces[part])

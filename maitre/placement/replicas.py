@@ -40,21 +40,9 @@ def replicated(
     """
     whole = as_is(catalogue, lengths, factor)
     constraints = constraints or Constraints()
-    replicas = constraints.least_replicas(catalogue)
-    todo = np.arange(len(whole))
-    while len(todo):
-        parts = Demand.of(
-            whole.rate_rps[todo] / replicas[todo],
-            whole.rank[todo],
-            whole.input_tokens[todo],
-            whole.output_tokens[todo],
-        )
-        fits = capacity.fits(parts.sums(np.arange(len(parts)), len(parts)))
-        todo = todo[~fits]
-        hopeless = todo[replicas[todo] >= MAX_REPLICAS]
-        if len(hopeless):
-            raise fits_nowhere(catalogue, hopeless)
-        replicas[todo] = np.maximum(replicas[todo] + 1, (replicas[todo] * 1.1).astype(np.int64))
+    replicas, hopeless = pieces_that_fit(whole, capacity, constraints.least_replicas(catalogue))
+    if len(hopeless):
+        raise fits_nowhere(catalogue, hopeless)
     return Demand.of(
         whole.rate_rps,
         whole.rank,
@@ -63,6 +51,29 @@ def replicated(
         replicas,
         constraints.pin_numbers(catalogue) if constraints.pins else None,
     )
+
+
+def pieces_that_fit(
+    parts: Demand, capacity: Capacity, least: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Into about how few equal pieces, at least `least`, each part fits servers of its own.
+
+    Also the positions of parts that fit none even as `MAX_REPLICAS` pieces.
+    """
+    pieces = least.copy()
+    todo = np.arange(len(parts))
+    while len(todo):
+        some = parts.take(todo)
+        smaller = Demand.of(
+            some.rate_rps / pieces[todo], some.rank, some.input_tokens, some.output_tokens
+        )
+        fits = capacity.fits(smaller.sums(np.arange(len(todo)), len(todo)))
+        todo = todo[~fits]
+        hopeless = todo[pieces[todo] >= MAX_REPLICAS]
+        if len(hopeless):
+            return pieces, hopeless
+        pieces[todo] = np.maximum(pieces[todo] + 1, (pieces[todo] * 1.1).astype(np.int64))
+    return pieces, todo
 
 
 def fits_nowhere(catalogue: AdapterCatalogue, adapters: np.ndarray) -> CatalogueError:
