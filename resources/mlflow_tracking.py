@@ -157,7 +157,7 @@ class MlflowTracking(dg.ConfigurableResource):
             )
         for key, value in tags.items():
             run.client.set_model_version_tag(name, str(version), key, value)
-        return RegisteredVersion(name, version, f"{self.ui_url}/#/models/{name}/versions/{version}")
+        return self._registered(name, version)
 
     def _log_and_register(
         self,
@@ -195,8 +195,7 @@ class MlflowTracking(dg.ConfigurableResource):
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        version = int(found.version)
-        return RegisteredVersion(name, version, f"{self.ui_url}/#/models/{name}/versions/{version}")
+        return self._registered(name, int(found.version))
 
     def promote(self, version: RegisteredVersion) -> None:
         """Give `version` the alias `champion`."""
@@ -221,6 +220,10 @@ class MlflowTracking(dg.ConfigurableResource):
         folder = into / uri.removeprefix("models:/").replace("/", "-")
         folder.mkdir(parents=True, exist_ok=True)
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))) / "artifacts"
+
+    def _registered(self, name: str, version: int) -> RegisteredVersion:
+        url = f"{self.ui_url}/#/models/{name}/versions/{version}"
+        return RegisteredVersion(name, version, url)
 
     def _experiment_id(self, client: "MlflowClient") -> str:
         found = client.get_experiment_by_name(self.experiment)
