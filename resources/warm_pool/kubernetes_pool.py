@@ -6,6 +6,7 @@ others; then the Deployment is scaled down.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,8 @@ _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _TRIES = 6
 _TRIES_UNANSWERED = 2
 _ANSWER_S = 3.0
+_API_ANSWER_S = (3.0, 10.0)
+"""To connect to the API server, and for its answer: the client by itself waits for ever."""
 _DRAINED_TOGETHER = 32
 _FAILING = frozenset(
     {
@@ -61,14 +64,17 @@ class KubernetesPool:
         """As the ServiceAccount of the pod that this runs in; `PoolError` anywhere else."""
         from kubernetes import client, config
 
+        configuration = client.Configuration()
+        # `_call` tries again, and knows when not to.
+        configuration.retries = False
         try:
-            config.load_incluster_config()
+            config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException as error:
             raise PoolError(
                 "MAITRE_WARM_POOL=kubernetes asks the cluster as a pod's ServiceAccount, and this "
                 f"is no such pod ({error}); try kubectl exec deploy/code-tuning -- maitre ..."
             ) from None
-        return cls(client.ApiClient(), _NAMESPACE_FILE.read_text().strip(), token)
+        return cls(client.ApiClient(configuration), _NAMESPACE_FILE.read_text().strip(), token)
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
         """The worker pods that are not on their way out."""
@@ -103,14 +109,30 @@ class KubernetesPool:
             return
         with ThreadPoolExecutor(min(len(workers), _DRAINED_TOGETHER)) as threads:
             list(threads.map(self._drain, workers))
-        for worker in workers:
-            mark = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
-            patch = partial(self._core().patch_namespaced_pod, worker.name, self.namespace, mark)
-            self._call(f"patch pod {worker.name}", patch, may_be_gone=True)
-        self._until_not_ready({worker.name for worker in workers})
-        for model in sorted({worker.base_model for worker in workers}):
-            leaving = sum(worker.base_model == model for worker in workers)
+        marked = [worker for worker in workers if self._mark(worker.name)]
+        self._until_not_ready({worker.name for worker in marked})
+        for model, leaving in Counter(worker.base_model for worker in marked).items():
             self._scale(model, partial(_less, leaving))
+
+    def _mark(self, name: str) -> bool:
+        """Make the pod the first to go; whether this call did.
+
+        Of two schedulers that give back the same worker only one takes its replica away. A pod
+        that is gone has been replaced: no replica is to be taken away for it.
+        """
+
+        def once(**options: Any) -> bool:
+            pod = self._core().read_namespaced_pod(name, self.namespace, **options)
+            if DELETION_COST in (pod.metadata.annotations or {}):
+                return False
+            version = pod.metadata.resource_version
+            mark = {
+                "metadata": {"resourceVersion": version, "annotations": {DELETION_COST: "-1000"}}
+            }
+            self._core().patch_namespaced_pod(name, self.namespace, mark, **options)
+            return True
+
+        return bool(self._call(f"mark pod {name}", once, may_be_gone=True))
 
     def remove(self, workers: Sequence[PoolWorker]) -> None:
         """Delete the pods of drained workers that a ReplicaSet has kept.
@@ -146,27 +168,29 @@ class KubernetesPool:
         return WorkerClient(url, self.token, _ANSWER_S)
 
     def _scale(self, base_model: str, changed: Callable[[int], int]) -> None:
-        """Change the replicas, against the version that was read: two schedulers do not add up."""
+        """Change the replicas, against the version that was read: no change is lost."""
         name = deployment_name(base_model)
 
-        def once() -> Any:
-            scale = self._apps().read_namespaced_deployment_scale(name, self.namespace)
+        def once(**options: Any) -> Any:
+            scale = self._apps().read_namespaced_deployment_scale(name, self.namespace, **options)
             replicas = scale.spec.replicas or 0
             scale.spec.replicas = changed(replicas)
             if scale.spec.replicas == replicas:
                 return scale
-            return self._apps().replace_namespaced_deployment_scale(name, self.namespace, scale)
+            return self._apps().replace_namespaced_deployment_scale(
+                name, self.namespace, scale, **options
+            )
 
         self._call(f"scale Deployment {name}", once)
 
-    def _call(self, what: str, call: Callable[[], Any], may_be_gone: bool = False) -> Any:
+    def _call(self, what: str, call: Callable[..., Any], may_be_gone: bool = False) -> Any:
         """Call the API server; again after a conflict, a throttle or an error of its own."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         for attempt in range(_TRIES):
             try:
-                return call()
+                return call(_request_timeout=_API_ANSWER_S)
             except ApiException as error:
                 if error.status == 404 and may_be_gone:
                     return None
@@ -176,7 +200,7 @@ class KubernetesPool:
                 wait = (error.headers or {}).get("Retry-After")
                 self.sleep(float(wait) if wait else 0.1 * 2**attempt)
             except HTTPError as error:
-                # It does not answer; the client has tried again itself.
+                # It does not answer.
                 if attempt == _TRIES_UNANSWERED - 1:
                     raise KubernetesError(f"cannot {what}: no API server: {error}") from None
                 self.sleep(0.1 * 2**attempt)

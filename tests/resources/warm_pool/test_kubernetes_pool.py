@@ -1,5 +1,6 @@
 """The Kubernetes backend against the strict double."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from kubernetes import client
 
+from resources.warm_pool import kubernetes_pool
 from resources.warm_pool.client import WorkerClient
 from resources.warm_pool.kubernetes_pool import (
     DELETION_COST,
@@ -147,7 +149,8 @@ def test_workers_are_drained_and_marked_before_the_deployment_shrinks(
     assert marked == {DELETION_COST: "-1000"}
     assert "annotations" not in held.get("maitre", "pods", "w0")["metadata"]
     assert replicas(held) == 1
-    assert next(call for call in held.calls if "w1" in call[1])[0] == "PATCH"
+    changes = [verb for verb, path in held.calls if verb != "GET"]
+    assert changes == ["PATCH", "PUT"]
 
 
 def test_a_deployment_shrinks_only_when_its_drained_pods_count_as_not_ready(
@@ -220,11 +223,46 @@ def role(name: str) -> set[tuple[str, str]]:
     }
 
 
-def test_a_pod_that_is_gone_already_is_no_error(
+def test_a_pod_that_is_gone_already_is_no_error_and_takes_no_replica_along(
     pool: KubernetesPool, cluster: tuple[str, Cluster]
 ) -> None:
     pool.shrink([PoolWorker("gone", "", "tiny-1.5b", 0.0)])
-    assert replicas(cluster[1]) == 1
+    assert replicas(cluster[1]) == 2
+
+
+def test_two_schedulers_that_give_back_the_same_worker_take_one_replica(
+    pool: KubernetesPool, cluster: tuple[str, Cluster]
+) -> None:
+    held = cluster[1]
+    add_pod(held, "w1")
+    leaving = PoolWorker("w1", "", "tiny-1.5b", 0.0)
+    pool.shrink([leaving])
+    pool.shrink([leaving])
+    assert replicas(held) == 1
+
+
+def test_a_mark_is_set_again_when_the_pod_has_changed_meanwhile(
+    pool: KubernetesPool, cluster: tuple[str, Cluster]
+) -> None:
+    held = cluster[1]
+    add_pod(held, "w1")
+    held.trouble.append((409, {}))
+    pool.shrink([PoolWorker("w1", "", "tiny-1.5b", 0.0)])
+    assert replicas(held) == 1
+
+
+def test_an_api_server_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kubernetes_pool, "_API_ANSWER_S", (0.05, 0.05))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        configuration = client.Configuration(host=host)
+        configuration.retries = False
+        api = client.ApiClient(configuration)
+        pool = KubernetesPool(api, "maitre", "token", sleep=lambda _: None)
+        with pytest.raises(KubernetesError, match="no API server"):
+            pool.workers()
 
 
 @pytest.mark.parametrize(
