@@ -1,16 +1,13 @@
 """The same requests through the live system and through the simulator: violations and cost.
 
-`python -m benchmarks.warm_simulated --count 50 [--model …] [--tasks …]`. A few requests before
-measure what the simulator is told: seconds to load, per step, and per run beside its steps.
-The live cost is the time that worker processes were there, looked at five times a second.
+A figure of `benchmarks.warm_start` (`simulated`). A few requests before measure what the simulator
+is told: seconds to load, per step, and per run beside its steps. The live cost is the time that
+worker processes were there, looked at five times a second.
 """
 
-import argparse
-import json
 import os
 import random
 import statistics
-import tempfile
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,6 +28,8 @@ from resources.request_queue.request import OPEN_STATES, TuningRequest
 
 GPUS = 2
 TO_MEASURE = 14
+WORKLOADS = {"one worker nearly does": (5.0, (15.0, 75.0)), "two hardly do": (3.0, (8.0, 40.0))}
+"""Mean seconds between requests; tightest and loosest deadline, seconds."""
 
 
 @dataclass(frozen=True)
@@ -197,66 +196,38 @@ def simulated(cluster: Path, model: str, asked: list[Asked], beside: float) -> d
     }
 
 
-def _services(
-    folder: Path, model: Path, tasks: Path, cluster: Path
-) -> AbstractContextManager[Services]:
-    return live_services(folder, model, tasks, GPUS, keep=0, MAITRE_CLUSTER=str(cluster))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path(".maitre/models/smollm2-135m-instruct"))
-    parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
-    parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--mean-s", type=float, default=4.0, help="mean gap between requests")
-    parser.add_argument(
-        "--within-s", type=float, nargs=2, default=(20.0, 90.0), help="tightest, loosest deadline"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--told", type=Path, help="take what an earlier --json has measured")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
-    own = small_tasks(arguments.tasks.resolve(), folder / "tasks")
-    tasks = sorted(path.name for path in own.iterdir())
+def compare(folder: Path, model: Path, tasks: Path, count: int, seed: int) -> dict[str, Any]:
+    """Both ways for each workload, after what the simulator is told has been measured."""
+    own = small_tasks(tasks, folder / "tasks")
+    names = sorted(path.name for path in own.iterdir())
     cluster = folder / "cluster.yaml"
-    model = arguments.model.resolve()
-    told: dict[str, Any] = {"warm_up_s": 10.0, "lookup_s": 3.0, "resize_s": 1.0}
 
-    def tell(iteration_s: float) -> None:
-        models = {model.name: {**told, "iteration_s": {1: iteration_s}}}
-        cluster.write_text(
-            yaml.safe_dump({"gpus": GPUS, "gpu_price_per_hour": 1, "models": models})
-        )
+    def services(name: str) -> AbstractContextManager[Services]:
+        return live_services(folder / name, model, own, GPUS, keep=0, MAITRE_CLUSTER=str(cluster))
 
-    tell(0.5)
-    if arguments.told:
-        seen = json.loads(arguments.told.read_text())["measured before"]
-    else:
-        with _services(folder / "before", model, own, cluster) as services:
-            seen = measure(services, tasks)
-    told["warm_up_s"] = seen["warm_up_s"]
-    tell(seen["iteration_s"])
-    beside = seen["beside_s"] / seen["iteration_s"]
-    tightest_s, loosest_s = arguments.within_s
-    asked = workload(arguments.count, arguments.seed, arguments.mean_s, (tightest_s, loosest_s))
-    # Others than before: what those have learned of earlier requests, the simulator has not.
-    with _services(folder / "live", model, own, cluster) as services:
-        services.pool.stop_all()
-        lived = live(services, tasks, asked, beside)
-    found = {
-        "measured before": seen,
-        "requests": len(asked),
-        "within_s": list(arguments.within_s),
-        "live": lived,
-        "simulated": simulated(cluster, model.name, asked, beside),
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2))
-    for way in ("live", "simulated"):
-        found[way] = {k: v for k, v in found[way].items() if k not in ("held", "jobs", "events")}
-    print(json.dumps(found, indent=2))
+    _write_cluster(cluster, model.name, warm_up_s=10.0, iteration_s=0.5)
+    with services("before") as live_system:
+        told = measure(live_system, names)
+    _write_cluster(cluster, model.name, told["warm_up_s"], told["iteration_s"])
+    beside = told["beside_s"] / told["iteration_s"]
+    found: dict[str, Any] = {"measured before": told}
+    for number, (name, (mean_s, within_s)) in enumerate(WORKLOADS.items()):
+        asked = workload(count, seed, mean_s, within_s)
+        # Others than before: what those have learned of earlier requests, the simulator has not.
+        with services(f"live{number}") as live_system:
+            live_system.pool.stop_all()
+            lived = live(live_system, names, asked, beside)
+        found[name] = {
+            "requests": count,
+            "mean gap_s": mean_s,
+            "within_s": list(within_s),
+            "live": lived,
+            "simulated": simulated(cluster, model.name, asked, beside),
+        }
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def _write_cluster(path: Path, model: str, warm_up_s: float, iteration_s: float) -> None:
+    speeds = {"warm_up_s": warm_up_s, "lookup_s": 3.0, "resize_s": 1.0}
+    models = {model: {**speeds, "iteration_s": {1: iteration_s}}}
+    path.write_text(yaml.safe_dump({"gpus": GPUS, "gpu_price_per_hour": 1, "models": models}))

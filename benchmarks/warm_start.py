@@ -1,8 +1,9 @@
 """Figures of the warm workers, with the live system on this machine.
 
 `python -m benchmarks.warm_start FIGURE … --model FOLDER --tasks FOLDER [--json OUT]`; each figure
-starts services of its own. Wall-clock times of one machine: workers stamp the first steps of a run,
-this process stamps what goes before.
+starts services of its own, and the reaches are printed beside what was measured. With `--json` the
+figures go to a file, beside those of earlier calls. Wall-clock times of one machine: workers stamp
+the first steps of a run, this process stamps what goes before.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 
 import dagster as dg
 
+from benchmarks.warm_reaches import table
 from benchmarks.warm_services import (
     EVAL_ROWS,
     SHORT_STEPS,
@@ -27,6 +29,7 @@ from benchmarks.warm_services import (
     spread,
     until,
 )
+from benchmarks.warm_simulated import compare
 from resources.request_queue.request import OPEN_STATES, RequestState
 from resources.warm_pool.quick_launch import Dagster
 from resources.warm_pool.services_file import while_up
@@ -215,31 +218,50 @@ FIGURES = {
     "chaos": (chaos, 2, 200, 8),
     "group": (group, 2, 5, 0),
 }
+COMPARED = 50
+"""Requests that go through the simulator and through the live system."""
+_LONG = ("held", "jobs", "events")
+"""What of a comparison is written to the file only."""
+
+
+def measured(name: str, model: Path, tasks: Path, count: int | None, seed: int) -> dict[str, Any]:
+    """One figure, with services of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
+    if name == "simulated":
+        return compare(folder, model, tasks, count or COMPARED, seed)
+    measure, workers, full_count, eval_rows = FIGURES[name]
+    own = small_tasks(tasks, folder / "tasks", eval_rows) if eval_rows else tasks
+    names = sorted(path.name for path in own.iterdir() if path.is_dir())
+    cluster = cluster_for(model, folder / "cluster.yaml")
+    with live_services(folder, model, own, workers, MAITRE_CLUSTER=str(cluster)) as services:
+        return measure(services, names, count or full_count, seed)
+
+
+def _shown(found: Any) -> Any:
+    if not isinstance(found, dict):
+        return found
+    return {name: _shown(value) for name, value in found.items() if name not in _LONG}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figure", choices=FIGURES, nargs="+")
+    parser.add_argument("figure", choices=[*FIGURES, "simulated"], nargs="+")
     parser.add_argument("--model", type=Path, default=Path(".maitre/models/smollm2-135m-instruct"))
     parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
     parser.add_argument("--count", type=int, help="how many requests (default: the full figure)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
+    model, tasks = arguments.model.resolve(), arguments.tasks.resolve()
     figures: dict[str, Any] = {}
+    if arguments.json and arguments.json.exists():
+        figures = json.loads(arguments.json.read_text())
     for name in arguments.figure:
-        measure, workers, count, eval_rows = FIGURES[name]
-        folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
-        own = arguments.tasks.resolve()
-        own = small_tasks(own, folder / "tasks", eval_rows) if eval_rows else own
-        tasks = sorted(path.name for path in own.iterdir() if path.is_dir())
-        model = arguments.model.resolve()
-        cluster = cluster_for(model, folder / "cluster.yaml")
-        with live_services(folder, model, own, workers, MAITRE_CLUSTER=str(cluster)) as services:
-            figures[name] = measure(services, tasks, arguments.count or count, arguments.seed)
-        print(json.dumps({name: figures[name]}, indent=2), flush=True)
+        figures[name] = measured(name, model, tasks, arguments.count, arguments.seed)
+        print(json.dumps({name: _shown(figures[name])}, indent=2), flush=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=2))
+    print(table(figures))
 
 
 if __name__ == "__main__":
