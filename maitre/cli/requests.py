@@ -61,6 +61,9 @@ def submit(
         print_json(asdict(request))
         return
     when = request.deadline_at.astimezone().strftime("%H:%M:%S")
+    if not submitted.is_new:
+        print(f"{task} is {request.state} until {when} already, as {request.request_id} (--key)")
+        return
     print(f"Queued {task} until {when} as {request.request_id}")
     if request.predicted_finish_at is not None:
         finish = request.predicted_finish_at.astimezone().strftime("%H:%M:%S")

@@ -42,9 +42,14 @@ class RequestStore:
     ) -> TuningRequest:
         """Add a request. With an `idempotency_key` that its tenant has used, return that one.
 
+        That is so whatever the time is and however far it is: a client may ask again later.
+
         `estimates` are further fields of `TuningRequest` (iterations, predictions). Raises
         `RequestError` when the deadline is not after `now`, or the key stands for another task.
         """
+        there = self.submitted(task, base_model, tenant, idempotency_key)
+        if there is not None:
+            return there
         if deadline_at <= now:
             raise RequestError(f"deadline {deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed already")
         request = TuningRequest(
@@ -62,8 +67,36 @@ class RequestStore:
             with self._begin() as connection:
                 connection.execute(requests.insert().values(**vars(request)))
         except sa.exc.IntegrityError:
-            return self._same_request(request)
+            # Somebody else has used the key since.
+            there = self.submitted(task, base_model, tenant, idempotency_key)
+            if there is None:
+                raise
+            return there
         return request
+
+    def submitted(
+        self, task: str, base_model: str, tenant: str, idempotency_key: str | None
+    ) -> TuningRequest | None:
+        """The request for which the tenant has used the key; `None` when there is none.
+
+        Raises `RequestError` when that is for another task or base model.
+        """
+        if idempotency_key is None:
+            return None
+        query = sa.select(requests).where(
+            requests.c.tenant == tenant, requests.c.idempotency_key == idempotency_key
+        )
+        with self._begin() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        there = _request(row)
+        if (there.task, there.base_model) != (task, base_model):
+            raise RequestError(
+                f"idempotency key {idempotency_key!r} stands for request "
+                f"{there.request_id} (task {there.task}) of tenant {there.tenant}"
+            )
+        return there
 
     def find(
         self, states: Sequence[RequestState] = tuple(RequestState), limit: int = 1000
@@ -211,21 +244,6 @@ class RequestStore:
                 "only what has failed or was cancelled can be tried again"
             )
         return self.get(request_id)
-
-    def _same_request(self, wanted: TuningRequest) -> TuningRequest:
-        query = sa.select(requests).where(
-            requests.c.tenant == wanted.tenant,
-            requests.c.idempotency_key == wanted.idempotency_key,
-        )
-        with self._begin() as connection:
-            row = connection.execute(query).one()
-        there = _request(row)
-        if (there.task, there.base_model) != (wanted.task, wanted.base_model):
-            raise RequestError(
-                f"idempotency key {wanted.idempotency_key!r} stands for request "
-                f"{there.request_id} (task {there.task}) of tenant {there.tenant}"
-            )
-        return there
 
     def _change(self, request_id: str, holds: sa.ColumnElement[bool], **values: Any) -> bool:
         change = requests.update().where(requests.c.request_id == request_id, holds)

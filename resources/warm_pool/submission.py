@@ -34,20 +34,27 @@ class Wish:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A request that was taken; `worker` is where it starts at once, if anywhere."""
+    """A request that was taken; `worker` is where it starts at once, if anywhere.
+
+    `is_new`: whether it was added now, or is what its idempotency key stands for already.
+    """
 
     request: TuningRequest
     worker: str | None
+    is_new: bool = True
 
 
 def submit(settings: Settings, wish: Wish, now: datetime) -> Submitted:
-    """Queue a wish, and start it when a warm worker is idle.
+    """Queue a wish, and start it when a warm worker is idle; once for an idempotency key.
 
     Raises `RequestError` when the deadline has passed, or cannot be met by the forecast unless the
     wish accepts that; then nothing is queued.
     """
     settings = while_up(settings)
     store = RequestStore(settings.request_queue_url)
+    there = store.submitted(wish.task, settings.pool, wish.tenant, wish.idempotency_key)
+    if there is not None:
+        return Submitted(there, None, is_new=False)
     if wish.deadline_at <= now:
         raise RequestError(f"deadline {wish.deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed already")
     pool = pool_of(settings)

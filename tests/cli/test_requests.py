@@ -79,6 +79,21 @@ def test_a_key_adds_one_request(maitre, store: RequestStore) -> None:
     assert len(ids) == len(store.find()) == 1
 
 
+def test_asking_again_for_a_key_is_no_second_wish(maitre, store: RequestStore) -> None:
+    # Done in 30 s, if it does not count its own row as one that is ahead.
+    asked = ("tune", "first", "--key", "k", "--deadline", "31s")
+    assert maitre(*asked)[0] == 0
+    code, out, err = maitre(*asked)
+    assert (code, err) == (0, "")
+    assert out.startswith("first is queued until")
+    # The same with a time that is over by now.
+    assert maitre("tune", "first", "--key", "k", "--deadline", "2020-01-01")[0] == 0
+    assert len(store.find()) == 1
+    code, _, err = maitre("tune", "second", "--key", "k")
+    assert code == 2
+    assert "key 'k' stands for request" in err
+
+
 def test_cancel_and_retry(maitre, store: RequestStore) -> None:
     _, out, _ = maitre("requests", "submit", "first", "--max-iterations", "4", "--json")
     request_id = json.loads(out)["request_id"]

@@ -100,6 +100,8 @@ def test_an_idempotency_key_adds_one_request_for_its_tenant(queue: RequestStore)
     submit = {"deadline_at": LATER, "now": NOW, "idempotency_key": "k"}
     first = queue.submit("task", **submit)
     assert queue.submit("task", **submit) == first
+    # Whoever was cut off asks again, maybe after the deadline.
+    assert queue.submit("task", **submit | {"now": LATER + timedelta(days=1)}) == first
     other = queue.submit("task", tenant="other", **submit)
     assert other.request_id != first.request_id
     with pytest.raises(RequestError, match="key 'k' stands for request"):
