@@ -98,6 +98,8 @@ def without_run(
     for request in requests:
         seen = attempts.get((request.request_id, str(request.attempt)))
         if seen is None:
+            if request.cancel_requested and store.end_cancelled(request.request_id, now=now_utc()):
+                continue
             found.append(request)
             if request.state is RequestState.QUEUED:
                 queued.add(request)

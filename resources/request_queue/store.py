@@ -148,31 +148,45 @@ class RequestStore:
     def take(self, request_id: str, *, owner: str, now: datetime, hold_s: float) -> bool:
         """Hand the request to `owner`, who makes a run of it within `hold_s`; whether it got it.
 
-        What is queued can be taken, and what was held too long without becoming a run.
+        What is queued can be taken, and what was held too long without becoming a run; but
+        nothing that is to be cancelled.
         """
-        expired = sa.and_(
-            requests.c.state == str(RequestState.STARTING), requests.c.held_until < now
-        )
-        free = sa.or_(requests.c.state == str(RequestState.QUEUED), expired)
         return self._change(
             request_id,
-            free,
+            _is_free(now) & ~requests.c.cancel_requested,
             state=str(RequestState.STARTING),
             owner=owner,
             held_until=now + timedelta(seconds=hold_s),
         )
 
-    def give_back(self, request_id: str, *, owner: str, message: str | None = None) -> bool:
-        """Queue a request again that `owner` holds and could not start; whether it held it."""
-        held = sa.and_(requests.c.state == str(RequestState.STARTING), requests.c.owner == owner)
-        return self._change(
-            request_id,
-            held,
-            state=str(RequestState.QUEUED),
-            owner=None,
-            held_until=None,
-            message=message,
-        )
+    def give_back(
+        self,
+        request_id: str,
+        *,
+        owner: str,
+        message: str | None = None,
+        now: datetime | None = None,
+    ) -> bool:
+        """Queue a request again that `owner` holds and could not start; whether it held it.
+
+        One that was to be cancelled meanwhile is cancelled.
+        """
+        held = (requests.c.state == str(RequestState.STARTING)) & (requests.c.owner == owner)
+        if self._end_cancelled(request_id, held, now or datetime.now(UTC)):
+            return True
+        released = {"owner": None, "held_until": None, "message": message}
+        queued = str(RequestState.QUEUED)
+        if self._change(request_id, held & ~requests.c.cancel_requested, state=queued, **released):
+            return True
+        # The cancel has come between these two.
+        return self._end_cancelled(request_id, held, now or datetime.now(UTC))
+
+    def end_cancelled(self, request_id: str, *, now: datetime) -> bool:
+        """End a request that is to be cancelled and that nobody makes a run of; whether it was.
+
+        For whoever knows that it has no run: one whose holder went silent may have one.
+        """
+        return self._end_cancelled(request_id, _is_free(now), now)
 
     def move(
         self,
@@ -245,6 +259,17 @@ class RequestStore:
             )
         return self.get(request_id)
 
+    def _end_cancelled(self, request_id: str, holds: sa.ColumnElement[bool], now: datetime) -> bool:
+        return self._change(
+            request_id,
+            holds & requests.c.cancel_requested,
+            state=str(RequestState.CANCELLED),
+            owner=None,
+            held_until=None,
+            finished_at=now,
+            message="cancelled before its run was started",
+        )
+
     def _change(self, request_id: str, holds: sa.ColumnElement[bool], **values: Any) -> bool:
         change = requests.update().where(requests.c.request_id == request_id, holds)
         with self._begin() as connection:
@@ -252,6 +277,14 @@ class RequestStore:
 
     def _begin(self) -> Any:
         return engine(self.url).begin()
+
+
+def _is_free(now: datetime) -> sa.ColumnElement[bool]:
+    """Whether nobody holds a request, or did so for too long without making a run of it."""
+    starting = requests.c.state == str(RequestState.STARTING)
+    return (requests.c.state == str(RequestState.QUEUED)) | (
+        starting & (requests.c.held_until < now)
+    )
 
 
 def _request(row: sa.Row) -> TuningRequest:

@@ -144,6 +144,29 @@ def test_what_is_queued_is_cancelled_at_once_what_runs_is_asked_to_end(queue: Re
         queue.cancel(waiting.request_id, now=NOW)
 
 
+def test_a_cancel_before_the_launch_ends_it_when_it_is_given_back(queue: RequestStore) -> None:
+    request_id = queue.submit("task", deadline_at=LATER, now=NOW).request_id
+    assert queue.take(request_id, owner="first", now=NOW, hold_s=30.0)
+    assert queue.cancel(request_id, now=NOW).state is RequestState.STARTING
+    assert not queue.give_back(request_id, owner="another")
+    assert queue.give_back(request_id, owner="first", now=NOW)
+    ended = queue.get(request_id)
+    assert (ended.state, ended.finished_at) == (RequestState.CANCELLED, NOW)
+    assert not queue.take(request_id, owner="next", now=LATER, hold_s=30.0)
+
+
+def test_a_cancel_ends_what_was_held_too_long_and_has_no_run(queue: RequestStore) -> None:
+    request_id = queue.submit("task", deadline_at=LATER, now=NOW).request_id
+    soon, then = NOW + timedelta(seconds=29), NOW + timedelta(seconds=31)
+    assert queue.take(request_id, owner="dies", now=NOW, hold_s=30.0)
+    assert not queue.end_cancelled(request_id, now=then)
+    queue.cancel(request_id, now=NOW)
+    assert not queue.end_cancelled(request_id, now=soon)
+    assert not queue.take(request_id, owner="next", now=then, hold_s=30.0)
+    assert queue.end_cancelled(request_id, now=then)
+    assert queue.get(request_id).state is RequestState.CANCELLED
+
+
 def test_a_retry_is_a_new_attempt_of_the_same_request(queue: RequestStore) -> None:
     request = queue.submit("task", deadline_at=LATER, now=NOW)
     with pytest.raises(RequestError, match="is queued: only what has failed"):
@@ -201,6 +224,8 @@ def test_whatever_happens_an_attempt_ends_once(
             elif step == "give_back":
                 won = queue.give_back(request_id, owner=owner)
                 assert won == (before.state is starting and before.owner == owner)
+                if won and before.cancel_requested:
+                    ends.append(before.attempt)
             elif step == "launch":
                 queue.move(request_id, expected=starting, state=launched)
             elif step in ("finish", "fail"):

@@ -297,6 +297,19 @@ def test_the_runs_of_what_stays_queued_are_looked_for_once_in_a_tick(
     assert asked == [2, 1]
 
 
+def test_what_was_cancelled_before_its_launch_is_not_started(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+    # Whoever took it has died, long ago.
+    assert store.take(request.request_id, owner="dies", now=NOW - timedelta(days=9999), hold_s=1.0)
+    store.cancel(request.request_id, now=NOW)
+    assert without_run(instance, store, store.find()) == []
+    assert store.get(request.request_id).state is RequestState.CANCELLED
+
+
 def test_lost_workers_of_the_floor_come_back(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
