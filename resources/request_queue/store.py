@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from resources.request_queue.moments import in_utc
 from resources.request_queue.request import (
     FINAL_STATES,
     RequestError,
@@ -19,8 +20,6 @@ from resources.request_queue.request import (
     TuningRequest,
 )
 from resources.request_queue.tables import engine, requests
-
-_MOMENTS = ("submitted_at", "deadline_at", "predicted_finish_at", "held_until", "finished_at")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class RequestStore:
         there = self.submitted(task, base_model, tenant, idempotency_key)
         if there is not None:
             return there
+        now, deadline_at = in_utc("time", now), in_utc("deadline", deadline_at)
         if deadline_at <= now:
             raise RequestError(f"deadline {deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed already")
         request = TuningRequest(
@@ -233,8 +233,8 @@ class RequestStore:
         is given.
         """
         request = self.get(request_id)
-        deadline_at = deadline_at or request.deadline_at
-        if deadline_at <= now:
+        deadline_at = in_utc("deadline", deadline_at or request.deadline_at)
+        if deadline_at <= in_utc("time", now):
             raise RequestError(
                 f"request {request_id}: its deadline has passed; give a new one with --deadline"
             )
@@ -289,10 +289,5 @@ def _is_free(now: datetime) -> sa.ColumnElement[bool]:
 
 def _request(row: sa.Row) -> TuningRequest:
     values = dict(row._mapping)
-    for name in _MOMENTS:
-        moment = values[name]
-        # SQLite drops the time zone; every moment is stored in UTC.
-        if moment is not None:
-            values[name] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     values["state"] = RequestState(values["state"])
     return TuningRequest(**values)

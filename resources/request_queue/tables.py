@@ -5,6 +5,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from resources.request_queue.moments import Moment
+
 metadata = sa.MetaData()
 requests = sa.Table(
     "tuning_requests",
@@ -13,8 +15,8 @@ requests = sa.Table(
     sa.Column("task", sa.String(200), nullable=False),
     sa.Column("base_model", sa.String(200), nullable=False, server_default=""),
     sa.Column("tenant", sa.String(200), nullable=False),
-    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("submitted_at", Moment, nullable=False),
+    sa.Column("deadline_at", Moment, nullable=False),
     sa.Column("state", sa.String(20), nullable=False, index=True),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
     sa.Column("iterations_cold", sa.Float, nullable=False, server_default="40"),
@@ -22,13 +24,13 @@ requests = sa.Table(
     sa.Column("max_iterations", sa.Integer, nullable=False, server_default="40"),
     sa.Column("lookup", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("idempotency_key", sa.String(200)),
-    sa.Column("predicted_finish_at", sa.DateTime(timezone=True)),
+    sa.Column("predicted_finish_at", Moment),
     sa.Column("predicted_price", sa.Float),
     sa.Column("owner", sa.Text),
-    sa.Column("held_until", sa.DateTime(timezone=True)),
+    sa.Column("held_until", Moment),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("run_id", sa.String(64)),
-    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.Column("finished_at", Moment),
     sa.Column("message", sa.Text),
     sa.UniqueConstraint("tenant", "idempotency_key", name="one_request_per_key"),
 )
@@ -42,8 +44,8 @@ placements = sa.Table(
     sa.Column("worker", sa.String(200), nullable=False),
     sa.Column("url", sa.String(200), nullable=False),
     sa.Column("state", sa.String(20), nullable=False, index=True),
-    sa.Column("placed_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("placed_at", Moment, nullable=False),
+    sa.Column("lease_until", Moment, nullable=False),
     sa.Column("others", sa.Text, nullable=False, server_default=""),
     sa.Column("meeting", sa.String(200)),
     sa.Column("message", sa.Text),

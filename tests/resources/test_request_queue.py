@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from threading import Barrier
 
@@ -41,6 +41,32 @@ def test_the_earliest_deadline_comes_first_and_keeps_its_zone(queue: RequestStor
     soon = queue.submit("soon", deadline_at=LATER, now=NOW)
     assert [r.request_id for r in queue.find()] == [soon.request_id, late.request_id]
     assert queue.get(soon.request_id) == soon
+
+
+def test_a_time_of_any_zone_is_the_same_moment_in_every_database(queue: RequestStore) -> None:
+    east = timezone(timedelta(hours=2))
+    made = queue.submit("task", deadline_at=LATER.astimezone(east), now=NOW.astimezone(east))
+    there = queue.get(made.request_id)
+    assert (there.deadline_at, there.submitted_at) == (LATER, NOW)
+    assert queue.take(made.request_id, owner="o", now=NOW.astimezone(east), hold_s=60.0)
+    late = (NOW + timedelta(seconds=61)).astimezone(east)
+    assert queue.take(made.request_id, owner="next", now=late, hold_s=60.0)
+    queue.cancel(made.request_id, now=NOW)
+    queue.give_back(made.request_id, owner="next", now=NOW)
+    again = queue.retry(made.request_id, now=NOW, deadline_at=LATER.astimezone(east))
+    assert again.deadline_at == LATER
+
+
+def test_a_time_without_a_zone_is_refused(queue: RequestStore) -> None:
+    naive = LATER.replace(tzinfo=None)
+    with pytest.raises(RequestError, match="deadline 2030-01-01T01:00:00 has no time zone"):
+        queue.submit("task", deadline_at=naive, now=NOW)
+    made = queue.submit("task", deadline_at=LATER, now=NOW)
+    queue.cancel(made.request_id, now=NOW)
+    with pytest.raises(RequestError, match="has no time zone"):
+        queue.retry(made.request_id, now=NOW, deadline_at=naive)
+    with pytest.raises(RequestError, match="has no time zone"):
+        queue.retry(made.request_id, now=NOW.replace(tzinfo=None))
 
 
 def test_of_what_has_ended_the_last_ones_are_remembered(queue: RequestStore) -> None:
@@ -198,6 +224,7 @@ def test_a_table_of_an_older_version_gains_the_missing_columns(tmp_path: Path) -
         )
     request = RequestStore(url).get("a")
     assert (request.attempt, request.cancel_requested) == (1, False)
+    assert request.deadline_at == datetime(2030, 1, 2, tzinfo=UTC)
 
 
 STEPS = st.sampled_from(["take", "give_back", "launch", "finish", "fail", "cancel", "retry"])
