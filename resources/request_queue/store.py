@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from resources.request_queue.acceptance import check_names, check_new
 from resources.request_queue.moments import in_utc
 from resources.request_queue.request import (
     FINAL_STATES,
@@ -44,7 +45,8 @@ class RequestStore:
         That is so whatever the time is and however far it is: a client may ask again later.
 
         `estimates` are further fields of `TuningRequest` (iterations, predictions). Raises
-        `RequestError` when the deadline is not after `now`, or the key stands for another task.
+        `RequestError` when the deadline is not after `now`, the key stands for another task, or a
+        field is not what `acceptance` asks for.
         """
         there = self.submitted(task, base_model, tenant, idempotency_key)
         if there is not None:
@@ -63,6 +65,7 @@ class RequestStore:
             idempotency_key=idempotency_key,
             **estimates,
         )
+        check_new(request)
         try:
             with self._begin() as connection:
                 connection.execute(requests.insert().values(**vars(request)))
@@ -83,6 +86,7 @@ class RequestStore:
         """
         if idempotency_key is None:
             return None
+        check_names(tenant=tenant, idempotency_key=idempotency_key)
         query = sa.select(requests).where(
             requests.c.tenant == tenant, requests.c.idempotency_key == idempotency_key
         )

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -133,6 +134,28 @@ def test_an_idempotency_key_adds_one_request_for_its_tenant(queue: RequestStore)
     with pytest.raises(RequestError, match="key 'k' stands for request"):
         queue.submit("another", **submit)
     assert len(queue.find()) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("idempotency_key", "k" * 201, "idempotency key kkkkkkkkkkkkkkkkkkkk…: 201 characters"),
+        ("idempotency_key", "", "idempotency key: must not be empty"),
+        ("tenant", "t" * 201, "tenant ttt"),
+        ("tenant", " ", "tenant: must not be empty"),
+        ("task", "t" * 201, "task ttt"),
+        ("base_model", "t" * 201, "base model ttt"),
+        ("max_iterations", 0, "max_iterations 0: expected 1 to"),
+        ("max_iterations", 2**40, "max_iterations 1099511627776: expected 1 to"),
+    ],
+)
+def test_what_no_column_holds_is_refused_by_name(
+    queue: RequestStore, field: str, value: object, message: str
+) -> None:
+    fields: dict[str, Any] = {"task": "task", field: value}
+    with pytest.raises(RequestError, match=message):
+        queue.submit(deadline_at=LATER, now=NOW, **fields)
+    assert queue.find() == []
 
 
 def test_under_several_readers_each_request_goes_to_one(queue: RequestStore) -> None:
