@@ -5,7 +5,7 @@ number of processes, exactly one wins.
 """
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from resources.request_queue.moments import in_utc
 from resources.request_queue.reader import RequestReader
 from resources.request_queue.request import (
     FINAL_STATES,
+    OPEN_STATES,
     RequestError,
     RequestState,
     TuningRequest,
@@ -136,6 +137,17 @@ class RequestStore(RequestReader):
             values["finished_at"] = now or datetime.now(UTC)
         return self._change(request_id, requests.c.state == str(expected), **values)
 
+    def bind_run(self, request_id: str, *, attempt: int, run_id: str) -> bool:
+        """Make the run the one of the request's attempt; whether it is that now.
+
+        Of any number of runs for one attempt the first one that asks gets it, for good; none gets
+        an attempt that is over.
+        """
+        is_open = requests.c.state.in_([str(state) for state in OPEN_STATES])
+        unbound = requests.c.run_id.is_(None) | (requests.c.run_id == run_id)
+        same = requests.c.attempt == attempt
+        return self._change(request_id, is_open & unbound & same, run_id=run_id)
+
     def cancel(self, request_id: str, *, now: datetime) -> TuningRequest:
         """Cancel: at once what is queued; of what has started the run is to be terminated.
 
@@ -154,27 +166,52 @@ class RequestStore(RequestReader):
             if request.state.is_final:
                 raise RequestError(f"request {request_id} is {request.state} already")
 
-    def retry(
+    def to_retry(
         self, request_id: str, *, now: datetime, deadline_at: datetime | None = None
     ) -> TuningRequest:
-        """Queue a failed or cancelled request once more, as its next attempt.
+        """A failed or cancelled request with the deadline that `retry` would give it.
 
         Raises `RequestError` for any other state, or when its deadline has passed and no new one
         is given.
         """
         request = self.get(request_id)
-        deadline_at = in_utc("deadline", deadline_at or request.deadline_at)
-        if deadline_at <= in_utc("time", now):
+        if request.state not in (RequestState.FAILED, RequestState.CANCELLED):
             raise RequestError(
-                f"request {request_id}: its deadline has passed; give a new one with --deadline"
+                f"request {request_id} is {request.state}: "
+                "only what has failed or was cancelled can be tried again"
             )
-        ended = requests.c.state.in_([str(RequestState.FAILED), str(RequestState.CANCELLED)])
+        new_at = in_utc("deadline", deadline_at or request.deadline_at)
+        if new_at <= in_utc("time", now):
+            passed = (
+                "its deadline has passed; give a new one with --deadline"
+                if deadline_at is None
+                else f"deadline {new_at:%Y-%m-%d %H:%M:%S %Z} has passed already"
+            )
+            raise RequestError(f"request {request_id}: {passed}")
+        return replace(request, deadline_at=new_at)
+
+    def retry(
+        self,
+        request_id: str,
+        *,
+        now: datetime,
+        deadline_at: datetime | None = None,
+        predicted_finish_at: datetime | None = None,
+        predicted_price: float | None = None,
+    ) -> TuningRequest:
+        """Queue a failed or cancelled request once more, as its next attempt, with what is told.
+
+        Raises what `to_retry` raises.
+        """
+        request = self.to_retry(request_id, now=now, deadline_at=deadline_at)
         changed = self._change(
             request_id,
-            ended,
+            (requests.c.state == str(request.state)) & (requests.c.attempt == request.attempt),
             state=str(RequestState.QUEUED),
-            attempt=requests.c.attempt + 1,
-            deadline_at=deadline_at,
+            attempt=request.attempt + 1,
+            deadline_at=request.deadline_at,
+            predicted_finish_at=predicted_finish_at,
+            predicted_price=predicted_price,
             owner=None,
             held_until=None,
             cancel_requested=False,
@@ -183,10 +220,7 @@ class RequestStore(RequestReader):
             message=None,
         )
         if not changed:
-            raise RequestError(
-                f"request {request_id} is {self.get(request_id).state}: "
-                "only what has failed or was cancelled can be tried again"
-            )
+            raise RequestError(f"request {request_id}: somebody else has tried it again")
         return self.get(request_id)
 
     def _end_cancelled(self, request_id: str, holds: sa.ColumnElement[bool], now: datetime) -> bool:
