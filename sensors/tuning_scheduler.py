@@ -13,6 +13,7 @@ from resources.settings import Settings
 from resources.warm_pool.pool import pool_of
 from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc, run_config
 from resources.warm_pool.services_file import while_up
+from resources.warm_pool.speeds import unplanned
 from resources.warm_pool.tags import (
     ATTEMPT_TAG,
     DEADLINE_TAG,
@@ -64,6 +65,8 @@ def tuning_scheduler(
             if store.take(request.request_id, owner="sensor", now=now, hold_s=HOLD_S)
         ]
     else:
+        for note in unplanned(settings, store.find([RequestState.QUEUED])):
+            context.log.warning(note)
         starts = Watch(
             while_up(settings), context.instance, pool, waiting, context.log.info
         ).starts()

@@ -33,12 +33,15 @@ def up(
     """
     from resources.local_services import LocalServices
     from resources.settings import Settings
+    from resources.warm_pool.speeds import cluster_knowing
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if proxy_port != PROXY_PORT:
         os.environ["MAITRE_GATEWAY_METRICS_URL"] = f"http://127.0.0.1:{proxy_port}/metrics"
     settings = Settings.read()
+    if workers:
+        cluster_knowing(settings, settings.pool)
     services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)
     proxy = None
     try:

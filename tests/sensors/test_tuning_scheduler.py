@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from resources.request_queue import RequestQueue
 from resources.request_queue.request import RequestState, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
@@ -22,7 +23,7 @@ from resources.warm_pool.pool import PoolError, PoolWorker
 from resources.warm_pool.scheduler import schedule
 from resources.warm_pool.tick import read_tick, replay
 from resources.warm_pool.wire import ClaimView, WorkerView
-from sensors.tuning_scheduler import without_run
+from sensors.tuning_scheduler import tuning_scheduler, without_run
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -308,6 +309,26 @@ def test_what_was_cancelled_before_its_launch_is_not_started(
     store.cancel(request.request_id, now=NOW)
     assert without_run(instance, store, store.find()) == []
     assert store.get(request.request_id).state is RequestState.CANCELLED
+
+
+def test_requests_that_no_plan_covers_are_named_once_a_tick(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    for name in ("b", "c"):
+        store.submit(name, deadline_at=NOW + timedelta(hours=1), now=NOW, base_model="another")
+    monkeypatch.setenv("MAITRE_CLUSTER", settings.cluster)
+    monkeypatch.setattr("sensors.tuning_scheduler.pool_of", lambda _: SaidPool(idle=0))
+    monkeypatch.setattr("sensors.tuning_scheduler.Watch", lambda *_: SimpleNamespace(starts=list))
+    queue = RequestQueue(url=settings.request_queue_url)
+    with dg.build_sensor_context(instance=instance) as context:
+        tuning_scheduler(context, request_queue=queue)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "no speeds" in line]
+    assert f"2 queued of another, of which {settings.cluster} has no speeds" in line
 
 
 def test_lost_workers_of_the_floor_come_back(

@@ -1,0 +1,40 @@
+"""The cluster file, as far as warm workers need it: what the scheduler plans with."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from maitre.scheduling.cluster import Cluster, read_cluster
+from maitre.scheduling.errors import SchedulingError
+from resources.request_queue.request import TuningRequest
+from resources.settings import Settings
+
+
+def cluster_knowing(settings: Settings, base_model: str) -> Cluster:
+    """The cluster, which names the base model: requests for any other are never scheduled.
+
+    Raises `SchedulingError` when there is no such file or the model is not in it.
+    """
+    path = Path(settings.cluster)
+    if not path.is_file():
+        raise SchedulingError(
+            f"no cluster file {path}: warm workers are planned with it (cluster: in maitre.yaml)"
+        )
+    cluster = read_cluster(path)
+    if base_model not in cluster.models:
+        raise SchedulingError(
+            f"no speeds of {base_model} in {path}: add them under models "
+            "(warm_up_s, lookup_s, resize_s, iteration_s)"
+        )
+    return cluster
+
+
+def unplanned(settings: Settings, requests: Sequence[TuningRequest]) -> list[str]:
+    """A line for each base model whose requests are never scheduled, as the file has no speeds."""
+    cluster = read_cluster(Path(settings.cluster))
+    counts = Counter(r.base_model for r in requests if r.base_model not in cluster.models)
+    return [
+        f"{count} queued of {name or 'no base model'}, of which {settings.cluster} has no speeds: "
+        "add them under models, or cancel"
+        for name, count in sorted(counts.items())
+    ]
