@@ -13,6 +13,7 @@ from maitre.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from resources.request_queue.request import TuningRequest
     from resources.request_queue.store import RequestStore
+    from resources.warm_pool.submission import Submitted
 
 app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
 
@@ -65,6 +66,12 @@ def submit(
         print(f"{task} is {request.state} until {when} already, as {request.request_id} (--key)")
         return
     print(f"Queued {task} until {when} as {request.request_id}")
+    _tell_prospects(submitted)
+
+
+def _tell_prospects(submitted: "Submitted") -> None:
+    """When it would be done, for how much, and where it starts."""
+    request = submitted.request
     if request.predicted_finish_at is not None:
         finish = request.predicted_finish_at.astimezone().strftime("%H:%M:%S")
         print(f"Predicted: done at {finish}, {request.predicted_price:.4f} of GPU time")
@@ -149,16 +156,22 @@ def cancel(request_id: str, json: Json = False) -> None:
 def retry(
     request_id: str,
     deadline: Annotated[str | None, typer.Option(help="A new deadline: a span or a time.")] = None,
+    accept_late: AcceptLate = False,
     json: Json = False,
 ) -> None:
-    """Queue a failed or cancelled request once more."""
+    """Queue a failed or cancelled request once more; tells when it would be done, as at first."""
+    from resources.settings import Settings
+    from resources.warm_pool import submission
+
     now = datetime.now(UTC)
     deadline_at = None if deadline is None else parse_deadline(deadline, now)
-    request = _store().retry(request_id, now=now, deadline_at=deadline_at)
+    submitted = submission.retry(Settings.read(), request_id, now, deadline_at, accept_late)
+    request = submitted.request
     if json:
         _tell(request, json)
     else:
         print(f"Queued {request.task} again as attempt {request.attempt} of {request_id}")
+        _tell_prospects(submitted)
 
 
 def _store() -> "RequestStore":

@@ -1,7 +1,8 @@
 """When a request would be done, and for how much: told when it is submitted."""
 
 import heapq
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from maitre.scheduling.cluster import ModelSpec
 from maitre.scheduling.snapshot import JobView, Snapshot
@@ -41,6 +42,18 @@ def forecast(snapshot: Snapshot, job: JobView) -> Forecast:
     if in_time:
         return min(in_time, key=lambda one: (one.price, one.finish_s))
     return min(found, key=lambda one: (one.finish_s, one.price))
+
+
+def earliest_deadline_s(snapshot: Snapshot, job: JobView) -> float:
+    """The earliest deadline that the job can meet, wall clock in whole s, from its own on.
+
+    A later deadline lets more of the queue go first, so the finish by the job's own one, if that is
+    too early, may be too early, too.
+    """
+    deadline_s = job.deadline_s
+    while (found := forecast(snapshot, replace(job, deadline_s=deadline_s))).finish_s > deadline_s:
+        deadline_s = float(math.ceil(found.finish_s))
+    return deadline_s
 
 
 def _free_s(snapshot: Snapshot, base_model: str) -> list[float]:

@@ -1,6 +1,7 @@
 """`maitre tune` and `maitre requests` on a queue of their own, with nothing running."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,6 +70,63 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_earliest_time(
     code, _, _ = maitre("tune", "first", "--deadline", "20s", "--accept-late")
     assert code == 0
     assert len(store.find()) == 1
+
+
+def test_the_earliest_time_is_one_that_is_taken(maitre, store: RequestStore) -> None:
+    # The first is late, and ahead of whatever is due after it: 30 s, then 20 s more.
+    assert maitre("tune", "first", "--deadline", "25s", "--accept-late")[0] == 0
+    code, _, err = maitre("tune", "second", "--deadline", "20s")
+    told = re.search(r"earliest is (\S+) \(--deadline (\d+)s;", err)
+    assert code == 2
+    assert told is not None
+    moment = datetime.fromisoformat(told[1])
+    assert moment.utcoffset() is not None
+    assert (moment.microsecond, int(told[2])) == (0, pytest.approx(50, abs=2))
+    assert maitre("tune", "second", "--deadline", f"{int(told[2]) - 2}s")[0] == 2
+    assert maitre("tune", "second", "--deadline", f"{told[2]}s")[0] == 0
+    # The time itself is a deadline, too: the store takes it as it stands.
+    assert maitre("tune", "first", "--accept-late", "--deadline", told[1])[0] == 0
+    assert moment in [request.deadline_at for request in store.find()]
+
+
+def test_a_retry_is_told_anew(maitre, store: RequestStore) -> None:
+    _, out, _ = maitre("tune", "first", "--deadline", "31s", "--json")
+    first = json.loads(out)
+    request_id = first["request_id"]
+    maitre("requests", "cancel", request_id)
+    code, _, err = maitre("requests", "retry", request_id, "--deadline", "20s")
+    assert code == 2
+    assert "cannot meet this deadline; earliest is" in err
+    assert store.get(request_id).state is RequestState.CANCELLED
+    maitre("tune", "second", "--deadline", "31s")
+    code, out, _ = maitre("requests", "retry", request_id, "--deadline", "10m")
+    assert code == 0
+    assert "Predicted: done at" in out
+    finish = store.get(request_id).predicted_finish_at
+    before = datetime.fromisoformat(first["predicted_finish_at"])
+    assert finish is not None
+    assert (finish - before).total_seconds() == pytest.approx(20.0, abs=5.0)
+    maitre("requests", "cancel", request_id)
+    assert maitre("requests", "retry", request_id, "--deadline", "20s", "--accept-late")[0] == 0
+
+
+def test_a_base_model_without_speeds_is_refused_where_warm_workers_would_run_it(
+    maitre, store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAITRE_BASE_MODEL", "models/another")
+    # Without warm workers a run needs no plan.
+    _, out, _ = maitre("tune", "first", "--json")
+    request_id = json.loads(out)["request_id"]
+    store.cancel(request_id, now=datetime.now(UTC))
+    monkeypatch.setenv("MAITRE_WARM_POOL", "local")
+    for asked in (("tune", "first"), ("requests", "retry", request_id), ("up",)):
+        code, _, err = maitre(*asked)
+        assert code == 2
+        assert err.startswith("maitre: no speeds of another in ")
+        assert err.count("\n") == 1
+    assert store.find([RequestState.QUEUED]) == []
+    monkeypatch.setenv("MAITRE_CLUSTER", "nowhere.yaml")
+    assert "no cluster file nowhere.yaml" in maitre("tune", "first")[2]
 
 
 def test_a_key_adds_one_request(maitre, store: RequestStore) -> None:
