@@ -50,6 +50,7 @@ placements = sa.Table(
     sa.Column("meeting", sa.String(200)),
     sa.Column("message", sa.Text),
     sa.Column("iterations", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("taken", sa.Integer, nullable=False, server_default="1"),
 )
 
 _SQLITE_WAIT_S = 30.0

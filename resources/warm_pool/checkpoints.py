@@ -9,10 +9,14 @@ import posixpath
 import re
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import fsspec
+
+from resources.settings import Settings
 
 _NAME = re.compile(r"(?P<run_id>.+)-(?P<number>\d+)\.safetensors")
 
@@ -23,6 +27,11 @@ class CheckpointStore:
 
     root: str
     folder: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Where the settings' workers keep theirs."""
+        return cls(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
 
     def prepare(self, run_id: str, number: int) -> Path:
         """The file that the op of placement `number` writes, holding what came before it."""
@@ -58,7 +67,9 @@ class CheckpointStore:
         """Forget a run that is over."""
         filesystem, folder = fsspec.core.url_to_fs(self.root)
         for number in self._numbers(run_id):
-            filesystem.rm_file(posixpath.join(folder, _name(run_id, number)))
+            # A worker and the scheduler may both find the run to be over.
+            with suppress(FileNotFoundError):
+                filesystem.rm_file(posixpath.join(folder, _name(run_id, number)))
         for path in self.folder.glob(f"{run_id}-*.safetensors"):
             path.unlink(missing_ok=True)
 

@@ -38,6 +38,8 @@ from dagster._utils import interrupts
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
 
+from resources.warm_pool.placements import PlacementLost
+
 __all__ = [
     "CheckRunHealthResult",
     "ConfigurableClass",
@@ -87,7 +89,8 @@ def execute_run(
     """Execute a run in this process, to its end; must be called on the main thread.
 
     `before_write` is called before every event that the run writes; what it raises ends the
-    execution with nothing more written. Within `capture_interrupts`, SIGINT cancels the run.
+    execution with nothing more written. Within `capture_interrupts`, SIGINT cancels the run. Raises
+    `PlacementLost` for a run that waits in Dagster's queue.
     """
     run = instance.get_run_by_id(run_id)
     if run is None:
@@ -97,6 +100,9 @@ def execute_run(
     if run.status is DagsterRunStatus.CANCELING:
         instance.report_run_canceled(run)
         return
+    if run.status is DagsterRunStatus.QUEUED:
+        # Whoever placed it here was too late: Dagster starts it from its queue, perhaps elsewhere.
+        raise PlacementLost("the run has gone back to Dagster's queue")
     if run.job_code_origin is None:
         raise LookupError(f"run {run_id}: has no code origin; it was not launched by a workspace")
     job = recon_job_from_origin(run.job_code_origin)

@@ -5,7 +5,7 @@ Every other run goes to the launcher named under `otherwise` (Dagster's default 
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from resources.warm_pool.dagster_internals import (
     RunLauncher,
     WorkerStatus,
 )
+from resources.warm_pool.gone import is_dagsters_to_start, why_gone
 from resources.warm_pool.ordinary_runs import ordinary_health
 from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
@@ -33,9 +34,6 @@ from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
 from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
 
 _log = logging.getLogger(__name__)
-
-_CLAIM_TAKES = timedelta(seconds=5)
-"""How long after its placement a run may not have reached its worker yet."""
 
 
 class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
@@ -170,6 +168,8 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         before = self._placements.current(run.run_id)
         if before is None or before.state is not PlacementState.RELEASED:
             return False
+        if is_dagsters_to_start(run, before):
+            return False
         return self.place(run, pool, [workers], before)
 
     def place(
@@ -204,7 +204,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             if refusal is None:
                 self._note_placed(run, placement)
                 return True
-            self._placements.release(run.run_id, placement.attempt, refusal)
+            self._placements.refuse(run.run_id, placement.attempt, refusal)
             before = self._placements.current(run.run_id)
         return False
 
@@ -246,35 +246,13 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             return ordinary_health(self._instance, self._otherwise, run)
         if placement.state is PlacementState.ENDED:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
-        gone = self.why_gone(pool, placement)
+        gone = why_gone(self._placements, pool, placement)
         if gone is None or placement.message == PREEMPTED:
             return CheckRunHealthResult(WorkerStatus.RUNNING, gone, run_worker_id=placement.worker)
         if not any(worker.is_idle for worker in pool.workers(run.tags[BASE_MODEL_TAG])):
             message = f"{gone}; waiting for an idle worker"
             return CheckRunHealthResult(WorkerStatus.RUNNING, message)
         return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=placement.worker)
-
-    def why_gone(self, pool: WarmPool, placement: Placement) -> str | None:
-        """Why the placement's worker no longer works on the run; `None` when it does."""
-        if placement.state is PlacementState.RELEASED:
-            return f"{placement.worker} gave the run up: {placement.message}"
-        try:
-            view = pool.client(placement.url).status()
-        except WorkerUnreachableError as error:
-            if error.is_gone or placement.lease_until < datetime.now(UTC):
-                return f"{placement.worker} is gone: {error}"
-            return None
-        except ClaimRefusedError as error:
-            return f"{placement.worker} is gone: {error}"
-        if view.claim is not None and view.claim.attempt == placement.attempt:
-            return None
-        if datetime.now(UTC) - placement.placed_at < _CLAIM_TAKES:
-            return None
-        # Over since the placement was read?
-        now = self._placements.current(placement.run_id)
-        if now is not None and now.state is PlacementState.ENDED:
-            return None
-        return f"{placement.worker} does not have the run"
 
     @property
     def _placements(self) -> PlacementStore:

@@ -42,7 +42,8 @@ class PlacementLost(BaseException):
 
 @dataclass(frozen=True)
 class Placement:
-    """A run on a worker. `number` counts the run's placements from 1.
+    """A run on a worker. `number` counts the run's placements from 1, `taken` those of them that a
+    worker has not refused.
 
     `others` are the workers that tune it together with this one, by rank from 1; `meeting` is where
     (`host:port`), once the first one says so. `iterations` is how far the run was when last told.
@@ -60,6 +61,7 @@ class Placement:
     others: tuple[str, ...] = ()
     meeting: str | None = None
     iterations: int = 0
+    taken: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class PlacementStore:
             lease_until=now + timedelta(seconds=lease_s),
             others=tuple(others),
             iterations=after.iterations if after else 0,
+            taken=after.taken + 1 if after else 1,
         )
         values: dict[str, Any] = vars(placed) | {
             "state": str(placed.state),
@@ -158,9 +161,25 @@ class PlacementStore:
             run_id, attempt, state=released, message=message, **_reached(iterations)
         )
 
+    def refuse(self, run_id: str, attempt: str, message: str) -> bool:
+        """Let go of a run that the worker has not taken: as if it had not been placed there."""
+        released = str(PlacementState.RELEASED)
+        return self._change(
+            run_id, attempt, state=released, message=message, taken=placements.c.taken - 1
+        )
+
     def end(self, run_id: str, attempt: str) -> bool:
         """Note that the run is over."""
         return self._change(run_id, attempt, state=str(PlacementState.ENDED))
+
+    def close(self, run_id: str, attempt: str) -> bool:
+        """Note that the run is over, for one that nobody may hold any more."""
+        change = placements.update().where(
+            placements.c.run_id == run_id, placements.c.attempt == attempt
+        )
+        with engine(self.url).begin() as connection:
+            ended = change.values(state=str(PlacementState.ENDED))
+            return connection.execute(ended).rowcount == 1
 
     def _change(self, run_id: str, attempt: str, **values: Any) -> bool:
         change = placements.update().where(

@@ -21,9 +21,9 @@ from resources.request_queue.request import OPEN_STATES, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
-from resources.warm_pool.dagster_internals import free_slots
 from resources.warm_pool.launcher import WarmPoolRunLauncher
 from resources.warm_pool.live_snapshot import HANDED_TO, live_snapshot
+from resources.warm_pool.lost_runs import runs_to_resume
 from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolWorker, WarmPool
@@ -33,7 +33,6 @@ POLICY = "maitre"
 HOLD_S = 60.0
 """How long a request is held for the run that this round asks for."""
 _REMEMBERED = 500
-_MOST_PLACEMENTS = 20
 _DRAINED_S = 60.0
 """After how long a drained worker that is still there is ended: by then who drained it is done."""
 
@@ -77,7 +76,7 @@ def schedule(
     workers = pool.workers()
     staying = [worker for worker in workers if not worker.is_draining]
     done.to_spare = len(staying) - settings.warm_workers
-    to_resume = _to_resume(settings, instance, pool, done)
+    to_resume = runs_to_resume(settings, instance, pool, done.notes.append)
     requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
     cluster = cluster_of(settings)
     snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
@@ -213,38 +212,6 @@ def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: R
         done.notes.append(f"preempted {request.request_id} on {placement.worker}")
     except (ClaimRefusedError, WorkerUnreachableError) as error:
         done.notes.append(f"could not preempt {request.request_id}: {error}")
-
-
-def _to_resume(
-    settings: Settings, instance: dg.DagsterInstance, pool: WarmPool, done: Round
-) -> dict[str, int]:
-    """Runs whose worker is gone, each with about how many iterations it has done."""
-    launcher = instance.run_launcher
-    found: dict[str, int] = {}
-    if not isinstance(launcher, WarmPoolRunLauncher):
-        return found
-    store = PlacementStore(settings.request_queue_url)
-    for state in (PlacementState.PLACED, PlacementState.RELEASED):
-        for placement in store.find(state):
-            run = instance.get_run_by_id(placement.run_id)
-            if run is None or run.is_finished:
-                store.end(placement.run_id, placement.attempt)
-                continue
-            if launcher.why_gone(pool, placement) is None:
-                continue
-            if run.status is dg.DagsterRunStatus.CANCELING:
-                instance.report_run_canceled(run)
-                continue
-            if placement.number >= _MOST_PLACEMENTS:
-                instance.report_run_failed(run, f"gave up after {placement.number} workers")
-                continue
-            # It waits from now on: said once, not in each of the rounds that it waits.
-            if store.release(placement.run_id, placement.attempt, "its worker is gone"):
-                free_slots(instance, placement.run_id)
-                done.notes.append(f"{placement.run_id} waits for a worker")
-            # Of a worker that was lost that is as old as its lease. One says that it has begun.
-            found[placement.run_id] = max(1, placement.iterations)
-    return found
 
 
 def _resume(
