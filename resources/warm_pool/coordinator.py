@@ -30,6 +30,10 @@ class WarmPoolRunCoordinator(QueuedRunCoordinator):
         try:
             self._instance.run_launcher.launch_run(LaunchRunContext(starting, context.workspace))
         except DagsterUserCodeUnreachableError:
+            now = self._instance.get_run_by_id(run.run_id)
+            if now is not None and now.status is not dg.DagsterRunStatus.STARTING:
+                # It was cancelled meanwhile, or a worker has begun it.
+                return now
             self._instance.add_run_tags(run.run_id, {WORKERS_TAG: ""})
             return report_enqueued(self._instance, run)
         return self._instance.get_run_by_id(run.run_id) or run
