@@ -9,14 +9,19 @@ from maitre.cli import requests
 from maitre.cli.local_tuning import LocalTuning, tune_here
 
 LOCAL = "With --local"
+QUEUED_ONLY = ("deadline", "key", "accept_late")
 
 
 def tune(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="A task of the tasks folder; local: or a folder.")],
     deadline: requests.Deadline = "1h",
     tenant: requests.Tenant = "default",
     key: requests.Key = None,
     accept_late: requests.AcceptLate = False,
+    max_iterations: Annotated[
+        int | None, typer.Option(help="Optimiser steps at most (default: 40; 60 with --local).")
+    ] = None,
     local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
     method: Annotated[
         Literal["prompt", "lora"],
@@ -31,9 +36,6 @@ def tune(
     seed: Annotated[
         int, typer.Option(help="Draws the cold start and the batches.", rich_help_panel=LOCAL)
     ] = 0,
-    max_iterations: Annotated[
-        int, typer.Option(help="Optimiser steps at most.", rich_help_panel=LOCAL)
-    ] = 60,
     target_loss: Annotated[
         float | None, typer.Option(help="Stop at this eval loss.", rich_help_panel=LOCAL)
     ] = None,
@@ -80,8 +82,17 @@ def tune(
 
     With --local, look up a start and tune here instead, and print how it went.
     """
+    _refuse_what_is_not_for(context, local)
     if not local:
-        requests.submit(task, deadline, tenant, json, key=key, accept_late=accept_late)
+        requests.submit(
+            task,
+            deadline,
+            tenant,
+            json,
+            key=key,
+            accept_late=accept_late,
+            max_iterations=40 if max_iterations is None else max_iterations,
+        )
         return
     tune_here(
         LocalTuning(
@@ -89,7 +100,7 @@ def tune(
             method=method,
             init=init,
             seed=seed,
-            max_iterations=max_iterations,
+            max_iterations=60 if max_iterations is None else max_iterations,
             target_loss=target_loss,
             target_accuracy=target_accuracy,
             bank=bank,
@@ -107,3 +118,22 @@ def tune(
         ),
         json,
     )
+
+
+def _refuse_what_is_not_for(context: typer.Context, local: bool) -> None:
+    """`ValueError` naming the options that were given and would be ignored."""
+    ignored = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in context.params
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+        and (
+            parameter.name in QUEUED_ONLY
+            if local
+            else getattr(parameter, "rich_help_panel", None) == LOCAL
+        )
+    ]
+    if ignored:
+        what = "of the queue, not with --local" if local else "only with --local"
+        raise ValueError(f"{', '.join(ignored)}: {what}")
