@@ -12,12 +12,25 @@ def parse_deadline(text: str, now: datetime) -> datetime:
 
     A time without a zone is in the zone of this machine. Raises `ValueError` for anything else.
     """
-    if match := _SPAN.fullmatch(text.strip().lower()):
-        amount, unit = match.groups()
-        return now + timedelta(**{_UNITS[unit]: float(amount)})
+    span = _SPAN.fullmatch(text.strip().lower())
     try:
-        return datetime.fromisoformat(text.strip()).astimezone(UTC)
+        moment = now if span else datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValueError(
             f"deadline {text!r}: expected a span (90s, 10m, 2h, 1d) or a time (2030-01-31T18:00)"
         ) from None
+    try:
+        if span:
+            amount, unit = span.groups()
+            moment += timedelta(**{_UNITS[unit]: float(amount)})
+        moment = moment.astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise _far_away(text) from None
+    # In these years it may be another one in other zones, and those have no date.
+    if moment.year in (datetime.min.year, datetime.max.year):
+        raise _far_away(text)
+    return moment
+
+
+def _far_away(text: str) -> ValueError:
+    return ValueError(f"deadline {text[:40]!r}: so far away no calendar has a date")

@@ -28,3 +28,12 @@ def test_times_come_back_in_utc() -> None:
 def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
     with pytest.raises(ValueError, match="expected a span"):
         parse_deadline(text, NOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["99999999999d", "9" * 400 + "s", "0001-01-01T00:00+02:00", "0001-01-01", "9999-12-31T23:59"],
+)
+def test_what_is_beyond_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no calendar has a date"):
+        parse_deadline(text, NOW)
