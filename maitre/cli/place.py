@@ -83,6 +83,12 @@ def place(
         if path is not None:
             check_writable(path)
     additions = [Addition.parse(text) for text in add or []]
+    if (max_moves or 0) < 0 or closing_moves < 0:
+        raise PlacementError("--max-moves and --closing-moves must not be negative")
+    if running is None and (max_moves is not None or closing_moves):
+        raise PlacementError(
+            "--max-moves and --closing-moves limit the change of a running plan: give it by --from"
+        )
     if running is not None and (gpus is not None or replicas):
         raise PlacementError(
             "--gpus and --replicas are for a new plan; --from keeps the servers of the running one"

@@ -58,6 +58,18 @@ def test_options_of_a_new_plan_are_refused_with_a_running_one(
     )
 
 
+@pytest.mark.parametrize("options", [["--max-moves", "3"], ["--closing-moves", "1"]])
+def test_moves_without_a_running_plan_are_refused(catalogue: Path, options: list[str]) -> None:
+    assert "--max-moves and --closing-moves limit" in refused(catalogue, *options)
+
+
+@pytest.mark.parametrize("options", [["--max-moves", "-1"], ["--closing-moves", "-1"]])
+def test_fewer_moves_than_none_are_refused(
+    catalogue: Path, running: Path, options: list[str]
+) -> None:
+    assert "must not be negative" in refused(catalogue, "--from", str(running), *options)
+
+
 def test_a_running_plan_that_is_none_is_refused(catalogue: Path, tmp_path: Path) -> None:
     assert "is a folder" in refused(catalogue, "--from", str(tmp_path))
     assert "there is no such plan" in refused(catalogue, "--from", str(tmp_path / "absent"))
