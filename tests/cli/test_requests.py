@@ -110,6 +110,18 @@ def test_a_retry_is_told_anew(maitre, store: RequestStore) -> None:
     assert maitre("requests", "retry", request_id, "--deadline", "20s", "--accept-late")[0] == 0
 
 
+def test_options_of_a_request_are_honoured_or_refused_by_name(maitre, store: RequestStore) -> None:
+    _, out, _ = maitre("tune", "first", "--max-iterations", "5", "--json")
+    assert store.get(json.loads(out)["request_id"]).max_iterations == 5
+    code, _, err = maitre("tune", "first", "--target-accuracy", "0.9", "--seed", "0")
+    assert (code, err) == (2, "maitre: --seed, --target-accuracy: only with --local\n")
+    code, _, err = maitre("tune", "first", "--local", "--key", "k", "--deadline", "1m")
+    assert (code, err) == (2, "maitre: --deadline, --key: of the queue, not with --local\n")
+    code, _, err = maitre("tune", "first", "--max-iterations", "0")
+    assert (code, err) == (2, "maitre: max_iterations 0: expected 1 to 1,000,000\n")
+    assert len(store.find()) == 1
+
+
 def test_a_base_model_without_speeds_is_refused_where_warm_workers_would_run_it(
     maitre, store: RequestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
