@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Self
 from resources.mlflow_tracking import MlflowTracking
 from resources.service_error import ServiceError
 from resources.settings import Settings
+from resources.warm_pool.client import direct
 from resources.warm_pool.local_pool import LocalPool
 from resources.warm_pool.registry import WorkerRegistry, read_token
 from resources.warm_pool.services_file import write_services
@@ -171,7 +171,7 @@ def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with direct().open(url, timeout=2) as answer:
             return 200 <= answer.status < 300
     except OSError:
         return False

@@ -60,7 +60,7 @@ class WorkerClient:
             },
         )
         try:
-            with _direct().open(request, timeout=self.timeout_s) as answer:
+            with direct().open(request, timeout=self.timeout_s) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
@@ -76,6 +76,6 @@ class WorkerClient:
             raise WorkerUnreachableError(f"{self.url}{path}: {reason}", is_gone) from None
 
 
-def _direct() -> urllib.request.OpenerDirector:
-    """Workers are neighbours: no proxy of the environment stands between."""
+def direct() -> urllib.request.OpenerDirector:
+    """Opens what is a neighbour, a worker or Dagster: no proxy of the environment between."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

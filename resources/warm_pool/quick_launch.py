@@ -15,6 +15,7 @@ from typing import Any
 from resources.request_queue.request import RequestState, TuningRequest
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
+from resources.warm_pool.client import direct
 from resources.warm_pool.live_snapshot import HANDED_TO
 from resources.warm_pool.pool import PoolWorker
 from resources.warm_pool.tags import (
@@ -105,7 +106,7 @@ class Dagster:
             headers={"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
+            with direct().open(request, timeout=_ANSWER_S) as answer:
                 document = json.load(answer)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
