@@ -1,6 +1,6 @@
 """`tuning_scheduler`: turns tuning requests into runs on the workers that the policy chooses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -11,6 +11,7 @@ from resources.request_queue.request import OPEN_STATES
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.pool import pool_of
+from resources.warm_pool.request_runs import is_re_execution
 from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc, run_config
 from resources.warm_pool.services_file import while_up
 from resources.warm_pool.speeds import unplanned
@@ -90,25 +91,50 @@ def without_run(
     there is none to ask for.
     """
     queued = set() if queued is None else queued
-    asked = [request for request in requests if request not in queued]
-    attempts: dict[tuple[str, str], dg.RunRecord] = {}
-    for begin in range(0, len(asked), _ASKED_TOGETHER):
-        ids = [request.request_id for request in asked[begin : begin + _ASKED_TOGETHER]]
-        for record in instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: ids})):
-            tags = record.dagster_run.tags
-            attempts.setdefault((tags[REQUEST_TAG], tags.get(ATTEMPT_TAG, "")), record)
+    runs = _runs(instance, [request for request in requests if request not in queued])
     found: list[TuningRequest] = []
     for request in requests:
-        seen = attempts.get((request.request_id, str(request.attempt)))
-        if seen is None:
-            if request.cancel_requested and store.end_cancelled(request.request_id, now=now_utc()):
-                continue
+        record = runs.get(request.request_id)
+        if record is not None:
+            _note(instance, store, request, record)
+        elif request.run_id is not None:
+            store.move(
+                request.request_id,
+                expected=request.state,
+                state=RequestState.CANCELLED if request.cancel_requested else RequestState.FAILED,
+                message=f"its run {request.run_id} was deleted",
+            )
+        elif request.cancel_requested and store.end_cancelled(request.request_id, now=now_utc()):
+            continue
+        else:
             found.append(request)
             if request.state is RequestState.QUEUED:
                 queued.add(request)
-        else:
-            _note(instance, store, request, seen)
     return found
+
+
+def _runs(
+    instance: dg.DagsterInstance, requests: Sequence[TuningRequest]
+) -> dict[str, dg.RunRecord]:
+    """The run of each request that has one; before any is launched the newest of its attempt."""
+    found: dict[str, dg.RunRecord] = {}
+    launched = {request.run_id: request.request_id for request in requests if request.run_id}
+    for run_ids in _portions(list(launched)):
+        for record in instance.get_run_records(dg.RunsFilter(run_ids=run_ids)):
+            found[launched[record.dagster_run.run_id]] = record
+    attempts = {r.request_id: str(r.attempt) for r in requests if not r.run_id}
+    for ids in _portions(list(attempts)):
+        for record in instance.get_run_records(dg.RunsFilter(tags={REQUEST_TAG: ids})):
+            run = record.dagster_run
+            request_id = run.tags[REQUEST_TAG]
+            if run.tags.get(ATTEMPT_TAG) == attempts[request_id] and not is_re_execution(run):
+                found.setdefault(request_id, record)
+    return found
+
+
+def _portions(ids: list[str]) -> Iterator[list[str]]:
+    for begin in range(0, len(ids), _ASKED_TOGETHER):
+        yield ids[begin : begin + _ASKED_TOGETHER]
 
 
 def _note(
@@ -118,6 +144,9 @@ def _note(
     record: dg.RunRecord,
 ) -> None:
     run = record.dagster_run
+    if not store.bind_run(request.request_id, attempt=request.attempt, run_id=run.run_id):
+        # Another run of it was launched since, which the next round sees.
+        return
     state = _FATE.get(run.status, RequestState.LAUNCHED)
     if state is not request.state:
         store.move(
@@ -126,10 +155,11 @@ def _note(
             state=state,
             # When it ended, not when that was seen.
             now=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
-            run_id=run.run_id,
             message=f"run {run.run_id}: {run.status.value.lower()}",
         )
-    if request.cancel_requested and not state.is_final:
+    # Once is enough: a second one would begin the time anew that a run is given to end.
+    is_canceling = run.status is dg.DagsterRunStatus.CANCELING
+    if request.cancel_requested and not state.is_final and not is_canceling:
         instance.run_coordinator.cancel_run(run.run_id)
 
 

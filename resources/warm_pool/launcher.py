@@ -12,6 +12,7 @@ from typing import Any, Self
 import dagster as dg
 import yaml
 
+from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.claiming import claim_all, groups_of, groups_to_resume_on, named_workers
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
@@ -31,6 +32,7 @@ from resources.warm_pool.ordinary_runs import ordinary_health
 from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
+from resources.warm_pool.request_runs import why_not_launched
 from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
 
 _log = logging.getLogger(__name__)
@@ -107,10 +109,14 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         """Place the run on an idle worker, or launch it the ordinary way.
 
         `DagsterUserCodeUnreachableError`, upon which Dagster queues the run again, when no worker
-        takes it, and when the pool or the database cannot be asked for now.
+        takes it, and when the pool or the database cannot be asked for now. A run for a request
+        that another run is for is cancelled here (`request_runs`).
         """
         run = context.dagster_run
         try:
+            if why := why_not_launched(RequestStore(self._settings().request_queue_url), run):
+                self._instance.report_run_canceled(run, why)
+                return
             if self._launched_warm(run):
                 return
         except PASSING as error:

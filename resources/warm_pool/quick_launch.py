@@ -163,11 +163,13 @@ def launch_held(
         if not error.maybe_done:
             raise
         return False
+    if not store.bind_run(request.request_id, attempt=request.attempt, run_id=run_id):
+        # The hold has run out meanwhile, and another run was launched for the request.
+        return False
     store.move(
         request.request_id,
         expected=RequestState.STARTING,
         state=RequestState.LAUNCHED,
-        run_id=run_id,
         message=f"on {', '.join(workers)}",
     )
     return True

@@ -68,16 +68,19 @@ class Watch:
 
     def _launched(self, start: StartRun) -> bool:
         """Whether the run was launched, or may have been."""
+        what = f"{start.request.request_id} on {', '.join(start.workers)}"
         try:
-            launch_held(self.settings, self._store, start.request, start.workers, start.lookup)
+            is_certain = launch_held(
+                self.settings, self._store, start.request, start.workers, start.lookup
+            )
         except GraphqlError as error:
             self.tell(f"{start.request.request_id} is left to Dagster: {error}")
             return False
         except PASSING as error:
             # It is launched and its row does not say so; the next tick sees the run by its tag.
-            self.tell(f"launched {start.request.request_id}, not noted: {first_line(error)}")
+            self.tell(f"launched {what}, not noted: {first_line(error)}")
             return True
-        self.tell(f"launched {start.request.request_id} on {', '.join(start.workers)}")
+        self.tell(f"launched {what}" if is_certain else f"may have launched {what}")
         return True
 
     def _has_come(self) -> bool:

@@ -110,3 +110,18 @@ def test_without_a_webserver_a_tick_is_one_round(
     began_s = time.monotonic()
     assert len(tick(store, monkeypatch, "", for_s=60.0)) == 1
     assert time.monotonic() - began_s < 30.0
+
+
+def test_a_run_that_comes_after_another_for_its_request_is_not_noted(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The webserver stood still for longer than the request was held."""
+    request_id = submit(store, "a")
+
+    def launch(*_: object) -> str:
+        assert store.bind_run(request_id, attempt=1, run_id="other")
+        return "run"
+
+    monkeypatch.setattr(Dagster, "launch", launch)
+    assert tick(store, monkeypatch, "http://dagster", for_s=0.0) == []
+    assert store.get(request_id).run_id == "other"
