@@ -12,7 +12,8 @@ relied on; the version is pinned in `pyproject.toml`. Seen with Dagster 1.13.27:
 - Run monitoring asks `check_run_worker_health` of every started run and resumes what is neither
   RUNNING nor SUCCESS; a `resume_run` that raises fails the run.
 - With the queued coordinator a `launch_run` that raises `DagsterUserCodeUnreachableError` puts the
-  run back in the queue; any other error fails it.
+  run back in the queue; any other error fails it. For `user_code_failure_retry_delay` nothing of
+  the run's code location leaves the queue then, so its place in the queue must be the last one.
 """
 
 from collections.abc import Callable, Iterator, Set
@@ -32,6 +33,7 @@ from dagster._core.launcher.base import (
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.run_coordinator.base import SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
+from dagster._core.storage.tags import PRIORITY_TAG
 from dagster._grpc.impl import core_execute_run
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster._utils import interrupts
@@ -41,6 +43,7 @@ from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
 from resources.warm_pool.placements import PlacementLost
 
 __all__ = [
+    "PRIORITY_TAG",
     "CheckRunHealthResult",
     "ConfigurableClass",
     "ConfigurableClassData",

@@ -5,6 +5,7 @@ Every other run goes to the launcher named under `otherwise` (Dagster's default 
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
@@ -17,6 +18,7 @@ from resources.settings import Settings
 from resources.warm_pool.claiming import claim_all, groups_of, groups_to_resume_on, named_workers
 from resources.warm_pool.client import ClaimRefusedError, WorkerUnreachableError
 from resources.warm_pool.dagster_internals import (
+    PRIORITY_TAG,
     CheckRunHealthResult,
     ConfigurableClass,
     ConfigurableClassData,
@@ -120,8 +122,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             if self._launched_warm(run):
                 return
         except PASSING as error:
-            why = f"{first_line(error)}; the run goes back to the queue"
-            raise DagsterUserCodeUnreachableError(why) from error
+            raise self._back_to_queue(run, first_line(error)) from error
         self._otherwise.launch_run(context)
 
     def _launched_warm(self, run: dg.DagsterRun) -> bool:
@@ -136,10 +137,19 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             # Another daemon has launched it between this one's look and now.
             return True
         if not self.place(run, pool, groups_of(workers, named), before):
-            raise DagsterUserCodeUnreachableError(
-                f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}; the run goes back to the queue"
-            )
+            raise self._back_to_queue(run, f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}")
         return True
+
+    def _back_to_queue(self, run: dg.DagsterRun, why: str) -> DagsterUserCodeUnreachableError:
+        """What makes Dagster queue the run again, behind those that wait for no worker.
+
+        Dagster then starts nothing of the run's code location for a moment; at the head of the
+        queue the run would keep all others of it from being started.
+        """
+        if PRIORITY_TAG not in run.tags:
+            with suppress(*PASSING):
+                self._instance.add_run_tags(run.run_id, {PRIORITY_TAG: "-1"})
+        return DagsterUserCodeUnreachableError(f"{why}; the run goes back to the queue")
 
     @property
     def supports_resume_run(self) -> bool:
