@@ -34,5 +34,18 @@ def test_what_runs_has_no_compiler_and_is_nobody_special() -> None:
         assert said[-1] == "USER 10001:10001", name
 
 
+def test_the_build_sends_what_is_copied_and_nothing_else() -> None:
+    """Else a checkout's environments and caches, gigabytes of them, go with each build."""
+    ignored = (K8S.parent / ".dockerignore").read_text().splitlines()
+    said = [line for line in ignored if line and not line.startswith("#")]
+    assert said[0] == "*"
+    sent = {line[1:] for line in said if line.startswith("!")}
+    for name in ("Dockerfile", "Dockerfile.gpu"):
+        copied = [line.split()[1:-1] for line in lines(name) if line.startswith("COPY")]
+        here = {path for paths in copied if paths[0] != "--from=build" for path in paths}
+        assert here == sent, name
+        assert all((K8S.parent / path).exists() for path in here), name
+
+
 def test_the_image_for_gpus_asks_for_cuda() -> None:
     assert any("NVIDIA_DRIVER_CAPABILITIES=compute,utility" in x for x in lines("Dockerfile.gpu"))
