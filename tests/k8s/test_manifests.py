@@ -127,6 +127,31 @@ def test_ports_match_probes_and_services(overlay: tuple[str, Documents]) -> None
             assert named[port["targetPort"]] == port["port"]
 
 
+def test_a_slow_start_is_not_taken_for_a_dead_process(overlay: tuple[str, Documents]) -> None:
+    """MLflow was ready after 64 s where seven pods started at once on one core."""
+    for name, _, spec in pods(overlay[1]):
+        [container] = spec["containers"]
+        if "ports" not in container:
+            continue  # the daemon: its probe asks the database
+        probe = container["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] >= 120, name
+        for other in ("readinessProbe", "livenessProbe"):
+            assert "initialDelaySeconds" not in container[other], (name, other)
+            asked = {key: value for key, value in container[other].items() if key in probe}
+            assert asked.get("exec") == probe.get("exec"), (name, other)
+            assert asked.get("grpc") == probe.get("grpc"), (name, other)
+
+
+def test_postgres_is_asked_where_its_users_ask_it(overlay: tuple[str, Documents]) -> None:
+    """The server that makes the databases, and is stopped again, answers on the socket only."""
+    [spec] = [spec for name, _, spec in pods(overlay[1]) if name == "postgres"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = spec["containers"][0][probe]
+        assert "pg_isready -h 127.0.0.1 " in asked["exec"]["command"][-1]
+        # To run a command in a container takes most of the default of 1 s, on a busy node all.
+        assert asked["timeoutSeconds"] >= 5
+
+
 def test_whatever_is_referred_to_exists(overlay: tuple[str, Documents]) -> None:
     name, documents = overlay
     check_references(documents, BROUGHT[name])
