@@ -81,6 +81,8 @@ def check_containers(documents: Documents) -> None:
     """Images are pinned, and containers can do little."""
     for name, _, spec in pods(documents):
         assert spec["securityContext"]["runAsNonRoot"], name
+        # Without a group it is the image's, or root's: as the container runtime sees fit.
+        assert spec["securityContext"]["runAsGroup"] == spec["securityContext"]["runAsUser"], name
         # Else each Service sets variables, such as DAGSTER_WEBSERVER_PORT, that are options.
         assert spec["enableServiceLinks"] is False, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
