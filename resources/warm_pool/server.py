@@ -167,10 +167,14 @@ def main(
         target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True
     ).start()
     terminated = threading.Event()
+    loaded = threading.Event()
 
     def terminate(*_: object) -> None:
         terminated.set()
         threading.Thread(target=worker.drain).start()
+        if not loaded.is_set():
+            # Nothing is lost, and loading may take as long as a pod is given to end.
+            raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, terminate)
     registry = WorkerRegistry(settings.home)
@@ -185,6 +189,7 @@ def main(
                 registry.note_failure(base_model)
             raise
         load_s["total"] = time.monotonic() - started_s
+        loaded.set()
         worker.ready(load_s)
         log.info("ready after %s", {stage: round(s, 2) for stage, s in load_s.items()})
         executor.serve(worker)
