@@ -16,6 +16,7 @@ from resources.service_error import ServiceError
 from resources.settings import Settings
 from resources.warm_pool.client import direct
 from resources.warm_pool.local_pool import LocalPool
+from resources.warm_pool.pool import most_workers
 from resources.warm_pool.registry import WorkerRegistry, read_token
 from resources.warm_pool.services_file import write_services
 
@@ -73,8 +74,10 @@ class LocalServices:
         MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url=mlflow_url).client()
         pool = None
         if workers:
-            _allow_trainings(dagster_home, workers)
-            pool = LocalPool(settings.home, read_token(settings.home), workers)
+            # The scheduler may start more than these, up to what the cluster file says.
+            most = max(workers, most_workers(settings))
+            _allow_trainings(dagster_home, most)
+            pool = LocalPool(settings.home, read_token(settings.home), most)
             WorkerRegistry(settings.home).forget_failures()
             pool.grow(settings.pool, workers, beside=0)
         python = sys.executable
@@ -143,7 +146,7 @@ class LocalServices:
 
 
 def _allow_trainings(dagster_home: Path, count: int) -> None:
-    """Let as many ops train at once as there are warm workers."""
+    """Let as many ops train at once as there may be warm workers."""
     from dagster import DagsterInstance
 
     with DagsterInstance.from_config(str(dagster_home)) as instance:

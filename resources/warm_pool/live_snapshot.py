@@ -106,7 +106,7 @@ def _pool(
             queued[request.request_id] = job_view(request, model, waiting[request.run_id or ""])
         elif _is_to_start(request, time_s):
             queued[request.request_id] = job_view(request, model)
-        elif names := [name for name in handed_to(request) if name in can_be_handed]:
+        elif names := [name for name in _reserved(request, time_s) if name in can_be_handed]:
             # On its way, or claimed already and only the row does not say so yet.
             seen.update({name: _as(seen[name], "running") for name in names})
             job = job_view(request, model)
@@ -125,11 +125,19 @@ def _pool(
 
 def _is_to_start(request: TuningRequest, time_s: float) -> bool:
     """Whether it waits; or was taken, and who took it made no run of it in time."""
-    held_until = request.held_until
-    expired = held_until is not None and held_until.timestamp() < time_s
     return request.state is RequestState.QUEUED or (
-        request.state is RequestState.STARTING and expired
+        request.state is RequestState.STARTING and _is_no_longer_held(request, time_s)
     )
+
+
+def _is_no_longer_held(request: TuningRequest, time_s: float) -> bool:
+    held_until = request.held_until
+    return held_until is not None and held_until.timestamp() < time_s
+
+
+def _reserved(request: TuningRequest, time_s: float) -> list[str]:
+    """The workers that are kept for a request's run; one that did not go there waits for any."""
+    return [] if _is_no_longer_held(request, time_s) else handed_to(request)
 
 
 def handed_to(request: TuningRequest) -> list[str]:

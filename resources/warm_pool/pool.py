@@ -100,7 +100,7 @@ def pool_of(settings: Settings) -> WarmPool | None:
     if settings.warm_pool == "local":
         from resources.warm_pool.local_pool import LocalPool
 
-        return LocalPool(settings.home, read_token(settings.home), _most_workers(settings))
+        return LocalPool(settings.home, read_token(settings.home), most_workers(settings))
     if settings.warm_pool == "kubernetes":
         from resources.warm_pool.kubernetes_pool import KubernetesPool
 
@@ -108,7 +108,7 @@ def pool_of(settings: Settings) -> WarmPool | None:
     return None
 
 
-def _most_workers(settings: Settings) -> int:
+def most_workers(settings: Settings) -> int:
     """How many workers may share this machine: the cluster file's GPUs, not those kept warm."""
     path = Path(settings.cluster)
     return read_cluster(path).gpus if path.is_file() else settings.warm_workers
