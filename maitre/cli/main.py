@@ -25,7 +25,7 @@ app.command("up")(up.up)
 
 
 def main() -> None:
-    """Entry point. A `ValueError` or a missing file is the user's to mend: one line, exit 2.
+    """Entry point. A `ValueError` or a file that cannot be used is the user's: one line, exit 2.
 
     So are a pool and a database that cannot be asked: a setting names them.
     """
@@ -35,6 +35,12 @@ def main() -> None:
     try:
         app()
     except (ValueError, FileNotFoundError, PermissionError) as error:
+        print(f"maitre: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # A folder where a file is meant, a disk that is full or may only be read.
+        if error.filename is None:
+            raise
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(2)
     except (ServiceError, VllmError) as error:

@@ -8,12 +8,15 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from maitre.scheduling import actions as act
-from maitre.scheduling.cluster import Cluster, ModelSpec
+from maitre.scheduling.cluster import ModelSpec, cluster_from_mapping
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.snapshot import (
     Completion,
@@ -33,6 +36,11 @@ _ACTIONS = {
         act.ResizeJob, act.PreemptJob, act.RejectJob, act.WaitUntil,
     )
 }  # fmt: skip
+
+
+_NOT_SO = (KeyError, TypeError, AttributeError, ValueError)
+"""What reading raises where the document is of another shape."""
+_PARTS = ("policy", "time_s", "held", "cluster", "pools", "actions")
 
 
 class TickError(ValueError):
@@ -62,29 +70,46 @@ def from_document(document: dict[str, Any]) -> Snapshot:
     if document.get("format") != FORMAT:
         raise TickError(f"expected a document of the format {FORMAT}")
     try:
-        pools = {name: _pool(value) for name, value in document["pools"].items()}
-        models = {name: pool.model for name, pool in pools.items()}
-        cluster = Cluster(**document["cluster"], models=models)
-        return Snapshot(document["time_s"], cluster, pools, {}, document["held"], frozenset(models))
-    except (KeyError, TypeError) as error:
-        raise TickError(f"a tick without {error}") from None
+        pools = document["pools"]
+        models = {name: _without_name(pool["model"]) for name, pool in pools.items()}
+        cluster = cluster_from_mapping({**document["cluster"], "models": models}, "its cluster")
+        return Snapshot(
+            _read(float, document["time_s"]),
+            cluster,
+            {name: _pool(pool, cluster.models[name]) for name, pool in pools.items()},
+            {},
+            _read(int, document["held"]),
+            frozenset(models),
+        )
+    except _NOT_SO as error:
+        raise _no_tick("its snapshot", error) from None
 
 
 def decided(document: dict[str, Any]) -> list[act.Action]:
-    """The actions that the document holds."""
-    made = []
-    for entry in document["actions"]:
-        values = {key: value for key, value in entry.items() if key != "action"}
-        if "workers" in values:
-            values["workers"] = tuple(values["workers"])
-        made.append(_ACTIONS[entry["action"]](**values))
+    """The actions that the document holds; `TickError` when it is no tick."""
+    made: list[act.Action] = []
+    try:
+        for entry in document["actions"]:
+            values = {key: value for key, value in entry.items() if key != "action"}
+            made.append(_read(_ACTIONS[entry["action"]], values))
+    except _NOT_SO as error:
+        raise _no_tick("its actions", error) from None
     return made
+
+
+def _no_tick(what: str, error: Exception) -> TickError:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return TickError(f"not a tick: {what}: {field}: {first['msg']}")
+    missing = isinstance(error, KeyError)
+    return TickError(f"not a tick: {what}: {'no ' if missing else ''}{error}")
 
 
 def replay(document: dict[str, Any]) -> list[act.Action]:
     """What the document's policy decides on its snapshot now."""
     snapshot = from_document(document)
-    return list(named_policy(document["policy"]).decide(snapshot))
+    return list(named_policy(str(document["policy"])).decide(snapshot))
 
 
 def write_tick(folder: Path, document: dict[str, Any], keep: int = 500) -> Path:
@@ -101,13 +126,17 @@ def write_tick(folder: Path, document: dict[str, Any], keep: int = 500) -> Path:
 
 
 def read_tick(path: Path) -> dict[str, Any]:
-    """Read a tick; `TickError` when it is none."""
+    """Read a tick; `TickError` when it is none, `FileNotFoundError` when there is none."""
+    if path.is_dir():
+        raise TickError(f"{path} is a folder; give one of the ticks in it")
     try:
         document = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TickError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise TickError(f"{path}: not a tick of the scheduler ({FORMAT})")
+    if missing := [part for part in _PARTS if part not in document]:
+        raise TickError(f"{path}: a tick without {', '.join(missing)}")
     return document
 
 
@@ -131,34 +160,32 @@ def _pool_document(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _pool(document: dict[str, Any]) -> Pool:
-    model = document["model"]
-    spec = ModelSpec(
-        **{**model, "iteration_s": {int(k): v for k, v in model["iteration_s"].items()}}
-    )
+def _without_name(model: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model.items() if key != "name"}
+
+
+def _pool(document: dict[str, Any], model: ModelSpec) -> Pool:
     queued = [_read(JobView, job) for job in document["queued"]]
-    lookups = [
-        LookupView(**{**value, "job": _read(JobView, value["job"])})
-        for value in document["lookups"]
-    ]
-    running = [
-        RunningJob(
-            **{**value, "job": _read(JobView, value["job"]), "workers": tuple(value["workers"])}
-        )
-        for value in document["running"]
-    ]
+    lookups = [_read(LookupView, value) for value in document["lookups"]]
+    running = [_read(RunningJob, value) for value in document["running"]]
     workers = {value["worker"]: _read(Worker, value) for value in document["workers"]}
     return Pool(
-        spec,
+        model,
         {job.job_id: job for job in queued},
         {lookup.job.job_id: lookup for lookup in lookups},
         {job.job.job_id: job for job in running},
         workers,
         {name: workers[name] for name in document["idle"]},
-        document["arrivals_s"],
+        [_read(float, moment) for moment in document["arrivals_s"]],
         [_read(Completion, value) for value in document["completions"]],
     )
 
 
-def _read(kind: Any, values: dict[str, Any]) -> Any:
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+def _read(kind: Any, value: Any) -> Any:
+    """The value as what `kind` says; pydantic's `ValidationError` is a `ValueError`."""
+    return _adapter(kind).validate_python(value)
+
+
+@lru_cache(maxsize=32)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -197,7 +197,12 @@ def test_a_tick_is_replayed_and_one_that_was_changed_differs(
     assert code == 1
     assert "DIFFERS" in out
     (tmp_path / "not.json").write_text("{}")
-    assert maitre("cluster", "replay", str(tmp_path / "not.json"))[0] == 2
+    del document["actions"], document["policy"]
+    cut_off = write_tick(tmp_path, document)
+    for path in (tmp_path / "not.json", cut_off, tmp_path, tmp_path / "nowhere"):
+        code, _, err = maitre("cluster", "replay", str(path))
+        assert (code, err.count("\n")) == (2, 1)
+        assert str(path) in err
 
 
 def test_a_pool_that_cannot_be_asked_is_one_line(

@@ -1,9 +1,11 @@
 """What the policy sees of the live system, and that a decision can be taken again."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from maitre.scheduling.actions import StartWorkers
 from maitre.scheduling.cluster import Cluster, ModelSpec
+from maitre.scheduling.errors import SchedulingError
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.snapshot import Snapshot
 from resources.request_queue.request import RequestState, TuningRequest
@@ -230,6 +233,42 @@ def test_a_decision_survives_its_document(
     assert again.pools == seen.pools
     assert decided(document) == actions
     assert replay(document) == actions
+
+
+def places(document: Any, where: tuple = ()) -> Iterator[tuple]:
+    """Every key and index of a document, as a path."""
+    entries = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in list(entries):
+        yield (*where, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*where, key))
+
+
+def test_a_tick_of_another_shape_is_refused_wherever_that_is(tmp_path: Path) -> None:
+    asked = [request("waits"), request("runs", RequestState.LAUNCHED, run_id="r")]
+    workers = [worker("a", "busy", claim("r", "tuning", 7)), worker("b", "idle")]
+    seen = live_snapshot(NOW_S, CLUSTER, asked, workers, {})
+    document = to_document(seen, "maitre", named_policy("maitre").decide(seen))
+    refused = 0
+    for where in places(json.loads(json.dumps(document))):
+        for value in (None, "x", [1], {"x": 1}, "left out"):
+            changed = json.loads(json.dumps(document))
+            inner = changed
+            for key in where[:-1]:
+                inner = inner[key]
+            if value == "left out":
+                del inner[where[-1]]
+            else:
+                inner[where[-1]] = value
+            path = tmp_path / "tick.json"
+            path.write_text(json.dumps(changed))
+            try:
+                again = read_tick(path)
+                replay(again)
+                decided(again)
+            except (TickError, SchedulingError):
+                refused += 1
+    assert refused > 100
 
 
 def test_the_last_ticks_are_kept_and_anything_else_is_refused(tmp_path: Path) -> None:
