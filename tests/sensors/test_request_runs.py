@@ -1,7 +1,7 @@
 """What the scheduler makes of the runs that requests have, one, several or none any more."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from resources.settings import Settings
 from resources.warm_pool.dagster_internals import LaunchRunContext, RunLauncher
 from resources.warm_pool.launcher import WarmPoolRunLauncher
 from sensors.tuning_scheduler import without_run
+from tests.sensors.said_pool import NOW, submit
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
 STARTING = dg.DagsterRunStatus.STARTING
 
 
@@ -149,3 +149,61 @@ def test_a_run_is_cancelled_once(requested: Requested) -> None:
         requested.look()
     kind = dg.DagsterEventType.RUN_CANCELING
     assert len(requested.instance.all_logs(run_id, of_type=kind)) == 1
+
+
+def test_the_runs_of_what_stays_queued_are_looked_for_once_in_a_tick(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a", "b")
+    first, second = store.find()
+    asked: list[int] = []
+    look = instance.get_run_records
+
+    def count(filters: dg.RunsFilter) -> Sequence[dg.RunRecord]:
+        asked.append(len(filters.tags["maitre/request"]))
+        return look(filters)
+
+    monkeypatch.setattr(instance, "get_run_records", count)
+    queued: set[TuningRequest] = set()
+    for _ in range(3):
+        assert without_run(instance, store, store.find(), queued) == [first, second]
+    assert asked == [2]
+    # One that somebody has taken may have a run.
+    store.take(first.request_id, owner="me", now=NOW, hold_s=60.0)
+    assert len(without_run(instance, store, store.find(), queued)) == 2
+    assert asked == [2, 1]
+
+
+def test_what_was_cancelled_before_its_launch_is_not_started(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+    # Whoever took it has died, long ago.
+    assert store.take(request.request_id, owner="dies", now=NOW - timedelta(days=9999), hold_s=1.0)
+    store.cancel(request.request_id, now=NOW)
+    assert without_run(instance, store, store.find()) == []
+    assert store.get(request.request_id).state is RequestState.CANCELLED
+
+
+def test_a_request_whose_run_failed_has_failed_and_can_be_tried_again(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+
+    @dg.job
+    def nothing() -> None: ...
+
+    run = instance.create_run_for_job(
+        nothing, tags={"maitre/request": request.request_id, "maitre/attempt": "1"}
+    )
+    instance.report_run_failed(run)
+    assert without_run(instance, store, [request]) == []
+    failed = store.get(request.request_id)
+    assert (failed.state, failed.run_id) == (RequestState.FAILED, run.run_id)
+    again = store.retry(request.request_id, now=NOW)
+    assert without_run(instance, store, [again]) == [again]
