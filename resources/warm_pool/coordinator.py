@@ -6,11 +6,13 @@ from resources.warm_pool.dagster_internals import (
     DagsterUserCodeUnreachableError,
     LaunchRunContext,
     QueuedRunCoordinator,
+    RunQueueConfig,
     SubmitRunContext,
     report_enqueued,
     report_starting,
 )
-from resources.warm_pool.tags import WORKERS_TAG
+from resources.warm_pool.launcher import WarmPoolRunLauncher
+from resources.warm_pool.tags import BASE_MODEL_TAG, WORKERS_TAG
 
 
 class WarmPoolRunCoordinator(QueuedRunCoordinator):
@@ -20,6 +22,23 @@ class WarmPoolRunCoordinator(QueuedRunCoordinator):
     not take it, it is queued for any: those named may never be idle again. Everything else is
     Dagster's `QueuedRunCoordinator`, whose configuration this takes.
     """
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """The queue's limits; none of the runs that no worker is idle for is to leave it.
+
+        The dequeuer asks this before each look at the queue. A run that it tries in vain costs
+        three events, one with a stack trace, and a second in which its code location is left alone.
+        """
+        config = super().get_run_queue_config()
+        launcher = self._instance.run_launcher
+        if not isinstance(launcher, WarmPoolRunLauncher):
+            return config
+        none_now = [
+            {"key": BASE_MODEL_TAG, "value": model, "limit": 0}
+            for model in launcher.models_waited_for()
+        ]
+        limits = [*config.tag_concurrency_limits, *none_now]
+        return config._replace(tag_concurrency_limits=limits)
 
     def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
         """Launch the run, or queue it."""

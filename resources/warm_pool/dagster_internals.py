@@ -32,7 +32,10 @@ from dagster._core.launcher.base import (
 )
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.run_coordinator.base import SubmitRunContext
-from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
+from dagster._core.run_coordinator.queued_run_coordinator import (
+    QueuedRunCoordinator,
+    RunQueueConfig,
+)
 from dagster._core.storage.tags import PRIORITY_TAG
 from dagster._grpc.impl import core_execute_run
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
@@ -53,6 +56,7 @@ __all__ = [
     "QueuedRunCoordinator",
     "ResumeRunContext",
     "RunLauncher",
+    "RunQueueConfig",
     "SubmitRunContext",
     "WorkerStatus",
     "capture_interrupts",

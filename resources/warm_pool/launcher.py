@@ -36,6 +36,7 @@ from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState,
 from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
 from resources.warm_pool.request_runs import why_not_launched
 from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
+from resources.warm_pool.waited_for import WaitedFor
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         self._inst_data = inst_data
         self._otherwise_data = otherwise
         self._given_settings = settings
+        self._waited_for = WaitedFor()
         super().__init__()
 
     def __getattr__(self, name: str) -> Any:
@@ -141,15 +143,17 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def _back_to_queue(self, run: dg.DagsterRun, why: str) -> DagsterUserCodeUnreachableError:
-        """What makes Dagster queue the run again, behind those that wait for no worker.
-
-        Dagster then starts nothing of the run's code location for a moment; at the head of the
-        queue the run would keep all others of it from being started.
-        """
+        """What makes Dagster queue the run again, behind those that it would keep waiting."""
+        if BASE_MODEL_TAG in run.tags:
+            self._waited_for.note(run.tags[BASE_MODEL_TAG])
         if PRIORITY_TAG not in run.tags:
             with suppress(*PASSING):
                 self._instance.add_run_tags(run.run_id, {PRIORITY_TAG: "-1"})
         return DagsterUserCodeUnreachableError(f"{why}; the run goes back to the queue")
+
+    def models_waited_for(self) -> list[str]:
+        """The base models whose runs need not be tried now: they have found no idle worker."""
+        return self._waited_for.still(lambda: pool_of(self._settings()))
 
     @property
     def supports_resume_run(self) -> bool:

@@ -40,7 +40,7 @@ class Queue:
 
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self.instance, self.now_s = instance, 1e9
-        self.worker: WorkerState = "busy"
+        self.worker: WorkerState | None = "busy"
         self.placements = PlacementStore(settings.request_queue_url)
         self.daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
         launcher = instance.run_launcher
@@ -50,10 +50,12 @@ class Queue:
         launcher._otherwise.register_instance(instance)
 
     def pool(self) -> SimpleNamespace:
-        view = WorkerView("w0", "tiny", self.worker, 0.0, 0.0)
-        worker = PoolWorker("w0", "http://127.0.0.1:1", "tiny", 0.0, view)
+        workers = []
+        if self.worker is not None:
+            view = WorkerView("w0", "tiny", self.worker, 0.0, 0.0)
+            workers = [PoolWorker("w0", "http://127.0.0.1:1", "tiny", 0.0, view)]
         client = SimpleNamespace(claim=lambda claim: None)
-        return SimpleNamespace(workers=lambda model: [worker], client=lambda url: client)
+        return SimpleNamespace(workers=lambda model: workers, client=lambda url: client)
 
     def add(self, **tags: str) -> dg.DagsterRun:
         run = self.instance.create_run_for_job(nothing, tags=tags, remote_job_origin=OF_TUNING)
@@ -64,6 +66,10 @@ class Queue:
         context: Any = SimpleNamespace(instance=self.instance, create_request_context=lambda: None)
         list(self.daemon.run_iteration(context, fixed_iteration_time=self.now_s))
         self.now_s += 1.0
+
+    def tries(self, run: dg.DagsterRun) -> int:
+        starting = dg.DagsterEventType.PIPELINE_STARTING
+        return len(self.instance.all_logs(run.run_id, of_type=starting))
 
     def status(self, run: dg.DagsterRun) -> dg.DagsterRunStatus:
         now = self.instance.get_run_by_id(run.run_id)
@@ -100,6 +106,12 @@ def test_a_run_that_waits_for_a_worker_blocks_no_other(queue: Queue) -> None:
     queue.second()
     assert {queue.status(run) for run in others} == {dg.DagsterRunStatus.STARTING}
     assert {queue.status(run) for run in waiting} == {dg.DagsterRunStatus.QUEUED}
+    # Tried once, they are left alone until a worker is idle.
+    tries = [queue.tries(run) for run in waiting]
+    for _ in range(5):
+        queue.second()
+    assert [queue.tries(run) for run in waiting] == tries
+    assert sum(tries) <= 2
     # They are no less in a hurry for it: whoever came first gets the worker.
     queue.worker = "idle"
     queue.second()
@@ -108,6 +120,17 @@ def test_a_run_that_waits_for_a_worker_blocks_no_other(queue: Queue) -> None:
     placed = queue.placements.current(waiting[0].run_id)
     assert placed is not None
     assert placed.worker == "w0"
+
+
+def test_a_run_starts_cold_when_the_worker_that_it_waits_for_is_gone(queue: Queue) -> None:
+    run = queue.add(**{"maitre/base-model": "tiny"})
+    for _ in range(3):
+        queue.second()
+    assert queue.status(run) is dg.DagsterRunStatus.QUEUED
+    queue.worker = None
+    queue.second()
+    assert queue.status(run) is dg.DagsterRunStatus.STARTING
+    assert queue.placements.current(run.run_id) is None
 
 
 def test_a_run_that_was_cancelled_while_it_was_refused_is_not_queued(
