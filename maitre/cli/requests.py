@@ -107,7 +107,7 @@ def submit_request(
 
 @app.command("list")
 def list_requests(
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=1_000_000)] = 1000,
     json: Json = False,
 ) -> None:
     """List the open requests and those that ended last, the newest last."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from resources.request_queue.moments import Moment
+from resources.request_queue.request import RequestError
 
 metadata = sa.MetaData()
 requests = sa.Table(
@@ -58,18 +59,45 @@ _SQLITE_WAIT_S = 30.0
 
 @lru_cache(maxsize=8)
 def engine(url: str) -> sa.Engine:
-    """The engine of a SQLAlchemy URL, one a process, with the tables made if they are missing."""
-    parsed = sa.make_url(url)
+    """The engine of a SQLAlchemy URL, one a process, with the tables made if they are missing.
+
+    Raises `RequestError` for a URL that is none, of a database or driver that is not known here, or
+    of one that refuses the tables.
+    """
+    parsed = _checked(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    made = sa.create_engine(
-        parsed,
-        connect_args={"timeout": _SQLITE_WAIT_S} if is_sqlite else {},
-        pool_pre_ping=not is_sqlite,
-    )
-    _make_tables(made)
+    try:
+        made = sa.create_engine(
+            parsed,
+            connect_args={"timeout": _SQLITE_WAIT_S} if is_sqlite else {},
+            pool_pre_ping=not is_sqlite,
+        )
+    except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+        raise RequestError(f"request queue {parsed}: {error}") from None
+    try:
+        _make_tables(made)
+    except (sa.exc.OperationalError, sa.exc.InterfaceError):
+        # It may answer at the next try.
+        raise
+    except sa.exc.DatabaseError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise RequestError(f"request queue {parsed}: {reason}") from None
     return made
+
+
+def _checked(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise RequestError(
+            "request_queue_url: expected sqlite:///FILE or "
+            "postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE"
+        )
+    return parsed
 
 
 def _make_tables(made: sa.Engine) -> None:

@@ -250,6 +250,27 @@ def test_a_table_of_an_older_version_gains_the_missing_columns(tmp_path: Path) -
     assert request.deadline_at == datetime(2030, 1, 2, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "request_queue_url: expected sqlite:///FILE or"),
+        ("postgresql://host:port/x", "request_queue_url: expected"),
+        ("mysql://host/x", "request_queue_url: expected"),
+        (
+            "postgresql+nope://u:secret@host/x",
+            r"request queue postgresql\+nope://u:\*\*\*@host/x: ",
+        ),
+        ("sqlite:///{tmp_path}/notes.txt", "notes.txt: file is not a database"),
+    ],
+)
+def test_a_queue_that_cannot_be_is_refused_by_its_setting(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("no database, but notes of a page or so\n" * 50)
+    with pytest.raises(RequestError, match=message):
+        RequestStore(url.format(tmp_path=tmp_path)).find()
+
+
 STEPS = st.sampled_from(["take", "give_back", "launch", "finish", "fail", "cancel", "retry"])
 
 
