@@ -9,7 +9,7 @@ from resources.warm_pool.checkpoints import CheckpointStore
 from resources.warm_pool.dagster_internals import free_slots
 from resources.warm_pool.gone import is_dagsters_to_start, why_gone
 from resources.warm_pool.launcher import WarmPoolRunLauncher
-from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
+from resources.warm_pool.placements import Placement, PlacementState, PlacementStore
 from resources.warm_pool.pool import WarmPool
 
 MOST_TAKEN = 20
@@ -44,7 +44,7 @@ def runs_to_resume(
             if run.status is dg.DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run)
                 continue
-            if placement.taken >= MOST_TAKEN and placement.message != PREEMPTED:
+            if placement.taken >= MOST_TAKEN:
                 instance.report_run_failed(run, f"gave up after {placement.taken} workers")
                 continue
             # It waits from now on: said once, not in each of the rounds that it waits.

@@ -42,9 +42,10 @@ class PlacementLost(BaseException):
 
 @dataclass(frozen=True)
 class Placement:
-    """A run on a worker. `number` counts the run's placements from 1, `taken` those of them that a
-    worker has not refused.
+    """A run on a worker. `number` counts the run's placements from 1.
 
+    `taken` counts those that a worker has not refused, less those that ended with a preemption; it
+    is 0 only while no worker has taken the run at all.
     `others` are the workers that tune it together with this one, by rank from 1; `meeting` is where
     (`host:port`), once the first one says so. `iterations` is how far the run was when last told.
     """
@@ -156,10 +157,13 @@ class PlacementStore:
 
     def release(self, run_id: str, attempt: str, message: str, iterations: int = 0) -> bool:
         """Let go of a run that is not finished, so that another worker can take it."""
+        values: dict[str, Any] = _reached(iterations)
+        if message == PREEMPTED:
+            # It was not the run's fault. It has been taken, all the same.
+            taken = placements.c.taken
+            values["taken"] = sa.case((taken > 1, taken - 1), else_=1)
         released = str(PlacementState.RELEASED)
-        return self._change(
-            run_id, attempt, state=released, message=message, **_reached(iterations)
-        )
+        return self._change(run_id, attempt, state=released, message=message, **values)
 
     def refuse(self, run_id: str, attempt: str, message: str) -> bool:
         """Let go of a run that the worker has not taken: as if it had not been placed there."""

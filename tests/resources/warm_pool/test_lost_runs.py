@@ -119,6 +119,9 @@ def test_a_run_whose_worker_died_before_its_first_event_goes_on(runs: Runs) -> N
     run = runs.add(dg.DagsterRunStatus.STARTING)
     runs.place(run.run_id)
     assert runs.to_resume() == {run.run_id: 1}
+    placed = runs.place(run.run_id, runs.store.current(run.run_id))
+    runs.store.release(run.run_id, placed.attempt, PREEMPTED)
+    assert runs.to_resume() == {run.run_id: 1}
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
@@ -156,11 +159,14 @@ def test_checkpoints_that_cannot_be_removed_are_tried_again(
     assert runs.state(run.run_id) is PlacementState.ENDED
 
 
-def test_only_workers_that_took_a_run_count_towards_giving_it_up(runs: Runs) -> None:
+def test_neither_refusals_nor_preemptions_count_towards_giving_a_run_up(runs: Runs) -> None:
     run = runs.add(dg.DagsterRunStatus.STARTED)
     placed = runs.place(run.run_id)
     for _ in range(3 * MOST_TAKEN):
         runs.store.refuse(run.run_id, placed.attempt, "w0 is busy")
+        placed = runs.place(run.run_id, runs.store.current(run.run_id))
+    for _ in range(MOST_TAKEN):
+        runs.store.release(run.run_id, placed.attempt, PREEMPTED)
         placed = runs.place(run.run_id, runs.store.current(run.run_id))
     assert placed.number > MOST_TAKEN
     runs.store.release(run.run_id, placed.attempt, "its worker is drained")
