@@ -46,6 +46,7 @@ class Placement:
 
     `taken` counts those that a worker has not refused, less those that ended with a preemption; it
     is 0 only while no worker has taken the run at all.
+
     `others` are the workers that tune it together with this one, by rank from 1; `meeting` is where
     (`host:port`), once the first one says so. `iterations` is how far the run was when last told.
     """
