@@ -30,10 +30,10 @@ from resources.warm_pool.dagster_internals import (
     WorkerStatus,
 )
 from resources.warm_pool.gone import is_dagsters_to_start, why_gone
-from resources.warm_pool.ordinary_runs import ordinary_health
+from resources.warm_pool.ordinary_runs import ordinary_health, start_ordinary
 from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
-from resources.warm_pool.pool import PoolWorker, WarmPool, pool_of
+from resources.warm_pool.pool import PoolError, PoolWorker, WarmPool, pool_of
 from resources.warm_pool.request_runs import why_not_launched
 from resources.warm_pool.tags import BASE_MODEL_TAG, WORKER_TAG
 from resources.warm_pool.waited_for import WaitedFor
@@ -125,7 +125,10 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
                 return
         except PASSING as error:
             raise self._back_to_queue(run, first_line(error)) from error
-        self._otherwise.launch_run(context)
+        try:
+            start_ordinary(lambda: self._otherwise.launch_run(context))
+        except PoolError as error:
+            raise self._back_to_queue(run, first_line(error)) from error
 
     def _launched_warm(self, run: dg.DagsterRun) -> bool:
         """Whether a warm worker has the run; not when it is to go the ordinary way."""
@@ -168,7 +171,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         run = context.dagster_run
         try:
             if not self._resumed_warm(run):
-                self._otherwise.resume_run(context)
+                start_ordinary(lambda: self._otherwise.resume_run(context))
         except PASSING as error:
             # What is raised here would fail the run.
             self._tell(run, f"Not resumed yet: {first_line(error)}")

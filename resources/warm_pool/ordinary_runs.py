@@ -1,8 +1,11 @@
-"""The health of runs that the ordinary launcher started: as a Job on Kubernetes."""
+"""Runs that the ordinary launcher starts, as a Job on Kubernetes: their start and their health."""
+
+from collections.abc import Callable
 
 import dagster as dg
 
 from resources.warm_pool.dagster_internals import CheckRunHealthResult, RunLauncher, WorkerStatus
+from resources.warm_pool.pool import PoolError
 
 MOST_RESUMES = 3
 """How often a run without a warm worker is started again after its Job was lost.
@@ -12,6 +15,24 @@ are given back. A Job that ends before its run was killed, most often for its me
 each time.
 """
 _NOT_THERE = "could not be found"
+
+
+def start_ordinary(start: Callable[[], None]) -> None:
+    """Call the ordinary launcher; `PoolError` when the API server takes no Job for now.
+
+    Dagster would fail the run. A Job of the run's name that is there already is the run's own, of
+    an earlier try whose answer was lost.
+    """
+    try:
+        start()
+    except Exception as error:
+        # By name: to import dagster-k8s takes a second, and without Kubernetes nobody else does.
+        kind, refused = type(error).__name__, getattr(error, "k8s_api_exception", None)
+        if kind == "DagsterK8sAPIRetryLimitExceeded":
+            raise PoolError(f"cannot make the run's Job for now: {refused}") from error
+        if kind == "DagsterK8sUnrecoverableAPIError" and getattr(refused, "status", None) == 409:
+            return
+        raise
 
 
 def ordinary_health(

@@ -7,10 +7,14 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from dagster_k8s.client import DagsterK8sUnrecoverableAPIError, k8s_api_retry_creation_mutation
+from kubernetes.client import ApiException
+from urllib3.exceptions import ProtocolError
 
 from resources.settings import Settings
 from resources.warm_pool.dagster_internals import (
     CheckRunHealthResult,
+    DagsterUserCodeUnreachableError,
     LaunchRunContext,
     ResumeRunContext,
     RunLauncher,
@@ -27,8 +31,16 @@ class Jobs(RunLauncher[Any]):
         super().__init__()
         self.health = CheckRunHealthResult(WorkerStatus.FAILED, "K8s job failed")
         self.resumed = 0
+        self.answers: list[Exception] = []
 
-    def launch_run(self, context: LaunchRunContext) -> None: ...
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """As dagster-k8s makes a Job, with the errors that it makes of the API server's."""
+
+        def create() -> None:
+            if self.answers:
+                raise self.answers.pop(0)
+
+        k8s_api_retry_creation_mutation(create, max_retries=1, timeout=0)
 
     def terminate(self, run_id: str) -> bool:
         return False
@@ -46,6 +58,8 @@ class Jobs(RunLauncher[Any]):
 
     def resume_run(self, context: ResumeRunContext) -> None:
         self.resumed += 1
+        if self.answers:
+            self.launch_run(context)  # type: ignore[arg-type]
 
     def get_run_worker_debug_info(
         self, run: dg.DagsterRun, include_container_logs: bool | None = True
@@ -114,3 +128,32 @@ def test_an_api_server_that_does_not_answer_starts_no_second_job(
     jobs.health = CheckRunHealthResult(WorkerStatus.UNKNOWN, "Job x could not be found")
     look(instance, run_id)
     assert jobs.resumed == 1
+
+
+def to_launch(instance: dg.DagsterInstance) -> LaunchRunContext:
+    return LaunchRunContext(instance.create_run_for_job(nothing), None)
+
+
+@pytest.mark.parametrize("error", [ApiException(status=503), ProtocolError("aborted")])
+def test_a_run_waits_in_the_queue_while_no_job_can_be_made(
+    monitored: tuple[dg.DagsterInstance, Jobs, str], error: Exception
+) -> None:
+    instance, jobs, run_id = monitored
+    jobs.answers = [error] * 2
+    with pytest.raises(DagsterUserCodeUnreachableError, match="cannot make the run's Job for now"):
+        instance.run_launcher.launch_run(to_launch(instance))
+    # Made, though the answer was lost.
+    jobs.answers = [ApiException(status=409)]
+    instance.run_launcher.launch_run(to_launch(instance))
+    # What a resume raises fails the run.
+    jobs.answers = [error] * 2
+    assert look(instance, run_id) is dg.DagsterRunStatus.STARTED
+
+
+def test_a_job_that_the_role_does_not_allow_fails_its_run(
+    monitored: tuple[dg.DagsterInstance, Jobs, str],
+) -> None:
+    instance, jobs, _ = monitored
+    jobs.answers = [ApiException(status=403)]
+    with pytest.raises(DagsterK8sUnrecoverableAPIError):
+        instance.run_launcher.launch_run(to_launch(instance))
