@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     from resources.vllm.proxy_process import ProxyProcess
 
 PROXY_PORT = 8000
+LAST_PORT = 65535
 
 
 def up(
-    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
-    workers: Annotated[int, typer.Option(help="Warm workers; 0 starts every run cold.")] = 2,
+    dagster_port: Annotated[
+        int, typer.Option(help="Port of the Dagster UI.", min=1, max=LAST_PORT)
+    ] = 3000,
+    mlflow_port: Annotated[
+        int, typer.Option(help="Port of the MLflow UI.", min=1, max=LAST_PORT)
+    ] = 5000,
+    workers: Annotated[int, typer.Option(help="Warm workers; 0 starts every run cold.", min=0)] = 2,
     keep: Annotated[
-        int | None, typer.Option(help="Never give back so many of them (default: all).")
+        int | None, typer.Option(help="Never give back so many of them (default: all).", min=0)
     ] = None,
     proxy_port: Annotated[
-        int, typer.Option(help="Port of the proxy to deployed servers.")
+        int, typer.Option(help="Port of the proxy to deployed servers.", min=1, max=LAST_PORT)
     ] = PROXY_PORT,
 ) -> None:
     """Start Dagster, MLflow and warm workers on this machine; Ctrl-C stops them.
@@ -40,6 +45,8 @@ def up(
     if proxy_port != PROXY_PORT:
         os.environ["MAITRE_GATEWAY_METRICS_URL"] = f"http://127.0.0.1:{proxy_port}/metrics"
     settings = Settings.read()
+    if keep is not None and keep > workers:
+        raise ValueError(f"--keep {keep}: there are {workers} to keep (--workers)")
     if workers:
         cluster_knowing(settings, settings.pool)
     services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)

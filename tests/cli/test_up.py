@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maitre.cli.main import main
 from maitre.cli.up import up
 from resources.local_services import LocalServices
 from resources.vllm.proxy_process import ProxyProcess
@@ -94,3 +95,22 @@ def test_a_proxy_that_ends_later_is_named_once(
     up(workers=0, proxy_port=taken)
     assert capsys.readouterr().out.count(f"no proxy: it ended; see {tmp_path}/proxy.log") == 1
     assert services.stopped
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--workers", "-1"), ("--keep", "-1"), ("--keep", "3"), ("--dagster-port", "65536"),
+        ("--mlflow-port", "0"), ("--proxy-port", "-5"),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_start_nothing(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(LocalServices, "start", lambda *given: started.append(given))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["maitre", "up", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, started) == (2, [])
