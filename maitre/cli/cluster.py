@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from maitre.cli import replay_tick
-from maitre.cli.output import print_json, print_table
+from maitre.cli.output import check_writable, print_json, print_table
 
 app = typer.Typer(
     help="Simulate the tuning cluster, compare policies, check event logs.", no_args_is_help=True
@@ -39,7 +39,9 @@ def simulate(
     from maitre.scheduling import jobs as job_lists
     from maitre.scheduling.replay import replay
 
-    _check_folder(out, figure)
+    for path in (out, figure):
+        if path is not None:
+            check_writable(path)
     described = clusters.read_cluster(cluster)
     listed = job_lists.read_jobs(jobs, described)
     chosen = policies.named_policy(policy, **_parameters(parameters))
@@ -76,6 +78,9 @@ def compare(
     described = clusters.read_cluster(cluster)
     listed = job_lists.read_jobs(jobs, described)
     chosen = [policies.named_policy(name) for name in policy or policies.POLICIES]
+    if figures is not None:
+        # Before a long run rather than after it.
+        figures.mkdir(parents=True, exist_ok=True)
     rows, timelines, points = [], {}, {}
     for one in chosen:
         run = simulator.simulate(listed, described, one, seed=seed)
@@ -91,7 +96,6 @@ def compare(
     if figures is not None:
         from maitre.scheduling.figures import draw_timeline, draw_violations_against_cost
 
-        figures.mkdir(parents=True, exist_ok=True)
         draw_timeline(timelines, described.gpus, figures / "timeline.png")
         draw_violations_against_cost(points, figures / "violations-cost.png")
     _report(rows, json, f"policies on {jobs.name}")
@@ -119,7 +123,7 @@ def generate(
     from maitre.scheduling import workload
     from maitre.scheduling.jobs import write_jobs
 
-    _check_folder(out)
+    check_writable(out)
     described = clusters.read_cluster(cluster)
     options = workload.WorkloadOptions(
         load=_load(load),
@@ -223,10 +227,3 @@ def _load(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"--load {text}: expected {', '.join(LOADS)} or a number") from None
-
-
-def _check_folder(*paths: Path | None) -> None:
-    """Fail before a long run rather than after it."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")

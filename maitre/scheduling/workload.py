@@ -112,8 +112,12 @@ def generate(
     arrivals_s: np.ndarray, cluster: Cluster, options: WorkloadOptions, seed: int
 ) -> tuple[Job, ...]:
     """Jobs at `arrivals_s`, compressed to `options.load`; equal seeds give equal jobs."""
-    if options.load <= 0:
-        raise SchedulingError(f"load: {options.load}: expected more than 0")
+    for name, values in (("load", (options.load,)), ("slack", options.slacks)):
+        for value in values:
+            if not 0 < value < math.inf:
+                raise SchedulingError(f"{name}: {value}: expected a number above 0")
+    if seed < 0:
+        raise SchedulingError(f"seed: {seed}: expected 0 or more")
     generator = np.random.default_rng(seed)
     count = len(arrivals_s)
     models = list(cluster.models.values())

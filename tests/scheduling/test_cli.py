@@ -79,6 +79,8 @@ def test_verify_fails_on_a_broken_log(folder: Path) -> None:
         (("--policy", "elasticflow", "--set", "cluster_share=2"), "share"),
         (("--policy", "infless", "--set", "keep_alive_cap_s=nan"), "finite"),
         (("--policy", "maitre", "--out", "@nowhere/events.csv"), "no folder"),
+        (("--policy", "maitre", "--out", "@"), "is a folder"),
+        (("--policy", "maitre", "--figure", "@"), "is a folder"),
     ],
 )
 def test_wrong_input_is_one_clear_error(
@@ -89,3 +91,22 @@ def test_wrong_input_is_one_clear_error(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(folder, "simulate", "--jobs", "@jobs.csv", "--cluster", "@cluster.yaml", *arguments)
     assert not (folder / "events.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--load", "nan"), "load: nan: expected a number above 0"),
+        (("--load", "-2"), "load: -2.0: expected a number above 0"),
+        (("--slack", "-1"), "slack: -1.0: expected a number above 0"),
+        (("--slack", "1", "--slack", "nan"), "slack: nan: expected a number above 0"),
+        (("--seed", "-1"), "seed: -1: expected 0 or more"),
+    ],
+)
+def test_a_workload_of_impossible_numbers_is_refused(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    made = ("generate", "--trace", "@trace.csv", "--cluster", "@cluster.yaml", "--out", "@jobs.csv")
+    with pytest.raises(ValueError, match=message):
+        run(folder, *made, *arguments)
+    assert not (folder / "jobs.csv").exists()
