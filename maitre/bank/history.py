@@ -19,19 +19,29 @@ MOST_FILES = 400
 """Older files than the newest so many are not read."""
 
 
-def append_history(url: str | PathLike[str], records: Sequence[StartRecord]) -> None:
-    """Keep records of tunings beside the bank at `url`."""
+def append_history(
+    url: str | PathLike[str], records: Sequence[StartRecord], source: str | None = None
+) -> bool:
+    """Keep records of tunings beside the bank at `url`; whether anything was added.
+
+    `source` names where they come from (letters and digits): what it has added once is not added
+    again.
+    """
     if not records:
-        return
+        return False
     fs, root = fsspec.core.url_to_fs(str(url))
     folder = f"{root}/{FOLDER}"
     fs.makedirs(folder, exist_ok=True)
-    number = len(fs.ls(folder, detail=False)) + 1
-    path = f"{folder}/{number:08d}-{uuid.uuid4().hex[:12]}.jsonl"
+    fs.invalidate_cache(folder)
+    there = fs.ls(folder, detail=False)
+    if source is not None and any(path.endswith(f"-{source}.jsonl") for path in there):
+        return False
+    path = f"{folder}/{len(there) + 1:08d}-{source or uuid.uuid4().hex[:12]}.jsonl"
     content = "".join(json.dumps(asdict(record)) + "\n" for record in records)
     unfinished = f"{path}.tmp"
     fs.pipe_file(unfinished, content.encode())
     fs.mv(unfinished, path)
+    return True
 
 
 def load_history(url: str | PathLike[str]) -> tuple[StartRecord, ...]:

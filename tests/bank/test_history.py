@@ -26,6 +26,13 @@ def test_records_come_back_with_the_bank_in_order(tmp_path: Path, make: MakeEntr
     assert bank.without(["a"]).visible_to(None).history == bank.history
 
 
+def test_what_a_run_has_added_is_not_added_again(tmp_path: Path) -> None:
+    assert append_history(tmp_path, [record("t", 3.0)], source="run1")
+    assert not append_history(tmp_path, [record("t", 3.0)], source="run1")
+    assert append_history(tmp_path, [record("t", 3.0)], source="run2")
+    assert len(load_history(tmp_path)) == 2
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     append_history(tmp_path, [record("t", 3.0)])
     [file] = (tmp_path / "history").iterdir()
