@@ -1,5 +1,6 @@
 """Talks to one worker."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -69,6 +70,7 @@ class WorkerClient:
             urllib.error.URLError,
             TimeoutError,
             ConnectionError,
+            http.client.HTTPException,
             json.JSONDecodeError,
         ) as error:
             reason = getattr(error, "reason", error)
