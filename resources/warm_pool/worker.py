@@ -5,8 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from resources.warm_pool.checkpoints import CheckpointStore
 from resources.warm_pool.held_run import HeldRun, Told, holding
+from resources.warm_pool.hold import Hold
 from resources.warm_pool.metrics import WorkerMetrics
 from resources.warm_pool.placements import LEASE_S, PREEMPTED, PlacementLost, PlacementStore
 from resources.warm_pool.running import Execute, Help, Running, nothing_more
@@ -130,13 +130,14 @@ class Worker:
     def drain(self, preempt: bool = True) -> None:
         """Take nothing more; end when the current run, if any, has been given up or is over."""
         with self._lock:
-            if self._state == "draining":
-                return
-            self._enter("draining")
+            if self._state != "draining":
+                self._enter("draining")
+                self._inbox.put(None)
             running = self._running
-            self._inbox.put(None)
         if running is not None and preempt:
-            self.preempt(running.claim.attempt, "its worker is drained")
+            # It may be over by now.
+            with suppress(NoSuchClaimError):
+                self.preempt(running.claim.attempt, "its worker is drained")
 
     def serve(self, drop_interrupt: Callable[[], object] = lambda: None) -> None:
         """Run what is claimed until drained. On the main thread: Dagster's interrupts need it.
@@ -162,9 +163,9 @@ class Worker:
                 self._execute(
                     claim.run_id,
                     resume=claim.resume,
-                    before_write=lambda: self._check_write(running),
+                    before_write=self._hold(running).check,
                 )
-            self._placements.end(claim.run_id, claim.attempt)
+            self._hold(running).end()
             self._checkpoints.remove(claim.run_id)
             end = "finished"
         except PlacementLost as lost:
@@ -191,15 +192,15 @@ class Worker:
         """The run as its op sees it, with the checkpoint of the worker before, if there was one."""
         claim = running.claim
         checkpoint = self._checkpoints.prepare(claim.run_id, claim.number)
-        keep = self._checkpoints.keeper(
-            claim.run_id, claim.number, lambda: self._check_write(running)
-        )
+        hold = self._hold(running)
+        keep = self._checkpoints.keeper(claim.run_id, claim.number, hold.check)
 
         def check() -> None:
             keep()
-            if running.stop.is_set():
+            # A result that is being stored is finished first.
+            if running.stop.is_set() and running.progress.phase != "registering":
                 running.given_up = running.given_up or running.why_stop
-            self._check_write(running)
+            hold.check()
 
         lead = self._leads(running, checkpoint) if claim.size > 1 else None
         return HeldRun(running.progress, running.stop, check, checkpoint, keep, lead)
@@ -233,11 +234,7 @@ class Worker:
     def _finish(self, running: Running, end: str, busy_s: float) -> None:
         if running.given_up:
             # Only now, when nothing of the run executes here any more, may another take it.
-            claim = running.claim
-            if claim.rank == 0 and self._placements.is_current(claim.run_id, claim.attempt):
-                self._let_go(claim.run_id)
-            reached = running.progress.iteration
-            self._placements.release(claim.run_id, claim.attempt, running.given_up, reached)
+            self._hold(running).give_back(running.given_up, self._let_go)
         with self._lock:
             running.started = False
             # Whoever interrupts holds the lock, too: a cancel that came since the run ended (while
@@ -263,28 +260,15 @@ class Worker:
                 if running.started:
                     self._interrupt()
 
-    def _check_write(self, running: Running) -> None:
-        if running.given_up is not None:
-            raise PlacementLost(running.given_up)
-        if not self._placements.is_current(running.claim.run_id, running.claim.attempt):
-            raise PlacementLost("another worker has been given this run")
+    def _hold(self, running: Running) -> Hold:
+        return Hold(self._placements, running, self._log)
 
     def _keep_lease(self) -> None:
         while True:
             time.sleep(LEASE_S / 3)
             running = self._running
             if running is not None and running.claim.rank == 0:
-                claim = running.claim
-                try:
-                    self._placements.renew(
-                        claim.run_id,
-                        claim.attempt,
-                        now=datetime.now(UTC),
-                        iterations=running.progress.iteration,
-                    )
-                except Exception:
-                    # The database may be away for a while; the lease then runs out by itself.
-                    self._log.exception("could not renew the lease of run %s", claim.run_id)
+                self._hold(running).renew()
 
     def _held(self, attempt: str) -> Running:
         if self._running is None or self._running.claim.attempt != attempt:

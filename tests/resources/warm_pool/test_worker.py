@@ -2,86 +2,23 @@
 
 import json
 import logging
+import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from resources.warm_pool.checkpoints import CheckpointStore
 from resources.warm_pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from resources.warm_pool.dagster_internals import capture_interrupts, pop_captured_interrupt
 from resources.warm_pool.held_run import held_run
-from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
-from resources.warm_pool.server import app_for
+from resources.warm_pool.placements import PREEMPTED, PlacementState, PlacementStore
 from resources.warm_pool.wire import Claim
 from resources.warm_pool.worker import Worker
+from tests.resources.warm_pool.held_worker import Held, Steps
 from tests.resources.warm_pool.live import until
-
-
-class Steps:
-    """An op of so many steps, with a checkpoint at each, that commits at the end."""
-
-    def __init__(self, steps: int = 10_000) -> None:
-        self.steps = steps
-        self.committed: list[str] = []
-        self.began_at: list[str] = []
-
-    def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        held = held_run()
-        assert held.checkpoint is not None
-        before = held.checkpoint.read_text() if held.checkpoint.exists() else "nothing"
-        self.began_at.append(before)
-        held.enter("tuning", self.steps)
-        for step in range(1, self.steps + 1):
-            if held.should_stop():
-                break
-            held.checkpoint.write_text(f"step {step} of placement {held.checkpoint.stem[-1]}")
-            held.step(step)
-            time.sleep(0.002)
-        held.check()
-        before_write()
-        self.committed.append(run_id)
-
-
-class Held:
-    """A worker that serves in a thread, and its client."""
-
-    def __init__(self, folder: Path, execute: Steps) -> None:
-        self.placements = PlacementStore(f"sqlite:///{folder}/queue.db")
-        checkpoints = CheckpointStore(str(folder / "shared"), folder / "own")
-        log = logging.getLogger("worker")
-        self.let_go: list[str] = []
-        self.worker = Worker(
-            "w", "tiny", execute, self.placements, checkpoints, log, let_go=self.let_go.append
-        )
-        # Dagster's interrupts are not at hand here; the steps ask by themselves.
-        self.worker._interrupt = lambda: None  # type: ignore[method-assign]
-        app = app_for(self.worker, "secret")
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-        threading.Thread(target=self.server.run, daemon=True).start()
-        until(lambda: self.server.started)
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.client = WorkerClient(f"http://127.0.0.1:{port}", "secret")
-        self.thread = threading.Thread(target=self.worker.serve, daemon=True)
-        self.thread.start()
-
-    def place(self, run_id: str, after: Placement | None = None) -> Placement:
-        placed = self.placements.place(
-            run_id, worker="w", url=self.client.url, after=after, now=datetime.now(UTC)
-        )
-        assert placed is not None
-        return placed
-
-    def claim(self, placed: Placement) -> None:
-        claim = Claim(placed.attempt, placed.run_id, placed.number, placed.number > 1)
-        self.client.claim(claim)
-
-    def free(self) -> None:
-        until(lambda: self.client.status().claim is None)
 
 
 @pytest.fixture
@@ -176,6 +113,64 @@ def test_a_drained_worker_gives_its_run_up_and_ends(held: Held, execute: Steps) 
     now = held.placements.current("r")
     assert now is not None
     assert now.state is PlacementState.RELEASED
+
+
+def test_one_that_may_finish_its_run_gives_it_up_when_it_is_to_end_at_once(
+    held: Held, execute: Steps
+) -> None:
+    held.worker.ready({})
+    placed = held.place("r")
+    held.claim(placed)
+    until(lambda: (c := held.client.status().claim) and c.iteration > 3)
+    held.client.drain(preempt=False)
+    # SIGTERM, as its pod is deleted.
+    held.worker.drain()
+    held.thread.join(timeout=10)
+    assert not held.thread.is_alive()
+    now = held.placements.current("r")
+    assert now is not None
+    assert now.state is PlacementState.RELEASED
+
+
+def test_a_result_that_is_being_stored_is_finished_first(tmp_path: Path) -> None:
+    stored: list[str] = []
+
+    def store(run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
+        run = held_run()
+        run.enter("registering")
+        until(run.should_stop)
+        run.check()
+        before_write()
+        stored.append(run_id)
+
+    held = Held(tmp_path, store)
+    held.worker.ready({})
+    held.claim(held.place("r"))
+    until(lambda: (c := held.client.status().claim) and c.phase == "registering")
+    held.worker.drain()
+    held.thread.join(timeout=10)
+    held.server.should_exit = True
+    assert stored == ["r"]
+    ended = held.placements.current("r")
+    assert ended is not None
+    assert ended.state is PlacementState.ENDED
+
+
+def test_an_answer_that_breaks_off_is_none() -> None:
+    """As that of a worker which is killed while it answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    client = WorkerClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "secret")
+    with listener, pytest.raises(WorkerUnreachableError) as broken:
+        client.status()
+    assert not broken.value.is_gone
 
 
 def test_everything_but_the_probes_needs_the_token(held: Held) -> None:
