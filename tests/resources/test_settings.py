@@ -25,8 +25,9 @@ def test_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: str, names: str) -> None:
     file = tmp_path / "maitre.yaml"
     file.write_text(content)
-    with pytest.raises(SettingsError, match=names):
+    with pytest.raises(SettingsError, match=names) as refused:
         Settings.read(file, environment={})
+    assert "\n" not in str(refused.value)
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
