@@ -7,32 +7,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# Virtual memory, counted from the state on (proc(5), field 23).
-_MEMORY = 20
+from resources.warm_pool import processes
+
 _FAILURE = "last-failure-"
 TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
 
 
 @dataclass(frozen=True)
 class RegisteredWorker:
-    """A worker process of this machine."""
+    """A worker process of this machine, as it was when it was registered."""
 
     name: str
     url: str
     base_model: str
     pid: int
+    identity: str | None = None
 
     def is_alive(self) -> bool:
-        """Whether its process is there, and neither a zombie nor on its way out.
-
-        Of a large process that was killed the kernel takes many seconds to free the memory; it then
-        runs still, but without any.
-        """
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError, IndexError):
-            return False
-        return fields[0] not in ("Z", "X") and int(fields[_MEMORY]) > 0
+        """Whether its very process is there, and neither a zombie nor on its way out."""
+        return processes.is_alive(self.pid, self.identity)
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,8 @@ class WorkerRegistry:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.json"
         unfinished = self.folder / f".{name}.{secrets.token_hex(4)}.tmp"
-        unfinished.write_text(json.dumps(vars(RegisteredWorker(name, url, base_model, pid))))
+        worker = RegisteredWorker(name, url, base_model, pid, processes.identity(pid))
+        unfinished.write_text(json.dumps(vars(worker)))
         try:
             if url:
                 os.replace(unfinished, path)
