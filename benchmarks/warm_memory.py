@@ -33,7 +33,7 @@ def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any
     (folder / "dagster").mkdir()
     shutil.copy("dagster.yaml", folder / "dagster")
     MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="").client()
-    pool = LocalPool(settings.home, read_token(settings.home), expected=1)
+    pool = LocalPool(settings.home, settings.pool, read_token(settings.home), expected=1)
     pool.grow(settings.pool, 1, beside=0)
     names = sorted(path.name for path in own.iterdir())
     try:

@@ -194,11 +194,12 @@ def live_services(
         until(lambda: (folder / "home" / "services.json").exists(), 60.0)
         until(lambda: b"Logs" in (folder / "up.log").read_bytes(), 120.0)
         token = read_token(settings.home)
-        yield Services(settings, environment, LocalPool(settings.home, token, max(1, workers)))
+        pool = LocalPool(settings.home, settings.pool, token, max(1, workers))
+        yield Services(settings, environment, pool)
     finally:
         up.send_signal(signal.SIGINT)
         up.wait(timeout=60)
-        LocalPool(settings.home, token).stop_all(timeout_s=5.0)
+        LocalPool(settings.home, settings.pool, token).stop_all(timeout_s=5.0)
 
 
 def until(look: Callable[[], Found | None], timeout_s: float) -> Found:

@@ -77,7 +77,7 @@ class LocalServices:
             # The scheduler may start more than these, up to what the cluster file says.
             most = max(workers, most_workers(settings))
             _allow_trainings(dagster_home, most)
-            pool = LocalPool(settings.home, read_token(settings.home), most)
+            pool = LocalPool(settings.home, settings.pool, read_token(settings.home), most)
             WorkerRegistry(settings.home).forget_failures()
             pool.grow(settings.pool, workers, beside=0)
         python = sys.executable

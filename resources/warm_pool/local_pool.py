@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resources.warm_pool.client import WorkerClient
-from resources.warm_pool.pool import PoolWorker, with_views
+from resources.warm_pool.pool import PoolError, PoolWorker, with_views
 from resources.warm_pool.registry import RegisteredWorker, WorkerRegistry
 
 _ANSWER_S = 2.0
@@ -21,9 +21,13 @@ _AFTER_FAILURE_S = 30.0
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Worker processes under one data home; `expected` of them share the machine's cores."""
+    """Worker processes under one data home; `expected` of them share the machine's cores.
+
+    They hold `base_model`, that of the settings, and no other.
+    """
 
     home: str
+    base_model: str
     token: str
     expected: int = 2
 
@@ -40,7 +44,13 @@ class LocalPool:
         """Start worker processes; they outlive the process that starts them.
 
         None for a while after one of the model could not load: what is wrong is in its log.
+        Raises `PoolError` for another base model than the settings'.
         """
+        if base_model != self.base_model:
+            raise PoolError(
+                f"this machine's workers hold {self.base_model}, the base_model of the settings, "
+                f"and none can hold {base_model}"
+            )
         since_s = time.time() - _AFTER_FAILURE_S
         if WorkerRegistry(self.home).failed_since(base_model, since_s):
             return

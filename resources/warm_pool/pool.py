@@ -100,7 +100,8 @@ def pool_of(settings: Settings) -> WarmPool | None:
     if settings.warm_pool == "local":
         from resources.warm_pool.local_pool import LocalPool
 
-        return LocalPool(settings.home, read_token(settings.home), most_workers(settings))
+        token = read_token(settings.home)
+        return LocalPool(settings.home, settings.pool, token, most_workers(settings))
     if settings.warm_pool == "kubernetes":
         from resources.warm_pool.kubernetes_pool import KubernetesPool
 

@@ -128,7 +128,7 @@ async def _stream(worker: Worker, attempt: str) -> AsyncIterator[str]:
 
 def main(
     name: Annotated[str, typer.Option(help="The worker's own name.")] = socket.gethostname(),
-    base_model: Annotated[str, typer.Option(help="Name of its pool.")] = "",
+    base_model: Annotated[str, typer.Option(help="What the settings must name.")] = "",
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to bind to; 0 takes a free one.")] = 0,
     module: Annotated[str, typer.Option(help="The code location.")] = "pipelines.tuning",
@@ -142,7 +142,14 @@ def main(
     log = _own_log(name)
     started_s = time.monotonic()
     settings = Settings.read()
-    base_model = base_model or settings.pool
+    if base_model not in ("", settings.pool):
+        typer.echo(
+            f"--base-model {base_model}: a worker holds the base model of its settings, and that "
+            f"is {settings.pool}; MAITRE_BASE_MODEL (or base_model in maitre.yaml) names another",
+            err=True,
+        )
+        raise typer.Exit(2)
+    base_model = settings.pool
     checkpoints = CheckpointStore(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
     executor = Executor(module, job, settings)
     worker = Worker(

@@ -172,7 +172,7 @@ def live_pool(folder: Path) -> Iterator[Live]:
         patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         # Made here, so that two workers do not both try to create the tables.
         MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="").client()
-        pool = LocalPool(settings.home, read_token(settings.home))
+        pool = LocalPool(settings.home, settings.pool, read_token(settings.home))
         try:
             with dg.DagsterInstance.get() as instance:
                 yield Live(settings, instance, pool)

@@ -10,7 +10,7 @@ import yaml
 
 from resources.settings import Settings
 from resources.warm_pool.local_pool import LocalPool
-from resources.warm_pool.pool import pool_of
+from resources.warm_pool.pool import PoolError, pool_of
 from resources.warm_pool.registry import WorkerRegistry
 
 
@@ -30,24 +30,31 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_what_somebody_else_has_started_is_not_started_again(
     tmp_path: Path, started: list[list[str]]
 ) -> None:
-    pool = LocalPool(str(tmp_path), "token")
+    pool = LocalPool(str(tmp_path), "tiny", "token")
     pool.grow("tiny", 2, beside=0)
     assert len(started) == 2
     pool.grow("tiny", 2, beside=0)
     assert len(started) == 2
     pool.grow("tiny", 1, beside=2)
-    pool.grow("other", 1, beside=0)
-    assert len(started) == 4
+    assert len(started) == 3
+
+
+def test_no_worker_is_started_under_another_models_name(
+    tmp_path: Path, started: list[list[str]]
+) -> None:
+    with pytest.raises(PoolError, match=r"hold tiny, .* none can hold other"):
+        LocalPool(str(tmp_path), "tiny", "token").grow("other", 1, beside=0)
+    assert started == []
 
 
 def test_after_one_that_could_not_load_none_is_started_for_a_while(
     tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = LocalPool(str(tmp_path), "token")
+    pool = LocalPool(str(tmp_path), "tiny", "token")
     WorkerRegistry(str(tmp_path)).note_failure("tiny")
     pool.grow("tiny", 1, beside=0)
     assert started == []
-    pool.grow("other", 1, beside=0)
+    LocalPool(str(tmp_path), "other", "token").grow("other", 1, beside=0)
     assert len(started) == 1
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 60.0)
@@ -59,7 +66,7 @@ def test_who_has_mended_the_cause_does_not_wait(tmp_path: Path, started: list[li
     registry = WorkerRegistry(str(tmp_path))
     registry.note_failure("tiny")
     registry.forget_failures()
-    LocalPool(str(tmp_path), "token").grow("tiny", 1, beside=0)
+    LocalPool(str(tmp_path), "tiny", "token").grow("tiny", 1, beside=0)
     assert len(started) == 1
 
 

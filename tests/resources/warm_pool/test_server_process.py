@@ -37,3 +37,22 @@ def test_a_worker_that_loads_ends_at_once_when_it_is_told_to(tmp_path: Path) -> 
     finally:
         worker.kill()
         worker.wait()
+
+
+def test_a_worker_refuses_the_name_of_a_model_that_it_does_not_load(tmp_path: Path) -> None:
+    """It would serve one model as another."""
+    environment = os.environ | {
+        "MAITRE_HOME": str(tmp_path / "home"),
+        "MAITRE_BASE_MODEL": str(tmp_path / "tiny"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "resources.warm_pool.server", "--base-model", "other"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--base-model other" in done.stderr
+    assert "that is tiny" in done.stderr
+    assert not (tmp_path / "home" / "workers").exists()
