@@ -243,6 +243,5 @@ class RequestStore(RequestReader):
 def _is_free(now: datetime) -> sa.ColumnElement[bool]:
     """Whether nobody holds a request, or did so for too long without making a run of it."""
     starting = requests.c.state == str(RequestState.STARTING)
-    return (requests.c.state == str(RequestState.QUEUED)) | (
-        starting & (requests.c.held_until < now)
-    )
+    held_too_long = starting & (requests.c.held_until < now) & requests.c.run_id.is_(None)
+    return (requests.c.state == str(RequestState.QUEUED)) | held_too_long

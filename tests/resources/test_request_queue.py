@@ -216,6 +216,20 @@ def test_a_cancel_ends_what_was_held_too_long_and_has_no_run(queue: RequestStore
     assert queue.get(request_id).state is RequestState.CANCELLED
 
 
+def test_what_was_held_too_long_and_has_a_run_is_neither_taken_nor_over(
+    queue: RequestStore,
+) -> None:
+    request_id = queue.submit("task", deadline_at=LATER, now=NOW).request_id
+    then = NOW + timedelta(seconds=31)
+    assert queue.take(request_id, owner="slow", now=NOW, hold_s=30.0)
+    assert queue.bind_run(request_id, attempt=1, run_id="run")
+    assert not queue.take(request_id, owner="next", now=then, hold_s=30.0)
+    queue.cancel(request_id, now=then)
+    # Its run is to be cancelled, which ends the request.
+    assert not queue.end_cancelled(request_id, now=then)
+    assert queue.get(request_id).state is RequestState.STARTING
+
+
 def test_a_retry_is_a_new_attempt_of_the_same_request(queue: RequestStore) -> None:
     request = queue.submit("task", deadline_at=LATER, now=NOW)
     with pytest.raises(RequestError, match="is queued: only what has failed"):
