@@ -1,5 +1,6 @@
 """Notes in the bank what a tuning has shown of the start that it was given."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from assets.prompt_bank import bank_url, load_bank
@@ -19,11 +20,16 @@ def record_use(
     start: "Lookup",
     tuned: "TuneResult",
     cold: "TuneResult | None",
+    *,
+    run_id: str,
+    check: Callable[[], None],
 ) -> float | None:
     """Keep the iterations that a start took, and credit the bank's entry with those it saved.
 
     Returns what was saved: against the cold run where there was one, else against what the lookup
-    predicted for a cold start; `None` where the lookup predicted nothing.
+    predicted for a cold start; `None` where the lookup predicted nothing. What the run `run_id`
+    has noted before it was cut off is not noted again. `check` goes ahead of both writes and raises
+    when the run is another worker's by now.
     """
     from maitre.bank.bank import PromptBank
     from maitre.bank.history import append_history
@@ -43,10 +49,13 @@ def record_use(
         iterations=tuned.iterations,
         kind=start.choice.kind,
     )
-    append_history(url, [record])
     saved = float(cold_iterations - tuned.iterations)
-    bank = load_bank(home, model)
+    check()
+    is_new = append_history(url, [record], source=run_id)
     entry = start.choice.entry
-    if entry is not None and entry in bank:
-        PromptBank((bank[entry].with_use(saved),)).save(url)
+    bank = load_bank(home, model)
+    if is_new and entry is not None and entry in bank:
+        credited = PromptBank((bank[entry].with_use(saved),))
+        check()
+        credited.save(url)
     return saved

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,17 @@ MODEL_SOURCE = Path(mlflow_models.__file__).with_name("tuned_prompt.py")
 
 
 def register(
-    mlflow: MlflowTracking, run: TrackedRun, model: "BaseModel", task: "Task", tuned: "TuneResult"
+    mlflow: MlflowTracking,
+    run: TrackedRun,
+    model: "BaseModel",
+    task: "Task",
+    tuned: "TuneResult",
+    check: Callable[[], None],
 ) -> RegisteredVersion:
-    """Register the prompt as a new version of its task's model."""
+    """Register the prompt as a new version of its task's model.
+
+    `check` raises when the run is another worker's by now.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
     from safetensors.numpy import save_file
@@ -51,6 +60,7 @@ def register(
             ),
             tags={"task": task.name, "base_model_hash": model.hash},
             requirements=("torch", "transformers", "safetensors"),
+            check=check,
         )
 
 
@@ -61,8 +71,9 @@ def add_to_bank(
     tuned: "TuneResult",
     ita_cold: float | None,
     run_id: str,
+    check: Callable[[], None],
 ) -> None:
-    """Add the prompt to the base model's bank."""
+    """Add the prompt to the base model's bank, if `check` lets it."""
     from maitre.tuning.bank_entries import bank_entry, with_output_features
 
     entry = bank_entry(
@@ -77,4 +88,6 @@ def add_to_bank(
         ita_cold=ita_cold,
     )
     bank, _ = load_bank(home, model).add([entry])
-    with_output_features(bank, model).save(bank_url(home, model))
+    featured = with_output_features(bank, model)
+    check()
+    featured.save(bank_url(home, model))

@@ -158,10 +158,19 @@ def tuned_prompts(
             y="eval loss",
         )
         run.picture(figure, "curves.png")
-        version = register(mlflow, run, model, task, tuned)
-        add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id)
+        version = register(mlflow, run, model, task, tuned, held.check)
+        add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id, held.check)
         if config.has_target():
-            saved = record_use(home, model, task, start, tuned, lines.get("cold"))
+            saved = record_use(
+                home,
+                model,
+                task,
+                start,
+                tuned,
+                lines.get("cold"),
+                run_id=run.run_id,
+                check=held.check,
+            )
             figures["iterations_saved"] = saved
     context.log.info(
         f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "

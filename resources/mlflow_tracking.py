@@ -6,7 +6,7 @@ run. So either interface leads to the other. SQLite under the data home by defau
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+from resources.warm_pool.placements import PlacementLost
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,8 +115,11 @@ class MlflowTracking(dg.ConfigurableResource):
         url = f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}"
         try:
             yield TrackedRun(client, run_id, experiment_id, url, run.data.params)
+        except PlacementLost:
+            # Another worker goes on with it, or has ended it by now.
+            raise
         except BaseException as error:
-            # Interrupts, and runs that are given up for another worker, are no failures.
+            # Interrupts are no failures.
             client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         client.set_terminated(run_id)
@@ -137,11 +142,13 @@ class MlflowTracking(dg.ConfigurableResource):
         signature: Any,
         tags: Mapping[str, str],
         requirements: Sequence[str],
+        check: Callable[[], None] = lambda: None,
     ) -> RegisteredVersion:
         """Log a model with its artefacts and register it as a new version of `name`.
 
         What the run has registered already, before it was cut off, is not registered again: a
-        version says which run it is of, and is written when its files are there.
+        version says which run it is of, and is written when its files are there. `check` raises
+        when the run is another worker's by now; it is asked directly before the version is made.
 
         The model is code: `python_model` is a source file, and nothing is pickled. It runs where
         this project is installed; `requirements` names the packages whose versions matter.
@@ -152,14 +159,19 @@ class MlflowTracking(dg.ConfigurableResource):
         mlflow.set_registry_uri(self.tracking_uri)
         version = _version_of(run, name)
         if version is None:
-            version = self._log_and_register(
-                run, name, python_model, artifacts, signature, requirements
-            )
+            uri = self._log(run, name, python_model, artifacts, signature, requirements)
+            # Logging takes seconds, in which the run may have gone to another worker and back.
+            version = _version_of(run, name)
+        if version is None:
+            _make_name(run.client, name)
+            check()
+            version = int(mlflow.register_model(uri, name).version)
+        check()
         for key, value in tags.items():
             run.client.set_model_version_tag(name, str(version), key, value)
         return self._registered(name, version)
 
-    def _log_and_register(
+    def _log(
         self,
         run: TrackedRun,
         name: str,
@@ -167,7 +179,8 @@ class MlflowTracking(dg.ConfigurableResource):
         artifacts: Mapping[str, Path],
         signature: Any,
         requirements: Sequence[str],
-    ) -> int:
+    ) -> str:
+        """Log the model, as no version of anything yet; its URI."""
         import mlflow
 
         with mlflow.start_run(run_id=run.run_id), warnings.catch_warnings():
@@ -179,11 +192,10 @@ class MlflowTracking(dg.ConfigurableResource):
                 python_model=str(python_model),
                 artifacts={key: str(path) for key, path in artifacts.items()},
                 signature=signature,
-                registered_model_name=name,
                 # Besides this project, which is no published package.
                 pip_requirements=[f"{name}=={installed(name)}" for name in requirements],
             )
-        return int(logged.registered_model_version)
+        return str(logged.model_uri)
 
     def champion(self, name: str) -> RegisteredVersion | None:
         """The version of `name` with the alias `champion`, if there is one."""
@@ -250,6 +262,17 @@ def _cut_off(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]
     found = client.search_runs([experiment_id], f"{of_run} and attributes.status != 'FAILED'")
     same = (run for run in found if tags.items() <= run.data.tags.items())
     return next(same, None)
+
+
+def _make_name(client: "MlflowClient", name: str) -> None:
+    """Make the registered model that versions are of, unless it is there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _version_of(run: TrackedRun, name: str) -> int | None:

@@ -123,8 +123,15 @@ def test_a_use_credits_its_entry_and_is_remembered(
         predicted_iterations=5.0,
         predicted_cold_iterations=30.0,
     )
-    assert record_use(home, model, task, start, result(4), result(20)) == 16.0
-    assert record_use(home, model, task, start, result(6), None) == 24.0
+
+    def use(run_id: str, iterations: int, cold: TuneResult | None) -> float | None:
+        tuned = result(iterations)
+        return record_use(home, model, task, start, tuned, cold, run_id=run_id, check=lambda: None)
+
+    assert use("a", 4, result(20)) == 16.0
+    assert use("b", 6, None) == 24.0
+    # Cut off after that, and resumed: noted once all the same.
+    assert use("b", 6, None) == 24.0
     bank = load_bank(home, model)
     assert (bank[entry.entry_id].uses, bank[entry.entry_id].benefit) == (2, 20.0)
     assert [record.iterations for record in bank.history] == [4, 6]

@@ -1,5 +1,6 @@
 """MLflow tracking on a SQLite store: runs, their tags and end, champions."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from mlflow.entities import Run
 
 from resources import mlflow_models
 from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
+from resources.warm_pool.placements import PlacementLost
 
 
 @pytest.fixture
@@ -79,7 +81,12 @@ def in_run(run_id: str, partition: str = "one") -> Any:
     )
 
 
-def register(tracking: MlflowTracking, run: TrackedRun, folder: Path) -> RegisteredVersion:
+def register(
+    tracking: MlflowTracking,
+    run: TrackedRun,
+    folder: Path,
+    check: Callable[[], None] = lambda: None,
+) -> RegisteredVersion:
     (folder / "prompt").mkdir(exist_ok=True)
     return tracking.register(
         run,
@@ -89,6 +96,7 @@ def register(tracking: MlflowTracking, run: TrackedRun, folder: Path) -> Registe
         signature=None,
         tags={"task": "one"},
         requirements=("numpy",),
+        check=check,
     )
 
 
@@ -122,6 +130,48 @@ def test_a_resumed_run_registers_its_result_once(
         with tracking.run(context) as run:
             register(tracking, run, tmp_path)
     assert len(tracking.client().search_model_versions()) == 3
+
+
+def test_a_worker_that_lost_its_run_while_it_logged_the_model_registers_nothing(
+    tracking: MlflowTracking, tmp_path: Path
+) -> None:
+    """It was stopped, another one registers the result, and it is continued."""
+
+    def lost() -> None:
+        raise PlacementLost("another worker has been given this run")
+
+    with pytest.raises(PlacementLost), tracking.run(in_run("first")) as run:
+        register(tracking, run, tmp_path, lost)
+    assert tracking.client().search_model_versions() == []
+
+    def register_elsewhere() -> None:
+        with tracking.run(in_run("first")) as same:
+            assert register(tracking, same, tmp_path).version == 1
+        lost()
+
+    with pytest.raises(PlacementLost), tracking.run(in_run("first")) as run:
+        register(tracking, run, tmp_path, register_elsewhere)
+    assert len(tracking.client().search_model_versions()) == 1
+    # Nor does it say that the run, which the other one has ended, was cut off.
+    assert [run.info.status for run in runs(tracking)] == ["FINISHED"]
+
+
+def test_what_was_registered_while_the_model_was_logged_is_not_registered_again(
+    tracking: MlflowTracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MlflowTracking._log
+
+    def log_slowly(*arguments: Any) -> str:
+        uri = log(*arguments)
+        monkeypatch.setattr(MlflowTracking, "_log", log)
+        with tracking.run(in_run("first")) as same:
+            register(tracking, same, tmp_path)
+        return uri
+
+    monkeypatch.setattr(MlflowTracking, "_log", log_slowly)
+    with tracking.run(in_run("first")) as run:
+        assert register(tracking, run, tmp_path).version == 1
+    assert len(tracking.client().search_model_versions()) == 1
 
 
 def test_a_try_after_a_failure_is_a_run_of_its_own(tracking: MlflowTracking) -> None:

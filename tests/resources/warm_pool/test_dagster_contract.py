@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
+from resources.mlflow_tracking import MlflowTracking
 from resources.warm_pool import coordinator
 from resources.warm_pool.dagster_internals import (
     DagsterUserCodeUnreachableError,
@@ -162,6 +163,32 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(live: Live) -> Non
         os.kill(pid, signal.SIGCONT)
     assert status is dg.DagsterRunStatus.SUCCESS
     until(lambda: live.worker(first).is_idle)
+    assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
+
+
+def test_a_worker_that_is_stopped_while_it_registers_makes_no_second_version(live: Live) -> None:
+    live.start_workers(2)
+    mlflow = MlflowTracking(tracking_uri=live.settings.mlflow_tracking_uri, ui_url="").client()
+    run_id = live.launch("third")
+    is_third = "name = 'tuned-prompt-third'"
+    experiment = until(lambda: mlflow.get_experiment_by_name("maitre")).experiment_id
+    # It logs the model, of which there is no version yet.
+    until(lambda: mlflow.search_logged_models([experiment], filter_string=is_third))
+    placement = live.placements.current(run_id)
+    assert placement is not None
+    first = placement.worker
+    pid = live.pid(first)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert mlflow.search_model_versions(is_third) == []
+        assert live.placements.release(run_id, placement.attempt, "its lease has run out")
+        status = monitor_until_ended(live, run_id)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert status is dg.DagsterRunStatus.SUCCESS
+    until(lambda: live.worker(first).is_idle)
+    [version] = mlflow.search_model_versions(is_third)
+    assert mlflow.get_run(version.run_id).info.status == "FINISHED"
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
 
 
