@@ -12,16 +12,11 @@ from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.pool import pool_of
 from resources.warm_pool.request_runs import is_re_execution
-from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc, run_config
+from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc
 from resources.warm_pool.services_file import while_up
 from resources.warm_pool.speeds import unplanned
-from resources.warm_pool.tags import (
-    ATTEMPT_TAG,
-    DEADLINE_TAG,
-    REQUEST_TAG,
-    TENANT_TAG,
-    WORKERS_TAG,
-)
+from resources.warm_pool.tags import ATTEMPT_TAG, REQUEST_TAG
+from resources.warm_pool.tune_run import config_of, tags_of
 from resources.warm_pool.watch import Watch
 
 _FATE = {
@@ -165,17 +160,9 @@ def _note(
 
 def _run_request(start: StartRun) -> dg.RunRequest:
     request = start.request
-    tags = {
-        REQUEST_TAG: request.request_id,
-        ATTEMPT_TAG: str(request.attempt),
-        DEADLINE_TAG: request.deadline_at.isoformat(),
-        TENANT_TAG: request.tenant,
-    }
-    if start.workers:
-        tags[WORKERS_TAG] = ",".join(start.workers)
     return dg.RunRequest(
         run_key=request.run_key,
         partition_key=request.task,
-        tags=tags,
-        run_config=run_config(start),
+        tags=tags_of(request, start.workers),
+        run_config=config_of(request, start.lookup),
     )

@@ -18,14 +18,7 @@ from resources.settings import Settings
 from resources.warm_pool.client import direct
 from resources.warm_pool.live_snapshot import HANDED_TO
 from resources.warm_pool.pool import PoolWorker
-from resources.warm_pool.tags import (
-    ATTEMPT_TAG,
-    BASE_MODEL_TAG,
-    DEADLINE_TAG,
-    REQUEST_TAG,
-    TENANT_TAG,
-    WORKERS_TAG,
-)
+from resources.warm_pool.tune_run import config_of, tags_of
 
 LOCATION = "pipelines.tuning"
 _REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
@@ -70,20 +63,11 @@ class Dagster:
 
     def launch(self, request: TuningRequest, workers: Sequence[str], lookup: bool) -> str:
         """Launch the request's run for some workers; the run's id."""
-        tags = {
-            REQUEST_TAG: request.request_id,
-            ATTEMPT_TAG: str(request.attempt),
-            DEADLINE_TAG: request.deadline_at.isoformat(),
-            TENANT_TAG: request.tenant,
-            BASE_MODEL_TAG: request.base_model,
-            WORKERS_TAG: ",".join(workers),
-            "dagster/partition": request.task,
-        }
-        config = {"max_iterations": request.max_iterations, "lookup": lookup}
+        tags = {**tags_of(request, workers), "dagster/partition": request.task}
         parameters = {
             "selector": {**_REPOSITORY, "jobName": "tune"},
             "mode": "default",
-            "runConfigData": {"ops": {"tuned_prompts": {"config": config}}},
+            "runConfigData": config_of(request, lookup),
             "executionMetadata": {
                 "tags": [{"key": key, "value": value} for key, value in tags.items()],
             },

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -233,9 +232,3 @@ def _resume(
 def now_utc() -> datetime:
     """The time, for whoever starts a round."""
     return datetime.now(UTC)
-
-
-def run_config(start: StartRun) -> dict[str, Any]:
-    """The run configuration of a request's run."""
-    values = {"max_iterations": start.request.max_iterations, "lookup": start.lookup}
-    return {"ops": {"tuned_prompts": {"config": values}}}

@@ -150,7 +150,7 @@ def main(
         )
         raise typer.Exit(2)
     base_model = settings.pool
-    checkpoints = CheckpointStore(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
+    checkpoints = CheckpointStore.of(settings)
     executor = Executor(module, job, settings)
     worker = Worker(
         name,
