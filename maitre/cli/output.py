@@ -32,13 +32,13 @@ def print_json(document: Any) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print rows of equal keys as a table."""
+    """Print rows of equal keys as a table; what the first column names is never cut."""
     if not rows:
         print(f"{title}: none")
         return
     table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(str(column))
+    for number, column in enumerate(rows[0]):
+        table.add_column(str(column), no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)

@@ -27,6 +27,8 @@ AcceptLate = Annotated[
     bool, typer.Option("--accept-late", help="Queue it even if it cannot be done in time.")
 ]
 
+_MOMENT = "%Y-%m-%d %H:%M:%S %Z"
+
 
 def submit(
     task: str,
@@ -114,12 +116,10 @@ def list_requests(
     found, left_out = _store().newest(limit)
     if left_out:
         print(f"maitre: {left_out} more are not listed (--limit)", file=sys.stderr)
-    rows = [asdict(request) for request in found]
     if json:
-        print_json(rows)
+        print_json([asdict(request) for request in found])
         return
-    shown = ("request_id", "task", "state", "deadline_at", "predicted_finish_at", "run_id")
-    print_table([{name: row[name] for name in shown} for row in rows], "Tuning requests")
+    print_table([_line(request) for request in found], "Tuning requests")
 
 
 @app.command()
@@ -179,6 +179,17 @@ def _store() -> "RequestStore":
     from resources.settings import Settings
 
     return RequestStore(Settings.read().request_queue_url)
+
+
+def _line(request: "TuningRequest") -> dict[str, str]:
+    finish_at = request.predicted_finish_at
+    return {
+        "request": request.request_id,
+        "task": request.task,
+        "state": str(request.state),
+        "deadline": f"{request.deadline_at:{_MOMENT}}",
+        "predicted finish": f"{finish_at:{_MOMENT}}" if finish_at else "",
+    }
 
 
 def _tell(request: "TuningRequest", json: bool) -> None:

@@ -226,6 +226,16 @@ def test_a_request_queue_that_cannot_be_opened_is_one_line(
     assert (code, err) == (2, "maitre: unable to open database file\n")
 
 
+def test_the_list_shows_ids_whole_in_a_narrow_terminal(
+    maitre, store: RequestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    maitre("requests", "submit", "first", "--deadline", "1h")
+    [request] = store.find()
+    _, out, _ = maitre("requests", "list")
+    assert request.request_id in out
+
+
 def test_the_list_says_when_there_are_more(maitre, store: RequestStore) -> None:
     for name in ("first", "second", "first"):
         maitre("tune", name, "--deadline", "1h", "--json")
