@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 
 from maitre.scheduling import actions as act
-from maitre.scheduling.cluster import Cluster, read_cluster
 from maitre.scheduling.policies import named_policy
 from resources.request_queue.request import OPEN_STATES, TuningRequest
 from resources.request_queue.store import RequestStore
@@ -26,6 +24,7 @@ from resources.warm_pool.lost_runs import runs_to_resume
 from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolWorker, WarmPool
+from resources.warm_pool.speeds import planned_cluster
 from resources.warm_pool.tick import to_document, write_tick
 
 POLICY = "maitre"
@@ -77,7 +76,7 @@ def schedule(
     done.to_spare = len(staying) - settings.warm_workers
     to_resume = runs_to_resume(settings, instance, pool, done.notes.append)
     requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
-    cluster = cluster_of(settings)
+    cluster = planned_cluster(settings)
     snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
     actions = list(named_policy(POLICY).decide(snapshot))
     decided = [a for a in actions if not isinstance(a, act.WaitUntil)]
@@ -159,11 +158,6 @@ def _noting(done: Round, what: str) -> Iterator[None]:
         yield
     except PASSING as error:
         done.notes.append(f"{what}: {first_line(error)}")
-
-
-def cluster_of(settings: Settings) -> Cluster:
-    """What the settings' cluster file says; `SchedulingError` naming what is wrong with it."""
-    return read_cluster(Path(settings.cluster))
 
 
 def _act(

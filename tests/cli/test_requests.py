@@ -14,7 +14,7 @@ from resources.request_queue.request import RequestState
 from resources.request_queue.store import RequestStore
 from resources.settings import Settings
 from resources.warm_pool.live_snapshot import live_snapshot
-from resources.warm_pool.scheduler import cluster_of
+from resources.warm_pool.speeds import planned_cluster
 from resources.warm_pool.tick import to_document, write_tick
 from tests.tiny_inputs import write_tasks
 
@@ -186,7 +186,7 @@ def test_a_tick_is_replayed_and_one_that_was_changed_differs(
 ) -> None:
     maitre("tune", "first", "--deadline", "10m")
     now_s = datetime.now(UTC).timestamp()
-    seen = live_snapshot(now_s, cluster_of(Settings.read()), store.find(), [], {})
+    seen = live_snapshot(now_s, planned_cluster(Settings.read()), store.find(), [], {})
     document = to_document(seen, "maitre", named_policy("maitre").decide(seen))
     assert document["actions"]
     path = write_tick(tmp_path, document)
