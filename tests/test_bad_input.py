@@ -68,6 +68,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for field in ("home", "base_model", "tasks", "adapters", "profile", "request_queue_url"):
         monkeypatch.setenv(f"MAITRE_{field.upper()}", getattr(made, field))
     monkeypatch.setenv("MAITRE_MLFLOW_TRACKING_URI", made.mlflow_tracking_uri)
+    # The live workers of other tests are in the environment for as long as there are any.
+    monkeypatch.setenv("MAITRE_WARM_POOL", "off")
     monkeypatch.chdir(tmp_path)
     return made
 

@@ -54,7 +54,18 @@ placements = sa.Table(
     sa.Column("taken", sa.Integer, nullable=False, server_default="1"),
 )
 
-_SQLITE_WAIT_S = 30.0
+_WAITS: dict[str, dict[str, float]] = {
+    "sqlite": {"timeout": 30.0},
+    # A server that is silent, as its node is gone, refuses nothing: libpq would wait for minutes.
+    "postgresql": {
+        "connect_timeout": 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    },
+}
+"""How long the drivers wait for a lock or for an answer."""
 
 
 @lru_cache(maxsize=8)
@@ -71,7 +82,7 @@ def engine(url: str) -> sa.Engine:
     try:
         made = sa.create_engine(
             parsed,
-            connect_args={"timeout": _SQLITE_WAIT_S} if is_sqlite else {},
+            connect_args=_WAITS[parsed.get_backend_name()],
             pool_pre_ping=not is_sqlite,
         )
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:

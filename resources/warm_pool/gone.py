@@ -10,6 +10,8 @@ from resources.warm_pool.pool import WarmPool
 
 _CLAIM_TAKES = timedelta(seconds=5)
 """How long after its placement a run may not have reached its worker yet."""
+_QUEUEING_TAKES = timedelta(seconds=60)
+"""How long after its placement was refused a run may not be back in Dagster's queue yet."""
 
 
 def why_gone(store: PlacementStore, pool: WarmPool, placement: Placement) -> str | None:
@@ -36,8 +38,12 @@ def why_gone(store: PlacementStore, pool: WarmPool, placement: Placement) -> str
 
 
 def is_dagsters_to_start(run: dg.DagsterRun, placement: Placement) -> bool:
-    """Whether the run waits in Dagster's queue, or is about to: nobody else may place it."""
+    """Whether the run waits in Dagster's queue, or is about to: nobody else may place it.
+
+    Of one whose launcher has died before it could queue it somebody else takes care later.
+    """
     if run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED):
         return True
     is_refused = placement.state is PlacementState.RELEASED and placement.taken == 0
-    return is_refused and run.status is dg.DagsterRunStatus.STARTING
+    is_new = datetime.now(UTC) - placement.placed_at < _QUEUEING_TAKES
+    return is_refused and is_new and run.status is dg.DagsterRunStatus.STARTING

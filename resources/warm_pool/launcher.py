@@ -30,7 +30,7 @@ from resources.warm_pool.dagster_internals import (
     WorkerStatus,
 )
 from resources.warm_pool.gone import is_dagsters_to_start, why_gone
-from resources.warm_pool.ordinary_runs import ordinary_health, start_ordinary
+from resources.warm_pool.ordinary_runs import ORDINARY_LAUNCHER, ordinary_health, start_ordinary
 from resources.warm_pool.passing import PASSING, first_line
 from resources.warm_pool.placements import PREEMPTED, Placement, PlacementState, PlacementStore
 from resources.warm_pool.pool import PoolError, PoolWorker, WarmPool, pool_of
@@ -91,12 +91,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     @classmethod
     def config_type(cls) -> dict[str, Any]:
         """The configuration's schema."""
-        launcher = {
-            "module": dg.Field(str),
-            "class": dg.Field(str),
-            "config": dg.Field(dg.Permissive(), is_required=False, default_value={}),
-        }
-        return {"otherwise": dg.Field(launcher, is_required=False)}
+        return {"otherwise": dg.Field(ORDINARY_LAUNCHER, is_required=False)}
 
     @classmethod
     def from_config_value(
@@ -146,10 +141,14 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def _back_to_queue(self, run: dg.DagsterRun, why: str) -> DagsterUserCodeUnreachableError:
-        """What makes Dagster queue the run again, behind those that it would keep waiting."""
+        """What makes Dagster queue the run again.
+
+        A warm run keeps its place: it is not tried until a worker is idle (`models_waited_for`).
+        Another one would be, each second: it goes behind those that it would keep waiting.
+        """
         if BASE_MODEL_TAG in run.tags:
             self._waited_for.note(run.tags[BASE_MODEL_TAG])
-        if PRIORITY_TAG not in run.tags:
+        elif PRIORITY_TAG not in run.tags:
             with suppress(*PASSING):
                 self._instance.add_run_tags(run.run_id, {PRIORITY_TAG: "-1"})
         return DagsterUserCodeUnreachableError(f"{why}; the run goes back to the queue")

@@ -75,6 +75,8 @@ def _pool(
     queued: dict[str, JobView] = {}
     lookups: dict[str, LookupView] = {}
     running: dict[str, RunningJob] = {}
+    strayed: list[TuningRequest] = []
+    kept: set[str] = set()
     runs = {request.run_id: request for request in asked if request.run_id}
     seen = {worker.name: _worker(worker, model, time_s) for worker in own}
     can_be_handed = set()
@@ -109,8 +111,22 @@ def _pool(
         elif names := [name for name in _reserved(request, time_s) if name in can_be_handed]:
             # On its way, or claimed already and only the row does not say so yet.
             seen.update({name: _as(seen[name], "running") for name in names})
+            kept.update(names)
             job = job_view(request, model)
             running[job.job_id] = RunningJob(job, tuple(names), time_s, _iteration_s(model, names))
+        elif request.state is RequestState.LAUNCHED and _is_no_longer_held(request, time_s):
+            strayed.append(request)
+    can_be_handed -= kept
+    for request in strayed:
+        # On a worker that does not answer for now, or in Dagster's queue, which gives it the first
+        # idle one: that is left for it. With none there it needs one as those do that wait here.
+        job = job_view(request, model)
+        if left := _left_for_another(seen, can_be_handed):
+            can_be_handed.remove(left)
+            seen[left] = _as(seen[left], "running")
+            running[job.job_id] = RunningJob(job, (left,), time_s, _iteration_s(model, [left]))
+        else:
+            queued[job.job_id] = job
     return Pool(
         model,
         queued,
@@ -138,6 +154,12 @@ def _is_no_longer_held(request: TuningRequest, time_s: float) -> bool:
 def _reserved(request: TuningRequest, time_s: float) -> list[str]:
     """The workers that are kept for a request's run; one that did not go there waits for any."""
     return [] if _is_no_longer_held(request, time_s) else handed_to(request)
+
+
+def _left_for_another(seen: Mapping[str, Worker], can_be_handed: Iterable[str]) -> str | None:
+    """A worker that nothing is known to be on: one that does not answer, else an idle one."""
+    names = sorted(can_be_handed, key=lambda name: (seen[name].state == "idle", name))
+    return names[0] if names else None
 
 
 def handed_to(request: TuningRequest) -> list[str]:

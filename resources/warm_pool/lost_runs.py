@@ -62,7 +62,8 @@ def _close(
     """Forget a run that is over, its checkpoints first: what fails is done at the next round."""
     try:
         CheckpointStore.of(settings).remove(placement.run_id)
-    except OSError as error:
+    except Exception as error:
+        # An object store has errors of its own.
         tell(f"{placement.run_id}: its checkpoints cannot be removed: {error}")
         return
     store.close(placement.run_id, placement.attempt)

@@ -14,6 +14,12 @@ Runs on warm workers may be resumed up to the instance's `max_resume_run_attempt
 are given back. A Job that ends before its run was killed, most often for its memory, and would be
 each time.
 """
+ORDINARY_LAUNCHER = {
+    "module": dg.Field(str),
+    "class": dg.Field(str),
+    "config": dg.Field(dg.Permissive(), is_required=False, default_value={}),
+}
+"""The schema of a launcher named in `dagster.yaml`."""
 _NOT_THERE = "could not be found"
 
 
@@ -21,17 +27,18 @@ def start_ordinary(start: Callable[[], None]) -> None:
     """Call the ordinary launcher; `PoolError` when the API server takes no Job for now.
 
     Dagster would fail the run. A Job of the run's name that is there already is the run's own, of
-    an earlier try whose answer was lost.
+    an earlier try whose answer was lost; a quota that changes at that moment is a conflict, too.
     """
     try:
         start()
     except Exception as error:
         # By name: to import dagster-k8s takes a second, and without Kubernetes nobody else does.
         kind, refused = type(error).__name__, getattr(error, "k8s_api_exception", None)
-        if kind == "DagsterK8sAPIRetryLimitExceeded":
-            raise PoolError(f"cannot make the run's Job for now: {refused}") from error
-        if kind == "DagsterK8sUnrecoverableAPIError" and getattr(refused, "status", None) == 409:
+        is_conflict = getattr(refused, "status", None) == 409
+        if is_conflict and '"AlreadyExists"' in str(getattr(refused, "body", "")):
             return
+        if is_conflict or kind == "DagsterK8sAPIRetryLimitExceeded":
+            raise PoolError(f"cannot make the run's Job for now: {refused}") from error
         raise
 
 

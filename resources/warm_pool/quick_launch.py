@@ -4,6 +4,7 @@ For whoever waits at a terminal, and for the scheduler, whose own runs Dagster w
 its round has ended. What goes wrong here is no error: the request is started the ordinary way.
 """
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -95,7 +96,7 @@ class Dagster:
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
             raise GraphqlError(f"{self.url}: {error.code} {text}") from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
             raise GraphqlError(f"{self.url}: {error}", maybe_done=not refused) from None
         if document.get("errors"):

@@ -21,7 +21,8 @@ class WaitedFor:
 
         A model that no worker is held of at all is none of these: its runs start cold.
         """
-        self._models = {model for model in self._models if _has_none(pool, model)}
+        # Another thread may note one meanwhile.
+        self._models -= {model for model in tuple(self._models) if not _has_none(pool, model)}
         return sorted(self._models)
 
 
@@ -29,6 +30,7 @@ def _has_none(pool: Callable[[], WarmPool | None], base_model: str) -> bool:
     try:
         held = pool()
         workers = held.workers(base_model) if held else []
-    except PASSING:
+    except (*PASSING, ValueError):
+        # A settings or cluster file that is being edited must not keep all runs in the queue.
         return True
     return bool(workers) and not any(worker.is_idle for worker in workers)

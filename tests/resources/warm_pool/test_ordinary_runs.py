@@ -134,7 +134,20 @@ def to_launch(instance: dg.DagsterInstance) -> LaunchRunContext:
     return LaunchRunContext(instance.create_run_for_job(nothing), None)
 
 
-@pytest.mark.parametrize("error", [ApiException(status=503), ProtocolError("aborted")])
+def there_already() -> ApiException:
+    refused = ApiException(status=409)
+    refused.body = '{"kind": "Status", "reason": "AlreadyExists", "code": 409}'
+    return refused
+
+
+def conflict() -> ApiException:
+    """As of a quota that is changed at that moment."""
+    refused = ApiException(status=409)
+    refused.body = '{"kind": "Status", "reason": "Conflict", "code": 409}'
+    return refused
+
+
+@pytest.mark.parametrize("error", [ApiException(status=503), ProtocolError("aborted"), conflict()])
 def test_a_run_waits_in_the_queue_while_no_job_can_be_made(
     monitored: tuple[dg.DagsterInstance, Jobs, str], error: Exception
 ) -> None:
@@ -143,7 +156,7 @@ def test_a_run_waits_in_the_queue_while_no_job_can_be_made(
     with pytest.raises(DagsterUserCodeUnreachableError, match="cannot make the run's Job for now"):
         instance.run_launcher.launch_run(to_launch(instance))
     # Made, though the answer was lost.
-    jobs.answers = [ApiException(status=409)]
+    jobs.answers = [there_already()]
     instance.run_launcher.launch_run(to_launch(instance))
     # What a resume raises fails the run.
     jobs.answers = [error] * 2

@@ -54,8 +54,12 @@ class Queue:
         if self.worker is not None:
             view = WorkerView("w0", "tiny", self.worker, 0.0, 0.0)
             workers = [PoolWorker("w0", "http://127.0.0.1:1", "tiny", 0.0, view)]
-        client = SimpleNamespace(claim=lambda claim: None)
+        client = SimpleNamespace(claim=self.claim)
         return SimpleNamespace(workers=lambda model: workers, client=lambda url: client)
+
+    def claim(self, claim: object) -> None:
+        """As a worker does: busy from then on."""
+        self.worker = "busy"
 
     def add(self, **tags: str) -> dg.DagsterRun:
         run = self.instance.create_run_for_job(nothing, tags=tags, remote_job_origin=OF_TUNING)
@@ -117,6 +121,7 @@ def test_a_run_that_waits_for_a_worker_blocks_no_other(queue: Queue) -> None:
     queue.second()
     queue.second()
     assert queue.status(waiting[0]) is dg.DagsterRunStatus.STARTING
+    assert queue.status(waiting[1]) is dg.DagsterRunStatus.QUEUED
     placed = queue.placements.current(waiting[0].run_id)
     assert placed is not None
     assert placed.worker == "w0"
