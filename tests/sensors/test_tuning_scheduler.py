@@ -171,6 +171,8 @@ def test_requests_that_no_plan_covers_are_named_once_a_tick(
     for name in ("b", "c"):
         store.submit(name, deadline_at=NOW + timedelta(hours=1), now=NOW, base_model="another")
     monkeypatch.setenv("MAITRE_CLUSTER", settings.cluster)
+    # The live workers of other tests are in the environment for as long as there are any.
+    monkeypatch.setenv("MAITRE_WARM_POOL", "off")
     monkeypatch.setattr("sensors.tuning_scheduler.pool_of", lambda _: SaidPool(idle=0))
     monkeypatch.setattr("sensors.tuning_scheduler.Watch", lambda *_: SimpleNamespace(starts=list))
     queue = RequestQueue(url=settings.request_queue_url)
