@@ -13,7 +13,7 @@ relied on; the version is pinned in `pyproject.toml`. Seen with Dagster 1.13.27:
   RUNNING nor SUCCESS; a `resume_run` that raises fails the run.
 - With the queued coordinator a `launch_run` that raises `DagsterUserCodeUnreachableError` puts the
   run back in the queue; any other error fails it. For `user_code_failure_retry_delay` nothing of
-  the run's code location leaves the queue then, so its place in the queue must be the last one.
+  the run's code location leaves the queue then: a run must not be tried again each time in vain.
 """
 
 from collections.abc import Callable, Iterator, Set
