@@ -54,7 +54,7 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	@cp dagster.yaml $@
 
 run: setup
-	@$(BIN)/python -m pipelines.walkthrough
+	@$(BIN)/python -m pipelines.walkthrough.walkthrough
 
 test: setup
 	@$(BIN)/python -m pytest -q

@@ -17,11 +17,11 @@ from typing import Any
 import dagster as dg
 
 from benchmarks.warm_services import data_home_environment, small_tasks, until
+from maitre.settings import Settings
+from maitre.workers.launch.run_tags import BASE_MODEL_TAG
+from maitre.workers.pool.local import LocalPool
+from maitre.workers.pool.registry import WorkerRegistry, read_token
 from resources.mlflow_tracking import MlflowTracking
-from resources.settings import Settings
-from resources.warm_pool.local_pool import LocalPool
-from resources.warm_pool.registry import WorkerRegistry, read_token
-from resources.warm_pool.tags import BASE_MODEL_TAG
 
 
 def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import dagster as dg
 import yaml
 
-from resources.request_queue.request import TuningRequest
-from resources.request_queue.store import RequestStore
-from resources.settings import Settings
-from resources.warm_pool.local_pool import LocalPool
-from resources.warm_pool.pool import PoolWorker
-from resources.warm_pool.registry import WorkerRegistry, read_token
+from maitre.requests.request import TuningRequest
+from maitre.requests.store import RequestStore
+from maitre.settings import Settings
+from maitre.workers.pool.local import LocalPool
+from maitre.workers.pool.pool import PoolWorker
+from maitre.workers.pool.registry import WorkerRegistry, read_token
 
 Found = TypeVar("Found")
 SHORT_STEPS = 1

@@ -20,11 +20,11 @@ from unittest.mock import patch
 import yaml
 
 from benchmarks.warm_services import Services, live_services, small_tasks, until
+from maitre.requests.request import OPEN_STATES, TuningRequest
 from maitre.scheduling.cluster import read_cluster
 from maitre.scheduling.jobs import Job
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.simulator import simulate
-from resources.request_queue.request import OPEN_STATES, TuningRequest
 
 GPUS = 2
 TO_MEASURE = 14

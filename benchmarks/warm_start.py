@@ -30,9 +30,9 @@ from benchmarks.warm_services import (
     until,
 )
 from benchmarks.warm_simulated import compare
-from resources.request_queue.request import OPEN_STATES, RequestState
-from resources.warm_pool.quick_launch import Dagster
-from resources.warm_pool.services_file import while_up
+from maitre.requests.request import OPEN_STATES, RequestState
+from maitre.workers.launch.graphql import Dagster
+from maitre.workers.services_file import while_up
 
 KILL_EVERY_S = 60.0
 CHAOS_AT_MOST_S = 660.0

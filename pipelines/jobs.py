@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from resources.terminal_log import terminal_log
+from pipelines.terminal_log import terminal_log
 
 LOGGERS = {"terminal": terminal_log}
 

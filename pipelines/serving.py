@@ -2,22 +2,22 @@
 
 import dagster as dg
 
-from assets.adapter_catalogue import adapter_catalogue
-from assets.inputs import adapter_file, profile_files
-from assets.maxpack_model import champion_predicts_well, maxpack_model
-from assets.observed_traffic import observed_traffic
-from assets.placement_plan import no_server_starves, placement_plan
-from assets.server_profiles import server_profiles, twin_fidelity
-from assets.trace_batches import trace_batches
-from assets.trace_shares import simulate_traces
-from assets.twin_traces import twin_traces
-from assets.twin_verdict import twin_verdict
-from assets.vllm_deployments import manifests_are_valid, vllm_deployments
-from assets.vllm_measurements import vllm_measurements
+from assets.serving.adapter_catalogue import adapter_catalogue
+from assets.serving.maxpack_model import champion_predicts_well, maxpack_model
+from assets.serving.observed_traffic import observed_traffic
+from assets.serving.placement_plan import no_server_starves, placement_plan
+from assets.serving.server_profiles import server_profiles, twin_fidelity
+from assets.serving.trace_batches import trace_batches
+from assets.serving.trace_shares import simulate_traces
+from assets.serving.twin_traces import twin_traces
+from assets.serving.twin_verdict import twin_verdict
+from assets.serving.vllm_deployments import manifests_are_valid, vllm_deployments
+from assets.serving.vllm_measurements import vllm_measurements
+from assets.shared.inputs import adapter_file, profile_files
+from maitre.settings import Settings
 from pipelines.jobs import LOGGERS
+from pipelines.step_executor import step_executor
 from pipelines.wiring import resources
-from resources.settings import Settings
-from resources.step_executor import step_executor
 from sensors.serving_follows_tuning import serving_follows_tuning
 from sensors.traffic_drift import traffic_drift
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.bank_prompts import bank_prompts
-from assets.bank_quality import bank_is_sound, bank_quality
-from assets.inputs import base_model, task_files
-from assets.prompt_bank import prompt_bank
-from assets.tuned_prompts import tuned_prompt_beats_majority, tuned_prompts
-from assets.tuning_tasks import tuning_tasks
+from assets.shared.inputs import base_model, task_files
+from assets.tuning.bank_prompts import bank_prompts
+from assets.tuning.bank_quality import bank_is_sound, bank_quality
+from assets.tuning.prompt_bank import prompt_bank
+from assets.tuning.tuned_prompts import tuned_prompt_beats_majority, tuned_prompts
+from assets.tuning.tuning_tasks import tuning_tasks
+from maitre.settings import Settings
+from maitre.workers.launch.run_tags import BASE_MODEL_TAG
 from pipelines.jobs import LOGGERS
 from pipelines.wiring import resources
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking
-from resources.settings import Settings
-from resources.warm_pool.tags import BASE_MODEL_TAG
 from sensors.tuning_scheduler import tuning_scheduler
 
 INPUTS = [task_files, base_model]

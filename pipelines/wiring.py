@@ -1,12 +1,12 @@
 """Builds the resources of both code locations from the user's settings."""
 
+from maitre.settings import Settings
 from resources.data_home import DataHome
+from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking
 from resources.request_queue import RequestQueue
-from resources.settings import Settings
-from resources.vllm.gateway import Gateway
 
 
 def resources(settings: Settings) -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from resources.warm_pool.placements import PlacementLost
+from maitre.workers.leases import PlacementLost
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

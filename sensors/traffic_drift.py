@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.adapter_catalogue import CATALOGUE
-from assets.maxpack_model import load_champion
-from assets.measured_profiles import chosen_profile
-from assets.observed_traffic import WINDOW_S
-from assets.placement_plan import PLAN, plan_in_service
-from assets.traffic_looks import note
+from assets.serving.adapter_catalogue import CATALOGUE
+from assets.serving.maxpack_model import load_champion
+from assets.serving.measured_profiles import chosen_profile
+from assets.serving.observed_traffic import WINDOW_S
+from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.traffic_looks import note
+from maitre.placement.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
+from maitre.serving.observe import Sight, counted, starving
 from resources.data_home import DataHome
+from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
-from resources.vllm.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
-from resources.vllm.gateway import Gateway
-from resources.vllm.observe import Sight, counted, starving
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -107,7 +107,7 @@ def weigh(
     """
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.plan import PlacementPlan
-    from resources.vllm.served import same_servers
+    from maitre.serving.served import same_servers
 
     profile = chosen_profile(home, inputs.profile)
     served = plan_in_service(home, gateway, profile.name)

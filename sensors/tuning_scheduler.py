@@ -5,19 +5,20 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from assets.tuned_prompts import TASKS
-from resources.request_queue import RequestQueue, RequestState, TuningRequest
-from resources.request_queue.request import OPEN_STATES
-from resources.request_queue.store import RequestStore
-from resources.settings import Settings
-from resources.warm_pool.pool import pool_of
-from resources.warm_pool.request_runs import is_re_execution
-from resources.warm_pool.scheduler import HOLD_S, StartRun, now_utc
-from resources.warm_pool.services_file import while_up
-from resources.warm_pool.speeds import unplanned
-from resources.warm_pool.tags import ATTEMPT_TAG, REQUEST_TAG
-from resources.warm_pool.tune_run import config_of, tags_of
-from resources.warm_pool.watch import Watch
+from assets.tuning.tuned_prompts import TASKS
+from maitre.requests import RequestState, TuningRequest
+from maitre.requests.request import OPEN_STATES
+from maitre.requests.store import RequestStore
+from maitre.settings import Settings
+from maitre.workers.launch.request_runs import is_re_execution
+from maitre.workers.launch.run_tags import ATTEMPT_TAG, REQUEST_TAG
+from maitre.workers.launch.tune_run import config_of, tags_of
+from maitre.workers.pool.pool import pool_of
+from maitre.workers.scheduling.cluster_file import unplanned
+from maitre.workers.scheduling.round import HOLD_S, StartRun, now_utc
+from maitre.workers.scheduling.tick import Watch
+from maitre.workers.services_file import while_up
+from resources.request_queue import RequestQueue
 
 _FATE = {
     dg.DagsterRunStatus.SUCCESS: RequestState.DONE,

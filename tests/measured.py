@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from maitre.serving.measure.samples_folder import Measurement
 from maitre.twin import ServerProfile
 from maitre.twin.measure.capacity import server_config
 from maitre.twin.measure.design import MeasuredServer
 from maitre.twin.measure.samples import COLUMNS
 from maitre.twin.simulate import simulate
 from maitre.twin.workload import Workload
-from resources.vllm.measurement import Measurement
 
 SERVER = MeasuredServer(8, 16, 256, 2048, 8192, 200_000)
 DURATION_S = 60.0

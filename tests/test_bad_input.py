@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from maitre.cli.main import main
+from maitre.settings import Settings
 from maitre.tuning.tasks import Task
 from pipelines import serving, tuning
-from pipelines.walkthrough import make_if_stale
+from pipelines.walkthrough.walkthrough import make_if_stale
 from pipelines.wiring import resources
 from resources.data_home import DataHome
-from resources.settings import Settings
 from tests.tiny_inputs import write_adapters, write_model, write_tasks
 
 PROFILE = "h100-64gb/llama-3.1-8b-instruct"

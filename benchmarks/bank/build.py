@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from assets.bank_prompts import BankTuneConfig
+from assets.tuning.bank_prompts import BankTuneConfig
 from maitre.bank.bank import PromptBank
 from maitre.tuning.bank_entries import bank_entry, with_output_features
 from maitre.tuning.base_model import BaseModel

@@ -166,8 +166,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write an entry as a folder: peft's format for a prefix prompt, else safetensors."""
+    from maitre.settings import Settings
     from maitre.tuning.export import export_prompt
-    from resources.settings import Settings
 
     found = _load(bank).visible_to(tenant)[entry]
     folder = export_prompt(
@@ -217,8 +217,8 @@ def _load(bank: str | None) -> "PromptBank":
 
 
 def _base_model() -> "BaseModel":
+    from maitre.settings import Settings
     from maitre.tuning.base_model import BaseModel
-    from resources.settings import Settings
 
     return BaseModel.load(Settings.read().base_model)
 

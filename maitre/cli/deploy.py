@@ -11,7 +11,7 @@ from maitre.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
-    from resources.vllm.fleet import LocalFleet
+    from maitre.serving.fleet.fleet import LocalFleet
 
 PARTIAL = 3
 """Exit status: some steps failed, the others were done."""
@@ -39,7 +39,7 @@ def local(
 
     A second time changes nothing. Exit status 3 where some steps failed and the others were done.
     """
-    from resources.vllm.local_server import LaunchOptions
+    from maitre.serving.fleet.local_server import LaunchOptions
 
     launch = LaunchOptions(
         "", "", dtype=dtype, max_model_len=max_model_len, kv_cache_gib=kv_cache_gib,
@@ -73,7 +73,7 @@ def stop(
     folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
 ) -> None:
     """Stop every server that `local` started."""
-    from resources.vllm.local_server import LaunchOptions
+    from maitre.serving.fleet.local_server import LaunchOptions
 
     fleet = _fleet(folder, Path(), [], LaunchOptions("", ""), needs_vllm=False)
     count = len(fleet.known())
@@ -90,9 +90,9 @@ def render(
     ] = "manifests",
 ) -> None:
     """Write the plan as Kubernetes manifests, or for an operator."""
-    from resources.vllm.operator_formats import render_as
-    from resources.vllm.routes import write_text
-    from resources.vllm_manifests import DeploymentOptions
+    from maitre.serving.manifests.kubernetes import DeploymentOptions
+    from maitre.serving.manifests.operators import render_as
+    from maitre.serving.proxy.routes import write_text
 
     for name, text in render_as(format, _read_plan(plan), DeploymentOptions()).items():
         write_text(out / name, text)
@@ -105,7 +105,7 @@ def kubernetes(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the diff.")] = False,
 ) -> None:
     """Apply rendered manifests to the cluster of the current kubectl context, server-side."""
-    from resources.vllm.kubernetes import apply_folder
+    from maitre.serving.manifests.kubectl import apply_folder
 
     if not (folder / "kustomization.yaml").is_file():
         raise ValueError(f"{folder}: has no kustomization.yaml; `maitre deploy render` writes one")
@@ -127,10 +127,10 @@ def proxy(
     """One address for all servers: forwards by model name, tries another replica on failure."""
     import uvicorn
 
-    from resources.vllm.embeds import PromptEmbedder
-    from resources.vllm.local_server import LaunchOptions
-    from resources.vllm.proxy import proxy_app
-    from resources.vllm.routes import RoutedPrompt
+    from maitre.serving.fleet.local_server import LaunchOptions
+    from maitre.serving.proxy.embeds import PromptEmbedder
+    from maitre.serving.proxy.proxy import proxy_app
+    from maitre.serving.proxy.routes import RoutedPrompt
 
     fleet = _fleet(folder, Path(), model or [], LaunchOptions("", ""), needs_vllm=False)
     paths = _pairs("--model", model or [])
@@ -158,15 +158,15 @@ def _prompt_folder(kept: Path, text: str) -> str:
     Raises:
         ValueError: there is no such folder, or the registry has no such version.
     """
+    from maitre.serving.proxy.embeds import read_tuned_prompt
     from maitre.tuning.config import TuningInputError
-    from resources.vllm.embeds import read_tuned_prompt
 
     folder = Path(text)
     if text.startswith("models:/"):
         from mlflow.exceptions import MlflowException
 
+        from maitre.settings import Settings
         from resources.mlflow_tracking import MlflowTracking
-        from resources.settings import Settings
 
         settings = Settings.read()
         tracking = MlflowTracking(
@@ -194,9 +194,9 @@ def _read_plan(path: Path) -> "PlacementPlan":
 def _fleet(
     folder: Path | None, adapters: Path, models: list[str], launch: Any, *, needs_vllm: bool
 ) -> "LocalFleet":
-    from resources.settings import Settings
-    from resources.vllm.fleet import FleetOptions, LocalFleet
-    from resources.vllm.local_server import vllm_python
+    from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
+    from maitre.serving.fleet.local_server import vllm_python
+    from maitre.settings import Settings
 
     settings = Settings.read()
     paths = {settings.pool: settings.base_model, **_pairs("--model", models)}

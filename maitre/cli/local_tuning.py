@@ -67,10 +67,10 @@ def tune_here(asked: LocalTuning, json: bool) -> None:
 
     Ctrl-C cancels the tuning: its report says so and the exit code is an interrupt's.
     """
+    from maitre.settings import Settings
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.export import check_new_folder
     from maitre.tuning.tasks import Task
-    from resources.settings import Settings
 
     if asked.out is not None:
         check_new_folder(asked.out)

@@ -29,8 +29,8 @@ def main() -> None:
 
     So are a pool and a database that cannot be asked: a setting names them.
     """
-    from resources.service_error import ServiceError
-    from resources.vllm.errors import VllmError
+    from maitre.processes.service_error import ServiceError
+    from maitre.serving.errors import VllmError
 
     try:
         app()
@@ -47,7 +47,7 @@ def main() -> None:
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(1)
     except _passing() as error:
-        from resources.warm_pool.passing import first_line
+        from maitre.workers.transient_errors import first_line
 
         print(f"maitre: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -55,6 +55,6 @@ def main() -> None:
 
 def _passing() -> tuple[type[Exception], ...]:
     """Errors of the warm pool and of the database; asked for only when something was raised."""
-    from resources.warm_pool.passing import PASSING
+    from maitre.workers.transient_errors import PASSING
 
     return PASSING

@@ -5,8 +5,8 @@ from pathlib import Path
 
 def bank_url(bank: str | None) -> str:
     """The bank that was asked for, or the data home's bank of the base model in the settings."""
+    from maitre.settings import Settings
     from maitre.tuning.weights_hash import weights_hash
-    from resources.settings import Settings
 
     if bank is not None:
         return bank
@@ -18,6 +18,6 @@ def bank_url(bank: str | None) -> str:
 
 def task_folder(task: str) -> Path:
     """The folder of a task: a path to one, or a name in the tasks folder of the settings."""
-    from resources.settings import Settings
+    from maitre.settings import Settings
 
     return Path(task) if Path(task).is_dir() else Path(Settings.read().tasks) / task

@@ -14,7 +14,7 @@ def replay(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask the policy once more what it decides on a recorded snapshot; exit 1 if it differs."""
-    from resources.warm_pool import tick as ticks
+    from maitre.workers.scheduling import decision_log as ticks
 
     document = ticks.read_tick(tick)
     now = [_row(action) for action in ticks.replay(document)]

@@ -11,9 +11,9 @@ from maitre.cli.deadline import parse_deadline
 from maitre.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from resources.request_queue.request import TuningRequest
-    from resources.request_queue.store import RequestStore
-    from resources.warm_pool.submission import Submitted
+    from maitre.requests.request import TuningRequest
+    from maitre.requests.store import RequestStore
+    from maitre.workers.scheduling.submission import Submitted
 
 app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
 
@@ -42,9 +42,9 @@ def submit(
     max_iterations: int = 40,
 ) -> None:
     """Add a row to the request queue: `task`, of the tasks folder, is to be tuned by a deadline."""
+    from maitre.settings import Settings
     from maitre.tuning.tasks import find_task
-    from resources.settings import Settings
-    from resources.warm_pool import submission
+    from maitre.workers.scheduling import submission
 
     settings = Settings.read()
     find_task(settings.tasks, task)
@@ -131,12 +131,12 @@ def show(request_id: str, json: Json = False) -> None:
 @app.command()
 def cancel(request_id: str, json: Json = False) -> None:
     """Cancel a request: at once in the queue, at its next step where it is being tuned."""
-    from resources.settings import Settings
+    from maitre.settings import Settings
 
     request = _store().cancel(request_id, now=datetime.now(UTC))
     if request.cancel_requested and request.run_id is not None:
-        from resources.warm_pool.quick_launch import Dagster, GraphqlError
-        from resources.warm_pool.services_file import while_up
+        from maitre.workers.launch.graphql import Dagster, GraphqlError
+        from maitre.workers.services_file import while_up
 
         url = while_up(Settings.read()).dagster_url
         try:
@@ -160,8 +160,8 @@ def retry(
     json: Json = False,
 ) -> None:
     """Queue a failed or cancelled request once more; tells when it would be done, as at first."""
-    from resources.settings import Settings
-    from resources.warm_pool import submission
+    from maitre.settings import Settings
+    from maitre.workers.scheduling import submission
 
     now = datetime.now(UTC)
     deadline_at = None if deadline is None else parse_deadline(deadline, now)
@@ -175,8 +175,8 @@ def retry(
 
 
 def _store() -> "RequestStore":
-    from resources.request_queue.store import RequestStore
-    from resources.settings import Settings
+    from maitre.requests.store import RequestStore
+    from maitre.settings import Settings
 
     return RequestStore(Settings.read().request_queue_url)
 

@@ -40,11 +40,11 @@ def measure(
     Every point is on disk as soon as it ends; a server that dies leaves what was measured, and
     exit status 1.
     """
+    from maitre.serving.client import VllmClient
+    from maitre.serving.fleet.adapter_folder import adapter_rank
+    from maitre.serving.measure import run as shell
+    from maitre.serving.measure.samples_folder import Measurement
     from maitre.twin.measure.fit import ProfileIdentity
-    from resources.vllm import measure as shell
-    from resources.vllm.adapter_folder import adapter_rank
-    from resources.vllm.client import VllmClient
-    from resources.vllm.measurement import Measurement
 
     folders = {path.name: path for path in sorted(adapters.glob("*")) if path.is_dir()}
     if not folders:
@@ -106,7 +106,7 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a profile to samples, and say how far it is off on their loads."""
-    from resources.vllm.measurement import Measurement
+    from maitre.serving.measure.samples_folder import Measurement
 
     _print(_fitted(Measurement(samples), out, against, report), json)
 
@@ -115,9 +115,9 @@ def _fitted(
     measurement: Any, out: Path | None, against: str | None = None, report: Path | None = None
 ) -> dict[str, Any]:
     """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""
+    from maitre.serving.proxy.routes import write_text
     from maitre.twin.measure.fidelity import compare_loads, errors_by_role, fit_and_compare
     from maitre.twin.profile import ServerProfile
-    from resources.vllm.routes import write_text
 
     samples, server = measurement.read(), measurement.server()
     if against:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from resources.settings import Settings
-    from resources.vllm.proxy_process import ProxyProcess
+    from maitre.serving.proxy.proxy_process import ProxyProcess
+    from maitre.settings import Settings
 
 PROXY_PORT = 8000
 LAST_PORT = 65535
@@ -36,9 +36,9 @@ def up(
     And the proxy, where `maitre deploy local` has started servers; those are left running. Where it
     cannot be started, or ends, that is said and the others go on.
     """
-    from resources.local_services import LocalServices
-    from resources.settings import Settings
-    from resources.warm_pool.speeds import cluster_knowing
+    from maitre.settings import Settings
+    from maitre.workers.local_services import LocalServices
+    from maitre.workers.scheduling.cluster_file import cluster_knowing
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -73,8 +73,8 @@ def _proxy_or_why_not(
     settings: "Settings", log_folder: Path, port: int
 ) -> tuple["ProxyProcess | None", str]:
     """The proxy and its address, or none and why: nothing else depends on it."""
-    from resources.service_error import ServiceError
-    from resources.vllm.proxy_process import ProxyProcess
+    from maitre.processes.service_error import ServiceError
+    from maitre.serving.proxy.proxy_process import ProxyProcess
 
     serving, base_model = settings.scratch / "serving", (settings.pool, settings.base_model)
     proxy = None

@@ -18,8 +18,8 @@ class TunedPrompt(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the prompt and load the base model it was tuned for."""
+        from maitre.settings import Settings
         from maitre.tuning.base_model import BaseModel
-        from resources.settings import Settings
 
         folder = Path(context.artifacts["prompt"])
         self.card = json.loads((folder / "prompt.json").read_text())

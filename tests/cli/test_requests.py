@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from maitre.cli.main import main
+from maitre.requests.request import RequestState
+from maitre.requests.store import RequestStore
 from maitre.scheduling.policies import named_policy
-from resources.request_queue.request import RequestState
-from resources.request_queue.store import RequestStore
-from resources.settings import Settings
-from resources.warm_pool.live_snapshot import live_snapshot
-from resources.warm_pool.speeds import planned_cluster
-from resources.warm_pool.tick import to_document, write_tick
+from maitre.settings import Settings
+from maitre.workers.scheduling.cluster_file import planned_cluster
+from maitre.workers.scheduling.decision_log import to_document, write_tick
+from maitre.workers.scheduling.live_snapshot import live_snapshot
 from tests.tiny_inputs import write_tasks
 
 

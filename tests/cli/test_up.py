@@ -10,9 +10,9 @@ import pytest
 
 from maitre.cli.main import main
 from maitre.cli.up import up
-from resources.local_services import LocalServices
-from resources.vllm.proxy_process import ProxyProcess
-from resources.vllm.routes import RoutedServer, Routes, write_text
+from maitre.serving.proxy.proxy_process import ProxyProcess
+from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
+from maitre.workers.local_services import LocalServices
 
 LOOKS = 3
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
-from resources import vllm_manifests
-from resources.vllm_manifests import DeploymentOptions
-from resources.warm_pool.kubernetes_pool import COMPONENT, MODEL_LABEL, WORKER_PORT, deployment_name
+from maitre.serving.manifests import kubernetes as vllm_manifests
+from maitre.serving.manifests.kubernetes import DeploymentOptions
+from maitre.workers.pool.kubernetes import COMPONENT, MODEL_LABEL, WORKER_PORT, deployment_name
 from tests.k8s.manifests import (
     BROUGHT,
     K8S,

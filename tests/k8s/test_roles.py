@@ -5,7 +5,7 @@ from dagster_k8s.client import DagsterKubernetesClient
 from kubernetes import client
 
 from tests.k8s.manifests import K8S, of_kind, render
-from tests.resources.warm_pool.kubernetes_double import kubernetes_double
+from tests.workers.kubernetes_double import kubernetes_double
 
 
 def allowed_to(account: str) -> set[tuple[str, str]]:

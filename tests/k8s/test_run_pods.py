@@ -5,8 +5,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from resources.warm_pool.dagster_internals import RunLauncher
-from resources.warm_pool.launcher import WarmPoolRunLauncher
+from maitre.workers.launch.dagster_internals import RunLauncher
+from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from tests.k8s.manifests import (
     K8S,
     KUBERNETES_VERSION,

@@ -2,7 +2,7 @@ import dagster as dg
 import pytest
 
 from pipelines import serving, tuning
-from pipelines.staleness import KEPT_TAG
+from pipelines.walkthrough.staleness import KEPT_TAG
 
 LOCATIONS = {"tuning": tuning, "serving": serving}
 

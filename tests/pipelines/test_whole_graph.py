@@ -11,16 +11,17 @@ import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from assets.server_profiles import twin_fidelity
-from assets.tuned_prompts import TASKS_NAME, tuned_prompts
+from assets.serving.server_profiles import twin_fidelity
+from assets.tuning.tuned_prompts import TASKS_NAME, tuned_prompts
 from maitre.bank.bank import PromptBank
 from maitre.placement.plan import PlacementPlan
+from maitre.requests import RequestState
+from maitre.settings import Settings
 from maitre.twin import ServerProfile
 from pipelines import serving, tuning
-from pipelines.staleness import why_stale
+from pipelines.walkthrough.staleness import why_stale
 from pipelines.wiring import resources
-from resources.request_queue import RequestQueue, RequestState
-from resources.settings import Settings
+from resources.request_queue import RequestQueue
 from sensors.tuning_scheduler import tuning_scheduler
 from tests.measured import measured_folder
 from tests.tiny_inputs import write_adapters, write_model, write_tasks

@@ -10,9 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from maitre.workers.leases import PlacementLost
 from resources import mlflow_models
 from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
-from resources.warm_pool.placements import PlacementLost
 
 
 @pytest.fixture

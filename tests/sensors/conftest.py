@@ -5,7 +5,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from resources.settings import Settings
+from maitre.settings import Settings
 
 
 @pytest.fixture

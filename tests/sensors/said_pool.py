@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from resources.request_queue.store import RequestStore
-from resources.warm_pool.client import WorkerClient
-from resources.warm_pool.pool import PoolWorker
-from resources.warm_pool.wire import WorkerView
+from maitre.requests.store import RequestStore
+from maitre.workers.pool.client import WorkerClient
+from maitre.workers.pool.pool import PoolWorker
+from maitre.workers.pool.protocol import WorkerView
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

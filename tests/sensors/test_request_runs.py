@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from resources.request_queue.request import RequestState, TuningRequest
-from resources.request_queue.store import RequestStore
-from resources.settings import Settings
-from resources.warm_pool.dagster_internals import LaunchRunContext, RunLauncher
-from resources.warm_pool.launcher import WarmPoolRunLauncher
+from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.store import RequestStore
+from maitre.settings import Settings
+from maitre.workers.launch.dagster_internals import LaunchRunContext, RunLauncher
+from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from sensors.tuning_scheduler import without_run
 from tests.sensors.said_pool import NOW, submit
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from resources.request_queue.store import RequestStore
-from resources.settings import Settings
-from resources.warm_pool.pool import PoolError, PoolWorker
-from resources.warm_pool.scheduler import schedule
-from resources.warm_pool.wire import ClaimView, WorkerView
+from maitre.requests.store import RequestStore
+from maitre.settings import Settings
+from maitre.workers.pool.pool import PoolError, PoolWorker
+from maitre.workers.pool.protocol import ClaimView, WorkerView
+from maitre.workers.scheduling.round import schedule
 from tests.sensors.said_pool import NOW, SaidPool, submit
 
 

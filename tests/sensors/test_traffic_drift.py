@@ -8,23 +8,23 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from assets.adapter_catalogue import CATALOGUE
-from assets.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic
-from assets.placement_plan import PLAN, plan_in_service
-from assets.traffic_looks import LOOKS, looks_since
+from assets.serving.adapter_catalogue import CATALOGUE
+from assets.serving.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic
+from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.traffic_looks import LOOKS, looks_since
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
+from maitre.serving.fleet.fleet import FleetServer
+from maitre.serving.observe import ServerSight, Sight
+from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
+from maitre.serving.served import same_servers
 from maitre.twin import ServerProfile
 from pipelines import serving
 from resources.data_home import DataHome
+from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
-from resources.vllm.fleet import FleetServer
-from resources.vllm.gateway import Gateway
-from resources.vllm.observe import ServerSight, Sight
-from resources.vllm.routes import RoutedServer, Routes, write_text
-from resources.vllm.served import same_servers
 from sensors import traffic_drift as sensor
 from sensors.traffic_drift import watch_once
 

@@ -11,16 +11,16 @@ import dagster as dg
 import pytest
 import yaml
 
+from maitre.requests.request import RequestState
+from maitre.requests.store import RequestStore
+from maitre.settings import Settings
+from maitre.workers.launch.launcher import WarmPoolRunLauncher
+from maitre.workers.leases import PlacementStore
+from maitre.workers.pool.client import WorkerClient
+from maitre.workers.pool.protocol import ClaimView
+from maitre.workers.scheduling.decision_log import read_tick, replay
+from maitre.workers.scheduling.round import schedule
 from resources.request_queue import RequestQueue
-from resources.request_queue.request import RequestState
-from resources.request_queue.store import RequestStore
-from resources.settings import Settings
-from resources.warm_pool.client import WorkerClient
-from resources.warm_pool.launcher import WarmPoolRunLauncher
-from resources.warm_pool.placements import PlacementStore
-from resources.warm_pool.scheduler import schedule
-from resources.warm_pool.tick import read_tick, replay
-from resources.warm_pool.wire import ClaimView
 from sensors.tuning_scheduler import tuning_scheduler
 from tests.sensors.said_pool import NOW, SaidPool, submit
 

@@ -1,0 +1,1 @@
+"""Assets of the serving half: profiles, twin traces, maxpack model, plan, deployments."""

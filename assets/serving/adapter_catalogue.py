@@ -1,0 +1,43 @@
+"""`adapter_catalogue`: the adapters to be served, checked against the profile."""
+
+import dagster as dg
+
+from assets.serving.measured_profiles import chosen_profile
+from assets.shared.inputs import adapter_file, profile_files
+from assets.shared.ownership import OWNERS
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+
+CATALOGUE = "adapter_catalogue.parquet"
+
+
+@dg.asset(
+    deps=[adapter_file, profile_files],
+    group_name="serving",
+    kinds={"csv", "parquet"},
+    owners=OWNERS,
+    code_version="1",
+)
+def adapter_catalogue(
+    context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
+) -> dg.MaterializeResult:
+    """The catalogue with every row sound: known base model, rank served, rate not negative."""
+    from maitre.placement.catalogue import AdapterCatalogue
+
+    profile = chosen_profile(home, inputs.profile)
+    catalogue = AdapterCatalogue.read(
+        inputs.adapters,
+        base_models=[profile.base_model],
+        max_rank=profile.valid.max_lora_rank[1],
+    )
+    home.write_frame(CATALOGUE, catalogue.frame())
+    context.log.info(f"{len(catalogue)} adapters, {catalogue.rates_rps.sum():.1f} requests/s")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(inputs.adapters_fingerprint()),
+        metadata={
+            "adapters": len(catalogue),
+            "offered_rps": float(catalogue.rates_rps.sum()),
+            "largest_rank": int(catalogue.ranks.max()),
+            "sample": dg.MetadataValue.md(catalogue.frame().head(10).to_markdown(index=False)),
+        },
+    )

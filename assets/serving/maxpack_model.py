@@ -1,0 +1,178 @@
+"""`maxpack_model`: the learned capacity model, registered, and champion only if it is better."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pandas as pd
+
+from assets.serving.twin_traces import TRACES, twin_traces
+from assets.serving.twin_verdict import twin_verdict
+from assets.shared.figures import against, curves, inline
+from assets.shared.ownership import OWNERS
+from resources import mlflow_models
+from resources.data_home import DataHome
+from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
+
+if TYPE_CHECKING:
+    from maitre.maxpack.model import MaxpackModel
+
+MODEL_NAME = "maxpack"
+MODEL_SOURCE = Path(mlflow_models.__file__).with_name("maxpack.py")
+
+
+class MaxpackConfig(dg.Config):
+    """How the model is trained and judged."""
+
+    held_out: float = 0.2
+    random_state: int = 0
+    iterations: int = 400
+
+
+@dg.asset(
+    deps=[twin_traces, twin_verdict],
+    group_name="serving",
+    kinds={"catboost", "mlflow"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+)
+def maxpack_model(
+    context: dg.AssetExecutionContext,
+    config: MaxpackConfig,
+    home: DataHome,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """Train on most of the traces, score on the rest beside the champion, promote if better."""
+    from maitre.maxpack.card import MaxpackError
+    from maitre.maxpack.evaluate import evaluate, risk_reliability, split_traces
+    from maitre.maxpack.model import MaxpackModel
+    from maitre.maxpack.promotion import is_better
+
+    traces = home.read_frame(TRACES)
+    seen, unseen = split_traces(traces, config.held_out, config.random_state)
+    context.log.info(f"training on {len(seen)} configurations, {len(unseen)} held out")
+    challenger = MaxpackModel.fit(seen, config.random_state, iterations=config.iterations)
+    scores = evaluate(challenger, unseen)
+    try:
+        champion = load_champion(mlflow)
+    except MaxpackError as error:
+        context.log.warning(f"the champion cannot be read and is replaced: {error}")
+        champion = None
+    champion_scores = evaluate(champion[0], unseen) if champion else None
+    with mlflow.run(context) as run, tempfile.TemporaryDirectory() as folder:
+        challenger.save(Path(folder) / "model")
+        version = _register(mlflow, run, challenger, Path(folder) / "model", unseen)
+        # A champion of another profile cannot be weighed against this one.
+        same_ground = champion is not None and (
+            champion[0].card.profile_fingerprint == challenger.card.profile_fingerprint
+        )
+        promoted = champion_scores is None or not same_ground or is_better(scores, champion_scores)
+        if promoted:
+            mlflow.promote(version)
+        ran = unseen[~unseen["out_of_memory"].astype(bool)]
+        figure = against(
+            ran["throughput_tps"].tolist(),
+            challenger.predict(ran)["throughput_tps"].tolist(),
+            title="Throughput on held-out configurations",
+            x="twin, tokens/s",
+            y="model, tokens/s",
+        )
+        reliable = risk_reliability(challenger, unseen)
+        reliability = curves(
+            {
+                "observed": list(zip(reliable.predicted, reliable.observed, strict=True)),
+                "if calibrated": [(0.0, 0.0), (1.0, 1.0)],
+            },
+            title="Unhealthy servers by predicted risk",
+            x="mean predicted risk",
+            y="part that was unhealthy",
+        )
+        run.params(config.model_dump() | {"rows": len(seen)})
+        run.metrics(scores.to_dict())
+        run.picture(figure, "throughput.png")
+        run.picture(reliability, "reliability.png")
+        context.log.info(
+            f"throughput error {scores.throughput_error:.2f} %, "
+            f"health macro-F1 {scores.health_macro_f1:.3f}: "
+            + (f"version {version.version} is champion" if promoted else "the champion stays")
+        )
+        leader = version if promoted else champion[1] if champion else version
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(f"{leader.name}-{leader.version}"),
+            metadata={
+                **scores.to_dict(),
+                **(
+                    {f"champion_{k}": v for k, v in champion_scores.to_dict().items()}
+                    if champion_scores
+                    else {}
+                ),
+                "promoted": promoted,
+                "model_version": dg.MetadataValue.url(version.url),
+                "champion_version": leader.version,
+                "throughput": inline(figure, "predicted against simulated throughput"),
+                "reliability": inline(reliability, "observed against predicted risk"),
+                **run.metadata(),
+            },
+        )
+
+
+def load_champion(mlflow: MlflowTracking) -> "tuple[MaxpackModel, RegisteredVersion] | None":
+    """The registered champion, ready to predict; None when there is none yet."""
+    from maitre.maxpack.model import MaxpackModel
+
+    version = mlflow.champion(MODEL_NAME)
+    if version is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = mlflow.download(version, Path(folder))
+        return MaxpackModel.load(artifacts / "model"), version
+
+
+def _register(
+    mlflow: MlflowTracking,
+    run: TrackedRun,
+    model: "MaxpackModel",
+    folder: Path,
+    example: pd.DataFrame,
+) -> RegisteredVersion:
+    from mlflow.models import infer_signature
+
+    from maitre.maxpack.inputs import FEATURES
+
+    rows = example[list(FEATURES)].head(5).astype(float)
+    return mlflow.register(
+        run,
+        name=MODEL_NAME,
+        python_model=MODEL_SOURCE,
+        artifacts={"model": folder},
+        signature=infer_signature(rows, model.predict(rows)),
+        requirements=("catboost", "numpy", "pandas"),
+        tags={
+            "profile": model.card.profile,
+            "profile_fingerprint": model.card.profile_fingerprint,
+            "data_fingerprint": model.card.data_fingerprint,
+        },
+    )
+
+
+@dg.asset_check(asset=maxpack_model)
+def champion_predicts_well(home: DataHome, mlflow: MlflowTracking) -> dg.AssetCheckResult:
+    """The champion's throughput error on held-out traces is under 8 %, its macro-F1 over 0.9.
+
+    The bounds are those that arXiv 2602.24044 reports for its own model.
+    """
+    from maitre.maxpack.evaluate import evaluate, split_traces
+
+    config = MaxpackConfig()
+    champion = load_champion(mlflow)
+    if champion is None:
+        return dg.AssetCheckResult(passed=False, description="no version has the alias champion")
+    _, unseen = split_traces(home.read_frame(TRACES), config.held_out, config.random_state)
+    scores = evaluate(champion[0], unseen)
+    return dg.AssetCheckResult(
+        passed=scores.throughput_error < 8 and scores.starvation_macro_f1 > 0.9,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=scores.to_dict(),
+    )

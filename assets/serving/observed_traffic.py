@@ -1,0 +1,114 @@
+"""`observed_traffic`: how often adapters are asked, as the gateway and servers count it."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from assets.serving.traffic_looks import note
+from assets.shared.ownership import OWNERS
+from maitre.serving.observe import Sight, counted, starving, throughput_tps
+from resources.data_home import DataHome
+from resources.gateway import Gateway
+
+if TYPE_CHECKING:
+    from maitre.placement.catalogue import AdapterCatalogue
+
+TRAFFIC = "observed_traffic/rates.parquet"
+SERVERS = "observed_traffic/servers.parquet"
+ABOUT = "observed_traffic/about.json"
+WINDOW_S = 600.0
+
+
+class TrafficConfig(dg.Config):
+    """Over how long rates are taken, and how long to wait where nobody has looked before."""
+
+    window_s: float = Field(default=WINDOW_S, description="Rates are those of so many seconds.")
+    wait_s: float = Field(default=30.0, description="Between two looks where there is none yet.")
+
+
+@dg.asset(group_name="serving", kinds={"prometheus"}, owners=OWNERS, code_version="1")
+def observed_traffic(
+    context: dg.AssetExecutionContext, config: TrafficConfig, home: DataHome, gateway: Gateway
+) -> dg.MaterializeResult:
+    """Requests per second by adapter, and how each server bears them.
+
+    Counters are compared from look to look; the sensor `traffic_drift` looks every minute, and this
+    looks once more. Plans made from now on are for these rates.
+    """
+    if not gateway.routes().servers:
+        raise ValueError(
+            f"no server is routed to: {gateway.routes_file} names none; `maitre deploy local` "
+            "writes it"
+        )
+    seen = note(home, gateway.look(time.time()), config.window_s)
+    if len(seen) < 2:
+        context.log.info(f"the first look; the second in {config.wait_s:g} s")
+        time.sleep(config.wait_s)
+        seen = note(home, gateway.look(time.time()), config.window_s)
+    requests, span_s = counted(seen)
+    if span_s <= 0:
+        raise ValueError(f"rates are not known: {seen[-1].gateway or 'one look is not enough'}")
+    rates = pd.DataFrame(
+        {"adapter": adapter, "requests": count, "rate_rps": count / span_s}
+        for adapter, count in sorted(requests.items())
+    )
+    servers = server_table(seen)
+    home.write_frame(TRAFFIC, rates)
+    home.write_frame(SERVERS, servers)
+    home.write_json(ABOUT, {"at_s": seen[-1].at_s, "span_s": span_s, "requests": requests})
+    total = float(rates["rate_rps"].sum()) if len(rates) else 0.0
+    context.log.info(f"{len(rates)} models, {total:.2f} requests/s over {span_s:.0f} s")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(_version(requests, span_s)),
+        metadata={
+            "models": len(rates),
+            "rate_rps": total,
+            "span_s": span_s,
+            "waiting": float(servers["waiting"].sum()),
+            "starving": dict(zip(servers["server"], servers["starving"], strict=True)),
+            "unseen": dict(seen[-1].unseen),
+            "servers": dg.MetadataValue.md(servers.to_markdown(index=False)),
+            "rates": dg.MetadataValue.md(rates.head(20).to_markdown(index=False)),
+        },
+    )
+
+
+def server_table(sights: Sequence[Sight]) -> pd.DataFrame:
+    """One row a server as it was last seen, with its throughput and why it starves, if it does."""
+    waits = starving(sights[0], sights[-1])
+    tokens = throughput_tps(sights)
+    columns = ("server", "running", "waiting", "waiting_for_slot", "kv_usage")
+    rows = [
+        {
+            **{name: getattr(server, name) for name in columns},
+            "throughput_tps": round(tokens.get(server.server, 0.0), 1),
+            "starving": waits.get(server.server, ""),
+        }
+        for server in sights[-1].servers
+    ]
+    return pd.DataFrame(rows, columns=[*columns, "throughput_tps", "starving"])
+
+
+def at_observed_rates(
+    home: DataHome, catalogue: "AdapterCatalogue", now_s: float, max_age_s: float
+) -> tuple["AdapterCatalogue", bool]:
+    """The catalogue at the rates seen, and whether there are any that are not too old."""
+    from maitre.placement.drift import expected_rates_rps
+
+    if not home.exists(ABOUT):
+        return catalogue, False
+    about = home.read_json(ABOUT)
+    if now_s - about["at_s"] > max_age_s:
+        return catalogue, False
+    rates = expected_rates_rps(catalogue, about["requests"], about["span_s"])
+    return catalogue.with_rates(rates), True
+
+
+def _version(requests: dict[str, float], span_s: float) -> str:
+    text = f"{span_s:.1f} " + " ".join(f"{k}={v:g}" for k, v in sorted(requests.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

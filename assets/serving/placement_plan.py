@@ -1,0 +1,162 @@
+"""`placement_plan`: which server holds which adapters, on the fewest GPUs."""
+
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.serving.adapter_catalogue import CATALOGUE, adapter_catalogue
+from assets.serving.maxpack_model import load_champion, maxpack_model
+from assets.serving.measured_profiles import chosen_profile
+from assets.serving.observed_traffic import at_observed_rates, observed_traffic
+from assets.serving.twin_verdict import twin_verdict
+from assets.shared.figures import bars, inline
+from assets.shared.ownership import OWNERS
+from resources.data_home import DataHome
+from resources.gateway import Gateway
+from resources.inputs import Inputs
+from resources.mlflow_tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from maitre.placement.plan import PlacementPlan
+
+PLAN = "placement_plan.json"
+PLANNED_FOR = "placement_catalogue.parquet"
+"""The catalogue at the rates that the plan is for."""
+DEPLOYED = "deployed_plan.json"
+"""The plan that was last applied to a cluster, where no list of servers says how they started."""
+CHECKED_HOUR_S = 3600.0
+
+
+class PlacementConfig(dg.Config):
+    """What is promised: at most `risk` of a starving server, first tokens within the objective."""
+
+    risk: float = 0.01
+    ttft_slo_ms: float = 10_000.0
+    seed: int = 0
+    change_running: bool = Field(
+        default=False,
+        description="Change what is served with few moves (where nothing is, the plan that is "
+        "there) instead of a new plan.",
+    )
+    traffic_max_age_s: float = Field(
+        default=86_400.0,
+        description="Rates seen longer ago are not planned for; the catalogue's are.",
+    )
+
+
+@dg.asset(
+    deps=[adapter_catalogue, maxpack_model, observed_traffic, twin_verdict],
+    group_name="serving",
+    kinds={"json"},
+    owners=OWNERS,
+    code_version="2",
+    pool="simulation",
+)
+def placement_plan(
+    context: dg.AssetExecutionContext,
+    config: PlacementConfig,
+    home: DataHome,
+    inputs: Inputs,
+    mlflow: MlflowTracking,
+    gateway: Gateway,
+) -> dg.MaterializeResult:
+    """Place the catalogue with the champion; every server is checked in the twin and repaired.
+
+    At the rates that `observed_traffic` has seen, where it has, else at the catalogue's.
+    """
+    from maitre.maxpack.card import MaxpackError
+    from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.placement.place import place
+    from maitre.placement.plan import PlacementPlan
+    from maitre.placement.replan import replan
+
+    champion = load_champion(mlflow)
+    if champion is None:
+        raise MaxpackError("no maxpack model is champion yet; materialise maxpack_model first")
+    profile = chosen_profile(home, inputs.profile)
+    catalogue, observed = at_observed_rates(
+        home,
+        AdapterCatalogue.from_frame(home.read_frame(CATALOGUE)),
+        time.time(),
+        config.traffic_max_age_s,
+    )
+    promises: dict[str, Any] = {
+        "model": champion[0],
+        "risk": config.risk,
+        "seed": config.seed,
+        "ttft_slo_ms": config.ttft_slo_ms,
+    }
+    with mlflow.run(context) as run:
+        if config.change_running:
+            running = plan_in_service(home, gateway, profile.name)
+            if not running.servers:
+                running = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+            plan = replan(running, catalogue, profile, **promises)
+        else:
+            plan = place(catalogue, profile, **promises)
+        document = plan.to_json()
+        home.write_frame(PLANNED_FOR, catalogue.frame())
+        home.write_bytes(PLAN, document.encode())
+        gpus = {"maitre": plan.gpus, "lower bound": plan.lower_bound_gpus, **plan.baselines}
+        context.log.info(", ".join(f"{name} {n} GPUs" for name, n in gpus.items()))
+        figure = bars(gpus, title=f"GPUs for {len(catalogue)} adapters", x="GPUs")
+        run.params(config.model_dump() | {"maxpack_version": champion[1].version})
+        run.metrics({f"gpus_{name.replace(' ', '_')}": n for name, n in gpus.items()})
+        run.picture(figure, "gpus.png")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hashlib.sha256(document.encode()).hexdigest()[:16]),
+            metadata={
+                "gpus": plan.gpus,
+                "lower_bound_gpus": plan.lower_bound_gpus,
+                **{f"gpus_{name}": n for name, n in plan.baselines.items()},
+                "adapters": len(catalogue),
+                "rates": "observed" if observed else "catalogue",
+                "comparison": inline(figure, "GPUs by method"),
+                "maxpack_version": champion[1].version,
+                **run.metadata(),
+            },
+        )
+
+
+def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "PlacementPlan":
+    """What the route file's servers serve now; a plan without servers where that is not known.
+
+    A server's options are those it was started with here, else those of the plan last applied to a
+    cluster, else of the newest plan: a route file that somebody wrote by hand names no options.
+    """
+    from maitre.placement.plan import PlacementPlan
+    from maitre.serving.served import served_plan
+
+    configs: dict[str, dict[str, int]] = {}
+    for name in (PLAN, DEPLOYED):
+        if home.exists(name):
+            planned = PlacementPlan.from_json(home.read_bytes(name).decode())
+            configs |= {server.name: server.config for server in planned.servers}
+    return served_plan(gateway.routes(), configs | gateway.configs(), profile)
+
+
+@dg.asset_check(asset=placement_plan, blocking=True)
+def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
+    """Replay an hour of every server in the twin, with a seed that placement has not seen."""
+    from maitre.placement.catalogue import AdapterCatalogue
+    from maitre.placement.check import check_plan
+    from maitre.placement.plan import PlacementPlan
+
+    config = PlacementConfig()
+    check = check_plan(
+        PlacementPlan.from_json(home.read_bytes(PLAN).decode()),
+        chosen_profile(home, inputs.profile),
+        AdapterCatalogue.from_frame(home.read_frame(PLANNED_FOR)),
+        seed=config.seed + 1_000_003,
+        duration_s=CHECKED_HOUR_S,
+    )
+    return dg.AssetCheckResult(
+        passed=check.passed,
+        metadata={
+            "servers": len(check.servers),
+            "unhealthy": [server.server for server in check.unhealthy],
+        },
+    )

@@ -1,0 +1,56 @@
+"""The traces of active learning: configurations that a model of the other traces is unsure of."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from assets.serving.trace_batches import TraceConfig
+from maitre.twin.profile import ServerProfile
+from resources.data_home import DataHome
+
+if TYPE_CHECKING:
+    from maitre.maxpack.measure import Progress
+
+# Trees of the model that is asked; it is thrown away.
+ITERATIONS = 100
+
+
+def refined_traces(
+    home: DataHome,
+    profile: ServerProfile,
+    traces: pd.DataFrame,
+    configurations: int,
+    config: TraceConfig,
+    on_progress: "Progress | None" = None,
+) -> pd.DataFrame:
+    """Traces beside `traces` where a model of those is least sure; read if they were made before.
+
+    The file's name holds the fingerprint of `traces`, so one that is there is the right one. None
+    are made where `traces` are too few or too much alike for a model.
+    """
+    from maitre.maxpack.active import uncertain_points
+    from maitre.maxpack.card import MaxpackError, fingerprint_of
+    from maitre.maxpack.model import MaxpackModel
+    from maitre.maxpack.traces import make_traces
+
+    name = (
+        f"twin_traces/{profile.fingerprint()}/refined-{fingerprint_of(traces)}-"
+        f"{config.duration_s:g}s-{configurations}.parquet"
+    )
+    if home.exists(name):
+        return home.read_frame(name)
+    try:
+        model = MaxpackModel.fit(traces, iterations=ITERATIONS)
+    except MaxpackError:
+        return traces.iloc[:0]
+    # Far from the seeds of the batches.
+    seed = 1_000_003 * (config.seed + 1)
+    found = make_traces(
+        profile,
+        uncertain_points(profile, model, configurations, seed),
+        duration_s=config.duration_s,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    home.write_frame(name, found)
+    return found

@@ -1,0 +1,136 @@
+"""`server_profiles`: the fitted constants of the servers that plans are made for."""
+
+import dagster as dg
+import pandas as pd
+
+from assets.serving.measured_profiles import (
+    about_name,
+    chosen_profile,
+    compared,
+    fidelity,
+    has_loads,
+    kind_of,
+    known_profile,
+    measured_kinds,
+    profile_name,
+    samples_name,
+    stated_error_percent,
+)
+from assets.serving.twin_verdict import twin_verdict
+from assets.serving.vllm_measurements import vllm_measurements
+from assets.shared.figures import against, inline
+from assets.shared.inputs import profile_files
+from assets.shared.ownership import OWNERS
+from maitre.twin.profile import ServerProfile
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+
+PROFILE_TABLE = "server_profiles.parquet"
+
+
+@dg.asset(
+    deps=[profile_files, twin_verdict, vllm_measurements],
+    group_name="serving",
+    kinds={"yaml"},
+    owners=OWNERS,
+    code_version="2",
+)
+def server_profiles(
+    context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
+) -> dg.MaterializeResult:
+    """One row a profile: GPU, base model, KV capacity, and the error of its fit.
+
+    A measured kind of server whose profile no longer foretells its samples is fitted again.
+    """
+    refitted = [kind for kind in measured_kinds(home) if _refit(context, home, kind)]
+    chosen = chosen_profile(home, inputs.profile)
+    measured = [home.read_json(about_name(kind))["name"] for kind in measured_kinds(home)]
+    names = dict.fromkeys([inputs.profile, *measured, *ServerProfile.names()])
+    profiles = {name: found for name in names if (found := known_profile(home, name))}
+    table = pd.DataFrame(
+        {
+            "profile": name,
+            "base_model": profile.base_model,
+            "fingerprint": profile.fingerprint(),
+            "measured_here": home.exists(profile_name(kind_of(name))),
+            "stated_error_percent": stated_error_percent(profile),
+            "kv_cache_tokens_8_slots_rank_16": profile.kv_cache_tokens(8, 16) or 0,
+        }
+        for name, profile in profiles.items()
+    )
+    home.write_frame(PROFILE_TABLE, table)
+    context.log.info(f"{len(table)} server profiles; plans are made for {inputs.profile}")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(chosen.fingerprint()[:16]),
+        metadata={
+            "profiles": len(table),
+            "chosen": inputs.profile,
+            "fitted_again": refitted,
+            "table": dg.MetadataValue.md(table.to_markdown(index=False)),
+        },
+    )
+
+
+@dg.asset_check(asset=server_profiles, additional_deps=[vllm_measurements])
+def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
+    """The chosen profile replays the newest loads of its server within twice its stated error.
+
+    Where it does not, profile, capacity model and plan rest on a server that is not there any more.
+    """
+    profile = chosen_profile(home, inputs.profile)
+    kind = kind_of(profile.name)
+    if not (home.exists(about_name(kind)) and has_loads(home, kind)):
+        return dg.AssetCheckResult(
+            passed=True, metadata={"measured": False, "profile": profile.name}
+        )
+    found = fidelity(home, profile, kind)
+    picture = against(
+        found.loads["throughput_tps"].tolist(),
+        found.loads["throughput_tps_predicted"].tolist(),
+        title=f"{profile.name}: loads that no fit has seen",
+        x="measured, tokens/s",
+        y="twin, tokens/s",
+    )
+    return dg.AssetCheckResult(
+        passed=found.holds,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "measured": True,
+            "profile": profile.name,
+            "stated_error_percent": found.stated_error_percent,
+            "allowed_error_percent": found.allowed_error_percent,
+            **{key: float(value) for key, value in found.figures.items() if not pd.isna(value)},
+            "loads": inline(picture, "throughput, twin against measured"),
+        },
+    )
+
+
+def _refit(context: dg.AssetExecutionContext, home: DataHome, kind: str) -> bool:
+    """Fit a kind's profile to its samples, unless the one in use still foretells them.
+
+    The new one takes its place if it is less off on the validation loads, which no fit looks at.
+    """
+    from maitre.serving.measure.samples_folder import identity_of
+    from maitre.twin.measure.design import MeasuredServer
+    from maitre.twin.measure.fidelity import fit_and_compare
+
+    if not has_loads(home, kind):
+        context.log.warning(f"{kind}: its samples hold no load, so nothing is fitted to them")
+        return False
+    about, samples = home.read_json(about_name(kind)), home.read_frame(samples_name(kind))
+    server = MeasuredServer(**about["server"])
+    used = known_profile(home, about["name"])
+    before = compared(used, samples, server) if used else None
+    if before is not None and before.holds:
+        return False
+    fitted, _ = fit_and_compare(samples, server, identity_of(about))
+    after = compared(fitted, samples, server)
+    if before is not None and after.error_percent >= before.error_percent:
+        context.log.warning(
+            f"{kind}: a new fit is off by {after.error_percent:.1f} %, no better than the profile "
+            f"in use ({before.error_percent:.1f} %), which stays; look at the measurement"
+        )
+        return False
+    home.write_bytes(profile_name(kind), fitted.to_yaml().encode())
+    context.log.info(f"{kind}: fitted, {after.error_percent:.1f} % off on validation loads")
+    return True

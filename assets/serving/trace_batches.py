@@ -1,0 +1,132 @@
+"""`trace_batches`: the traces of one batch of configurations, a partition a profile and batch.
+
+A backfill of partitions fans the simulation out, over processes here or pods on a cluster;
+`twin_traces` takes the batches that are there and simulates the others itself.
+"""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pandas as pd
+
+from assets.serving.measured_profiles import chosen_profile
+from assets.serving.server_profiles import server_profiles
+from assets.shared.ownership import OWNERS
+from maitre.twin.profile import ServerProfile
+from resources.data_home import DataHome
+
+if TYPE_CHECKING:
+    from maitre.maxpack.measure import Progress
+
+BATCH = 100
+BATCHES = 100
+PARTITIONS = dg.MultiPartitionsDefinition(
+    {
+        "profile": dg.StaticPartitionsDefinition(ServerProfile.names()),
+        "batch": dg.StaticPartitionsDefinition([f"{batch:03d}" for batch in range(BATCHES)]),
+    }
+)
+
+
+class TraceConfig(dg.Config):
+    """What is simulated: how long each configuration runs, and the seed of the design."""
+
+    duration_s: float = 3600.0
+    seed: int = 0
+
+
+class TracesConfig(TraceConfig):
+    """How much is simulated, and which part of it where a first model is unsure."""
+
+    configurations: int = 1000
+    refined_share: float = 0.2
+
+
+def batch_sizes(config: TracesConfig) -> list[int]:
+    """How many configurations each batch has: all but those of active learning.
+
+    Whoever simulates batches of a design asks here; a batch of another size is another file.
+
+    Raises:
+        ValueError: there are none, or more than all batches hold.
+    """
+    if not 0 < config.configurations <= BATCH * BATCHES:
+        raise ValueError(f"configurations is {config.configurations}; 1 to {BATCH * BATCHES}")
+    spread = config.configurations - refined_configurations(config)
+    return [min(BATCH, spread - begin) for begin in range(0, spread, BATCH)]
+
+
+def refined_configurations(config: TracesConfig) -> int:
+    """How many configurations active learning chooses: whole batches of them."""
+    if not 0 <= config.refined_share < 1:
+        raise ValueError(f"refined_share is {config.refined_share}; from 0 to below 1")
+    return int(config.refined_share * config.configurations) // BATCH * BATCH
+
+
+@dg.asset(
+    partitions_def=PARTITIONS,
+    deps=[server_profiles],
+    group_name="serving",
+    kinds={"numba", "parquet"},
+    owners=OWNERS,
+    code_version="1",
+    pool="simulation",
+)
+def trace_batches(
+    context: dg.AssetExecutionContext, config: TraceConfig, home: DataHome
+) -> dg.MaterializeResult:
+    """One batch of configurations of one profile, simulated; one Parquet file a partition."""
+    assert isinstance(context.partition_key, dg.MultiPartitionKey)
+    key = context.partition_key.keys_by_dimension
+    profile = chosen_profile(home, key["profile"])
+    traces = batch_of_traces(home, profile, int(key["batch"]), BATCH, config)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(
+            str(pd.util.hash_pandas_object(traces.select_dtypes("number")).sum())
+        ),
+        metadata={
+            "configurations": len(traces),
+            "starved_share": float(traces["starved"].mean()),
+            "file": batch_file(profile, int(key["batch"]), BATCH, config),
+        },
+    )
+
+
+def batch_of_traces(
+    home: DataHome,
+    profile: ServerProfile,
+    batch: int,
+    configurations: int,
+    config: TraceConfig,
+    on_progress: "Progress | None" = None,
+) -> pd.DataFrame:
+    """A batch's traces: read if they were simulated before, else simulated and kept."""
+    from maitre.maxpack.design import design
+    from maitre.maxpack.traces import make_traces
+
+    name = batch_file(profile, batch, configurations, config)
+    if home.exists(name):
+        return home.read_frame(name)
+    # Batches of one seed are designs of their own; no two simulations share a seed.
+    seed = config.seed * BATCHES + batch
+    traces = make_traces(
+        profile,
+        design(profile, configurations, seed=seed),
+        duration_s=config.duration_s,
+        seed=seed * BATCH,
+        on_progress=on_progress,
+    )
+    home.write_frame(name, traces)
+    return traces
+
+
+def batch_file(profile: ServerProfile, batch: int, configurations: int, config: TraceConfig) -> str:
+    """Where a batch is kept. The name holds all that decides its content, the profile's constants
+    and the design's code included, so a file that is there is the right one.
+    """
+    from maitre.maxpack.design import DESIGN_VERSION
+
+    return (
+        f"twin_traces/{profile.fingerprint()}/v{DESIGN_VERSION}-seed{config.seed}-"
+        f"{config.duration_s:g}s-{batch:03d}-{configurations}.parquet"
+    )

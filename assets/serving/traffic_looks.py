@@ -1,0 +1,48 @@
+"""The looks at the servers that are kept: one file a look, as several processes look at once."""
+
+import contextlib
+import re
+import uuid
+
+import fsspec
+
+from maitre.serving.observe import Sight
+from resources.data_home import DataHome
+
+LOOKS = "observed_traffic/looks"
+KEPT_S = 7200.0
+_NAME = re.compile(r"(?P<at_s>\d+\.\d+)-[0-9a-f]+\.json")
+
+
+def note(home: DataHome, sight: Sight, window_s: float) -> list[Sight]:
+    """Keep one look more; those of `window_s` before it, the oldest first.
+
+    Looks older than `KEPT_S`, or than the window where that is longer, are removed.
+    """
+    home.write_json(f"{LOOKS}/{sight.at_s:017.3f}-{uuid.uuid4().hex}.json", sight.to_dict())
+    _forget(home, sight.at_s - max(KEPT_S, window_s))
+    return looks_since(home, sight.at_s - window_s)
+
+
+def looks_since(home: DataHome, since_s: float) -> list[Sight]:
+    """The looks that were kept, from a time on, the oldest first."""
+    found = []
+    for name, at_s in _kept(home):
+        # Names hold milliseconds.
+        if at_s >= since_s - 1e-3:
+            with contextlib.suppress(FileNotFoundError):  # another process has forgotten it
+                found.append(Sight.from_dict(home.read_json(f"{LOOKS}/{name}")))
+    return sorted(found, key=lambda sight: sight.at_s)
+
+
+def _forget(home: DataHome, before_s: float) -> None:
+    for name, at_s in _kept(home):
+        if at_s < before_s:
+            filesystem, path = fsspec.core.url_to_fs(home.url(f"{LOOKS}/{name}"))
+            with contextlib.suppress(FileNotFoundError):  # another process was first
+                filesystem.rm(path)
+
+
+def _kept(home: DataHome) -> list[tuple[str, float]]:
+    matches = [(name, _NAME.fullmatch(name)) for name in home.list_folder(LOOKS)]
+    return [(name, float(match["at_s"])) for name, match in matches if match]

@@ -1,0 +1,85 @@
+"""`twin_traces`: what the digital twin says of a designed set of server configurations."""
+
+import dagster as dg
+import pandas as pd
+
+from assets.serving.measured_profiles import chosen_profile
+from assets.serving.refined_traces import refined_traces
+from assets.serving.server_profiles import server_profiles
+from assets.serving.trace_batches import (
+    TracesConfig,
+    batch_of_traces,
+    batch_sizes,
+    refined_configurations,
+)
+from assets.shared.figures import against, inline
+from assets.shared.ownership import OWNERS
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.mlflow_tracking import MlflowTracking
+from resources.progress import Progress
+
+TRACES = "twin_traces.parquet"
+
+
+@dg.asset(
+    deps=[server_profiles],
+    group_name="serving",
+    kinds={"numba", "parquet"},
+    owners=OWNERS,
+    code_version="2",
+    pool="simulation",
+)
+def twin_traces(
+    context: dg.AssetExecutionContext,
+    config: TracesConfig,
+    home: DataHome,
+    inputs: Inputs,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """One row a configuration: its features, and the throughput and starvation that it leads to.
+
+    Batches that `trace_batches` made are taken over; a run that was killed goes on where it was.
+    After the batches, which fill the space, come those of active learning (column `refined`).
+    """
+    profile = chosen_profile(home, inputs.profile)
+    sizes, refined = batch_sizes(config), refined_configurations(config)
+    with mlflow.run(context) as run:
+        progress = Progress(context.log, "configurations simulated")
+        batches = []
+        for batch, size in enumerate(sizes):
+            batches.append(batch_of_traces(home, profile, batch, size, config))
+            progress(sum(sizes[: batch + 1]), config.configurations)
+        traces = pd.concat(batches, ignore_index=True)
+        if refined:
+            unsure = refined_traces(home, profile, traces, refined, config)
+            progress(len(traces) + len(unsure), config.configurations)
+            traces = pd.concat(
+                [traces.assign(refined=False), unsure.assign(refined=True)], ignore_index=True
+            )
+        home.write_frame(TRACES, traces)
+        figures = {
+            "configurations": len(traces),
+            "starved_share": float(traces["starved"].mean()),
+            "out_of_memory_share": float(traces["out_of_memory"].mean()),
+        }
+        ran = traces[~traces["out_of_memory"].astype(bool)]
+        figure = against(
+            ran["offered_tps"].tolist(),
+            ran["throughput_tps"].tolist(),
+            title="Simulated servers",
+            x="offered, tokens/s",
+            y="delivered, tokens/s",
+        )
+        run.params(config.model_dump() | {"profile": inputs.profile})
+        run.metrics(figures)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(
+                str(pd.util.hash_pandas_object(traces.select_dtypes("number")).sum())
+            ),
+            metadata={
+                **figures,
+                "delivered": inline(figure, "delivered against offered throughput"),
+                **run.metadata(),
+            },
+        )

@@ -1,0 +1,70 @@
+"""`vllm_measurements`: what real servers answered, a partition a kind of server."""
+
+import hashlib
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from assets.serving.measured_profiles import about_name, kind_of, samples_name
+from assets.shared.ownership import OWNERS
+from resources.data_home import DataHome
+
+SERVER_KINDS_NAME = "server_kinds"
+SERVER_KINDS = dg.DynamicPartitionsDefinition(name=SERVER_KINDS_NAME)
+
+
+class MeasurementConfig(dg.Config):
+    """Where the measurement lies that `maitre twin measure --out FOLDER` wrote."""
+
+    samples: str = Field(description="The folder that `maitre twin measure --out` wrote.")
+
+
+@dg.asset(
+    partitions_def=SERVER_KINDS,
+    group_name="serving",
+    kinds={"parquet"},
+    owners=OWNERS,
+    code_version="1",
+)
+def vllm_measurements(
+    context: dg.AssetExecutionContext, config: MeasurementConfig, home: DataHome
+) -> dg.MaterializeResult:
+    """Samples of one kind of server, taken over into the data home.
+
+    They are taken by `maitre twin measure`, beside the server, and not in here: a run shares its
+    machine with others, and a load generator must not.
+    """
+    from maitre.serving.measure.samples_folder import Measurement
+    from maitre.twin.measure.samples import check_samples, lateness_ms
+
+    kind = context.partition_key
+    measurement = Measurement(Path(config.samples))
+    samples, about = measurement.read(), measurement.about()
+    measured = str(about.get("name", ""))
+    if kind_of(measured) != kind:
+        raise ValueError(
+            f"{config.samples}: is a measurement of {measured!r}, not of the partition {kind!r}; "
+            f"take it over as {kind_of(measured)!r}"
+        )
+    check_samples(samples)
+    home.write_frame(samples_name(kind), samples)
+    home.write_json(about_name(kind), {**about, "data_version": content_version(samples)})
+    late = lateness_ms(samples)
+    context.log.info(f"{kind}: {len(samples)} requests, sent {late['p99']:.1f} ms late at p99")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(content_version(samples)),
+        metadata={
+            "requests": len(samples),
+            "answered": int((samples["outcome"] == "ok").sum()),
+            "lateness_p99_ms": late["p99"],
+            "engine": str(about.get("engine", "")),
+        },
+    )
+
+
+def content_version(samples: pd.DataFrame) -> str:
+    """A hash of what was measured."""
+    numbers = pd.util.hash_pandas_object(samples.select_dtypes("number"), index=False)
+    return hashlib.sha256(numbers.to_numpy().tobytes()).hexdigest()[:16]

@@ -1,0 +1,52 @@
+"""The user's inputs as assets: what each is now, so that a change of theirs makes the rest stale.
+
+They copy nothing. Materialising one reads its files and records their content's hash as the data
+version; every job begins with those that it depends on.
+"""
+
+import dagster as dg
+
+from assets.serving.measured_profiles import kind_of, profile_name
+from assets.shared.ownership import OWNERS
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+
+
+def _version(version: str, **metadata: str) -> dg.MaterializeResult:
+    return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=metadata)
+
+
+@dg.asset(group_name="inputs", kinds={"jsonl"}, owners=OWNERS, code_version="1")
+def task_files(inputs: Inputs) -> dg.MaterializeResult:
+    """The folder of tuning tasks: one folder each, with `task.yaml`, train and eval examples."""
+    return _version(inputs.tasks_fingerprint(), folder=inputs.tasks)
+
+
+@dg.asset(group_name="inputs", kinds={"huggingface"}, owners=OWNERS, code_version="1")
+def base_model(language_model: LanguageModel) -> dg.MaterializeResult:
+    """The frozen language model that prompts are tuned for."""
+    return _version(language_model.fingerprint(), path_or_id=language_model.path_or_id)
+
+
+@dg.asset(group_name="inputs", kinds={"csv"}, owners=OWNERS, code_version="1")
+def adapter_file(inputs: Inputs) -> dg.MaterializeResult:
+    """The adapter catalogue as the user keeps it: adapter, base model, rank, request rate."""
+    return _version(inputs.adapters_fingerprint(), file=inputs.adapters)
+
+
+@dg.asset(group_name="inputs", kinds={"yaml"}, owners=OWNERS, code_version="1")
+def profile_files(inputs: Inputs, home: DataHome) -> dg.MaterializeResult:
+    """The shipped server profiles and the one that the settings choose."""
+    from maitre.twin import ServerProfile
+
+    shipped = {name: ServerProfile.load(name).fingerprint() for name in ServerProfile.names()}
+    measured = home.exists(profile_name(kind_of(inputs.profile)))
+    # The name of a server that was measured here may be no shipped profile's and no file's.
+    chosen = (
+        shipped.get(inputs.profile, inputs.profile)
+        if measured
+        else ServerProfile.load(inputs.profile).fingerprint()
+    )
+    version = "-".join(fingerprint[:8] for fingerprint in [chosen, *shipped.values()])
+    return _version(version, chosen=inputs.profile)

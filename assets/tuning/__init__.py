@@ -1,0 +1,1 @@
+"""Assets of the tuning half: tasks, the prompt bank, tuned prompts."""

@@ -1,0 +1,202 @@
+"""`bank_prompts`: a tuned prompt for each task of the bank, one partition a task."""
+
+import hashlib
+import json
+import warnings
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.shared.inputs import base_model
+from assets.shared.ownership import OWNERS
+from assets.tuning.tuning_tasks import BANK_TASKS, TASK_TABLE, tuning_tasks
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+from resources.mlflow_tracking import MlflowTracking
+from resources.progress import Progress
+
+if TYPE_CHECKING:
+    from maitre.tuning.config import TuneConfig, TuneResult
+
+FOLDER = "bank_prompts"
+DATA_VERSION_TAG = "dagster/data_version"
+
+
+class BankTuneConfig(dg.Config):
+    """How the bank's prompts are tuned: all tasks of a run in one shared batch.
+
+    They begin at the mean of the prompts that are there, or of those of a first, short round.
+    """
+
+    iterations: int = 25
+    first_iterations: int = 10
+    batch_size: int = 16
+    learning_rate: float = 0.05
+    virtual_tokens: int = 4
+    seed: int = 0
+
+    def tune_config(self) -> "TuneConfig":
+        """The tuner's configuration; the eval split is measured at the beginning and the end."""
+        from maitre.tuning.config import TuneConfig
+
+        return TuneConfig(
+            virtual_tokens=self.virtual_tokens,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_iterations=self.iterations,
+            eval_every=None,
+        )
+
+
+with warnings.catch_warnings():
+    # Backfill policies are in beta; nobody needs to be told at every import.
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    _asset = dg.asset(
+        deps=[tuning_tasks, base_model],
+        partitions_def=BANK_TASKS,
+        # All tasks that are asked for at once share a batch, far cheaper than a run each.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="tuning",
+        kinds={"torch", "safetensors"},
+        owners=OWNERS,
+        code_version="3",
+        pool="training",
+    )
+
+
+@_asset
+def bank_prompts(
+    context: dg.AssetExecutionContext,
+    config: BankTuneConfig,
+    home: DataHome,
+    inputs: Inputs,
+    language_model: LanguageModel,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """A tuned prompt for each task of the bank; tasks that have not changed keep theirs.
+
+    A run that names no partitions makes them all.
+    """
+    table = home.read_frame(TASK_TABLE).query("role == 'bank'").set_index("task")
+    is_partitioned = context.has_partition_key or context.has_partition_key_range
+    asked = set(context.partition_keys) if is_partitioned else set(table.index)
+    names = [name for name in table.index if name in asked]
+    recipe = f"{language_model.fingerprint()} {json.dumps(config.model_dump(), sort_keys=True)}"
+    wanted = {name: _key(f"{table.loc[name, 'fingerprint']} {recipe}") for name in table.index}
+    current = {name for name in wanted if _result(home, name).get("key") == wanted[name]}
+    fresh = [name for name in names if name not in current]
+    with mlflow.run(context) as run:
+        context.log.info(f"{len(fresh)} prompts to tune, {len(names) - len(fresh)} as they were")
+        if fresh:
+            known = [_prompt(home, name) for name in sorted(current)]
+            for result in _tuned(context, config, inputs, language_model, fresh, known):
+                _write(home, result, wanted[result.task])
+        shown = ["group", "majority_share"]
+        outcome = pd.DataFrame(
+            [
+                {"task": name, **_result(home, name), **table.loc[name, shown].to_dict()}
+                for name in names
+            ]
+        )
+        run.params(config.model_dump() | {"base_model": language_model.path_or_id})
+        accuracies = zip(outcome["task"], outcome["eval_accuracy"], strict=True)
+        run.metrics({f"eval_accuracy.{task}": accuracy for task, accuracy in accuracies})
+        margin = outcome["eval_accuracy"] - outcome["majority_share"]
+        if not is_partitioned:
+            _note_partitions(context, outcome)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(_key("".join(sorted(outcome["key"])))[:16]),
+            metadata={
+                "prompts": len(outcome),
+                "tuned_now": len(fresh),
+                "median_eval_accuracy": float(outcome["eval_accuracy"].median()),
+                "median_margin_over_majority": float(margin.median()),
+                "table": dg.MetadataValue.md(outcome.drop(columns="key").to_markdown(index=False)),
+                **run.metadata(),
+            },
+        )
+
+
+def read_bank_prompts(home: DataHome) -> dict[str, tuple[np.ndarray, dict]]:
+    """Prompt `[virtual_tokens, hidden]` and result of each task of the bank that has been tuned."""
+    names = home.read_frame(TASK_TABLE).query("role == 'bank'")["task"]
+    results = {name: _result(home, name) for name in names}
+    return {name: (_prompt(home, name), result) for name, result in results.items() if result}
+
+
+def _tuned(
+    context: dg.AssetExecutionContext,
+    config: BankTuneConfig,
+    inputs: Inputs,
+    language_model: LanguageModel,
+    names: list[str],
+    known: list[np.ndarray],
+) -> "list[TuneResult]":
+    from maitre.tuning.common_start import tune_from_common_start
+    from maitre.tuning.config import Progress as Iteration
+    from maitre.tuning.tasks import find_task
+
+    context.log.info("reading the examples and the model's keys and values of them")
+    progress = Progress(context.log, f"iterations of {len(names)} tasks in one batch")
+
+    def tell(iteration: Iteration) -> None:
+        if iteration.task == names[-1] and iteration.train_loss is not None:
+            note = f"train loss of {iteration.task} {iteration.train_loss:.2f}"
+            progress(iteration.iteration, config.iterations, note)
+
+    return tune_from_common_start(
+        language_model.load(),
+        [find_task(inputs.tasks, name) for name in names],
+        known=known,
+        first_iterations=config.first_iterations,
+        config=config.tune_config(),
+        seed=config.seed,
+        on_progress=tell,
+    )
+
+
+def _note_partitions(context: dg.AssetExecutionContext, outcome: pd.DataFrame) -> None:
+    """Tell Dagster which partitions a run without any has made."""
+    for row in outcome.to_dict(orient="records"):
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key,
+                partition=row["task"],
+                metadata={name: row[name] for name in ("eval_loss", "eval_accuracy", "iterations")},
+                tags={DATA_VERSION_TAG: row["key"][:16]},
+            )
+        )
+
+
+def _write(home: DataHome, result: "TuneResult", key: str) -> None:
+    """The prompt first, then its result, whose presence makes it count."""
+    from safetensors.numpy import save
+
+    home.write_bytes(f"{FOLDER}/{result.task}.safetensors", save({"prompt": result.prompt}))
+    home.write_json(
+        f"{FOLDER}/{result.task}.json",
+        {
+            "key": key,
+            "eval_loss": result.eval_loss,
+            "eval_accuracy": result.eval_accuracy,
+            "iterations": result.iterations,
+        },
+    )
+
+
+def _prompt(home: DataHome, name: str) -> np.ndarray:
+    from safetensors.numpy import load
+
+    return load(home.read_bytes(f"{FOLDER}/{name}.safetensors"))["prompt"]
+
+
+def _result(home: DataHome, name: str) -> dict:
+    file = f"{FOLDER}/{name}.json"
+    return home.read_json(file) if home.exists(file) else {}
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""Checks of the bank: that it is sound, and that looking up in two layers misses little."""
+
+import time
+
+import dagster as dg
+
+from assets.tuning.prompt_bank import load_bank, prompt_bank
+from assets.tuning.tuning_tasks import TASK_TABLE
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+
+QUALITY_SEED = 0
+LEAST_SHARE = 0.95
+
+
+@dg.asset_check(asset=prompt_bank, blocking=True)
+def bank_is_sound(home: DataHome, language_model: LanguageModel) -> dg.AssetCheckResult:
+    """The bank reads back undamaged, is of this base model, and its index holds every prompt."""
+    from maitre.bank.index import build_index
+    from maitre.tuning.bank_entries import FEATURE
+
+    model = language_model.load()
+    bank = load_bank(home, model)
+    bank.check_model(model.hash, model.tokenizer_hash)
+    index = build_index(bank, FEATURE)
+    return dg.AssetCheckResult(
+        passed=len(index) == len(bank) > 0,
+        metadata={"prompts": len(bank), "indexed": len(index), "clusters": len(index.medoids)},
+    )
+
+
+@dg.asset_check(asset=prompt_bank)
+def bank_quality(
+    home: DataHome, inputs: Inputs, language_model: LanguageModel
+) -> dg.AssetCheckResult:
+    """On a sample of tasks and entries, two layers choose as well as scoring every entry does."""
+    from maitre.bank.index import build_index
+    from maitre.tuning.bank_entries import FEATURE
+    from maitre.tuning.bank_quality import WITHIN, sampled_quality
+    from maitre.tuning.tasks import find_task
+
+    names = sorted(home.read_frame(TASK_TABLE)["task"])
+    model = language_model.load()
+    found = sampled_quality(
+        model,
+        [find_task(inputs.tasks, name) for name in names],
+        load_bank(home, model),
+        lambda bank: build_index(bank, FEATURE),
+        seed=QUALITY_SEED,
+        clock=time.monotonic,
+    )
+    as_good = sum(one.is_as_good for one in found)
+    return dg.AssetCheckResult(
+        passed=bool(found) and as_good >= LEAST_SHARE * len(found),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{as_good} of {len(found)} choices within {WITHIN:.0%} of the best by loss",
+        metadata={
+            "tasks": ", ".join(one.task for one in found),
+            "worst_excess": max((one.excess for one in found), default=0.0),
+            "share_of_the_work": sum(one.evaluated for one in found)
+            / max(1, sum(one.evaluated_exhaustively for one in found)),
+            "seconds": sum(one.seconds for one in found),
+        },
+    )

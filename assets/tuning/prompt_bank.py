@@ -1,0 +1,158 @@
+"""`prompt_bank`: past prompts, clustered and stored for the next task."""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import numpy as np
+
+from assets.shared.figures import inline, plane
+from assets.shared.inputs import base_model
+from assets.shared.ownership import OWNERS
+from assets.tuning.bank_prompts import bank_prompts, read_bank_prompts
+from resources.data_home import DataHome
+from resources.inputs import Inputs
+from resources.language_model import LanguageModel
+from resources.mlflow_tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from maitre.bank.bank import PromptBank
+    from maitre.bank.entry import BankEntry
+    from maitre.tuning.base_model import BaseModel
+
+BANK = "bank"
+
+
+class BankConfig(dg.Config):
+    """`capacity`: more prompts than this are not kept; those of least measured benefit go."""
+
+    capacity: int = 3000
+
+
+@dg.asset(
+    deps=[bank_prompts, base_model],
+    group_name="tuning",
+    kinds={"parquet", "safetensors", "faiss"},
+    owners=OWNERS,
+    code_version="2",
+    pool="training",
+)
+def prompt_bank(
+    context: dg.AssetExecutionContext,
+    config: BankConfig,
+    home: DataHome,
+    inputs: Inputs,
+    language_model: LanguageModel,
+    mlflow: MlflowTracking,
+) -> dg.MaterializeResult:
+    """The bank with a feature vector for each prompt; prompts tuned on request stay in it."""
+    from maitre.bank.index import build_index
+    from maitre.bank.store import drop_entries
+    from maitre.tuning.bank_entries import FEATURE, with_output_features
+
+    model = language_model.load()
+    url = bank_url(home, model)
+    with mlflow.run(context) as run:
+        stored = load_bank(home, model)
+        entries = _entries(home, inputs, model, run.run_id, stored)
+        superseded = _superseded(stored, entries)
+        grown, rejected = stored.without(superseded).add(entries)
+        bank = with_output_features(grown.evicted_to(config.capacity), model)
+        evicted = [entry.entry_id for entry in grown if entry.entry_id not in bank]
+        bank.save(url)
+        if dropped := [*superseded, *(name for name in evicted if name in stored)]:
+            drop_entries(url, dropped)
+        index = build_index(bank, FEATURE)
+        figure = plane(_map(bank), title="The bank in two dimensions (principal components)")
+        figures = {
+            "prompts": len(bank),
+            "clusters": len(index.medoids),
+            "uses": sum(entry.uses for entry in bank),
+            "iterations_saved": bank.iterations_saved(),
+            "evicted": len(evicted),
+        }
+        if (hit_rate := bank.hit_rate()) is not None:
+            figures["hit_rate"] = hit_rate
+        run.metrics(figures)
+        run.picture(figure, "bank.png")
+        context.log.info(
+            f"{len(bank)} prompts in {len(index.medoids)} clusters; {len(rejected)} near duplicates"
+            f" left out, {len(superseded)} replaced, {len(evicted)} evicted"
+        )
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hashlib.sha256(bank.prompts().tobytes()).hexdigest()[:16]),
+            metadata={
+                **figures,
+                "near_duplicates": len(rejected),
+                "map": inline(figure, "prompts of the bank by group"),
+                "url": dg.MetadataValue.path(url),
+                **run.metadata(),
+            },
+        )
+
+
+def _entries(
+    home: DataHome, inputs: Inputs, model: "BaseModel", run_id: str, stored: "PromptBank"
+) -> "list[BankEntry]":
+    """An entry for each prompt that `bank_prompts` has tuned; a known one keeps its use."""
+    from maitre.tuning.bank_entries import bank_entry
+    from maitre.tuning.tasks import find_task
+
+    entries = [
+        bank_entry(
+            model,
+            find_task(inputs.tasks, task),
+            prompt,
+            created_at=datetime.now(UTC),
+            eval_loss=result["eval_loss"],
+            eval_accuracy=result["eval_accuracy"],
+            run_id=run_id,
+        )
+        for task, (prompt, result) in read_bank_prompts(home).items()
+    ]
+    known = {entry.entry_id: entry for entry in stored}
+    return [
+        replace(entry, uses=old.uses, benefit=old.benefit, created_at=old.created_at)
+        if (old := known.get(entry.entry_id))
+        else entry
+        for entry in entries
+    ]
+
+
+def bank_url(home: DataHome, model: "BaseModel") -> str:
+    """Where the bank of a base model is kept: prompts fit no other model."""
+    return home.url(f"{BANK}/{model.hash[:12]}")
+
+
+def load_bank(home: DataHome, model: "BaseModel") -> "PromptBank":
+    """The stored bank of a base model; an empty one when nothing has been stored."""
+    from maitre.bank.bank import PromptBank
+
+    return PromptBank.load(bank_url(home, model), missing_ok=True)
+
+
+def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
+    """Ids of prompts that an earlier refresh tuned for tasks that have a new prompt now."""
+    new = {entry.task: entry.entry_id for entry in entries}
+    return [
+        entry.entry_id
+        for entry in bank
+        if entry.tenant is None and entry.entry_id != new.get(entry.task, entry.entry_id)
+    ]
+
+
+def _map(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
+    """First two principal components of the entries' features, by group."""
+    from sklearn.decomposition import PCA
+
+    from maitre.tuning.bank_entries import FEATURE
+
+    if len(bank) < 2:
+        return {}
+    features = np.stack([entry.feature(FEATURE) for entry in bank])
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for entry, (x, y) in zip(bank, PCA(2, random_state=0).fit_transform(features), strict=True):
+        groups.setdefault(entry.group or "no group", []).append((float(x), float(y)))
+    return groups

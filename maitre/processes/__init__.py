@@ -1,0 +1,1 @@
+"""Child processes of one machine: what the live rooms share."""

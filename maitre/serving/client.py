@@ -1,0 +1,176 @@
+"""A client of any server that speaks vLLM's OpenAI-compatible API."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from maitre.serving.errors import VllmError
+from maitre.serving.metrics import ServerMetrics, parse_metrics
+
+ANSWER_TIMEOUT_S = 120.0
+MESSAGE_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: its text, why it ended, and what it counted."""
+
+    text: str
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+
+
+class VllmClient:
+    """One server, by its address (`http://host:port`). Close it, or use it in a `with`.
+
+    Every method raises `VllmError`, one line with the address, where the server is not there or
+    refuses. `transport` replaces the network (tests).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{url}: a server's address begins with http:// or https://")
+        self._http = httpx2.Client(base_url=self.url, timeout=timeout_s, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._http.close()
+
+    def healthy(self) -> bool:
+        """Whether the server answers and says that its engine is alive."""
+        try:
+            return self._http.get("/health", timeout=5.0).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def version(self) -> str:
+        """The server's version of vLLM."""
+        return str(self._json("GET", "/version").get("version", ""))
+
+    def models(self) -> tuple[str, ...]:
+        """Every name that it answers to: its base model's and its adapters'."""
+        return tuple(str(model["id"]) for model in self._json("GET", "/v1/models")["data"])
+
+    def adapters(self) -> dict[str, str]:
+        """The loaded adapters and the folders they came from."""
+        found = self._json("GET", "/v1/models")["data"]
+        return {str(m["id"]): str(m.get("root") or "") for m in found if m.get("parent")}
+
+    def max_model_len(self) -> int | None:
+        """The longest sequence it takes, in tokens, where it says so."""
+        found = [m.get("max_model_len") for m in self._json("GET", "/v1/models")["data"]]
+        lengths = [int(length) for length in found if length]
+        return lengths[0] if lengths else None
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Load an adapter from a folder that the *server* can read.
+
+        The server must run with `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`.
+        """
+        self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter away; requests for it are refused from then on."""
+        self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    def metrics(self) -> ServerMetrics:
+        """Its figures as they stand."""
+        text = self._send("GET", "/metrics").text
+        try:
+            return parse_metrics(text)
+        except ValueError as error:
+            raise VllmError(f"{self.url}/metrics is no Prometheus text: {error}") from error
+
+    def complete(
+        self,
+        model: str,
+        prompt: str | list[int] | None,
+        *,
+        max_tokens: int = 16,
+        temperature: float = 0.0,
+        prompt_embeds: str | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """Complete a prompt, given as text, as token ids, or as `prompt_embeds` (`embeds.py`).
+
+        `more` is sent beside the rest, as vLLM's own parameters (`ignore_eos`, ...).
+        """
+        body: dict[str, Any] = {
+            "model": model,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            **(more or {}),
+        }
+        if prompt is not None:
+            body["prompt"] = prompt
+        if prompt_embeds is not None:
+            body["prompt_embeds"] = prompt_embeds
+        answer = self._json("POST", "/v1/completions", body)
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        return Completion(
+            text=str(choice["text"]),
+            finish_reason=str(choice.get("finish_reason") or ""),
+            input_tokens=int(usage.get("prompt_tokens") or 0),
+            output_tokens=int(usage.get("completion_tokens") or 0),
+        )
+
+    def _json(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self._send(method, path, body)
+        try:
+            return answer.json()
+        except json.JSONDecodeError:
+            raise VllmError(f"{self.url}{path} answered no JSON; is that a vLLM?") from None
+
+    def _send(self, method: str, path: str, body: Any = None) -> httpx2.Response:
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx2.TimeoutException:
+            raise VllmError(f"{self.url}{path} did not answer in time") from None
+        except httpx2.HTTPError as error:
+            raise VllmError(f"no server at {self.url}: {_one_line(str(error))}") from None
+        if answer.status_code >= 400:
+            raise VllmError(
+                f"{self.url}{path} refused ({answer.status_code}): {refusal(answer.text)}"
+            )
+        return answer
+
+
+def refusal(text: str) -> str:
+    """The message inside an error answer, on one line."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        return _one_line(text)
+    if isinstance(document, dict):
+        inner = document.get("error", document)
+        if isinstance(inner, dict):
+            inner = inner.get("message") or inner.get("detail") or inner
+        return _one_line(str(inner))
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MESSAGE_CHARACTERS]

@@ -1,0 +1,1 @@
+"""vLLM servers on this machine: start them, load adapters, follow a plan."""

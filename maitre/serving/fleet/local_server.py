@@ -1,0 +1,237 @@
+"""One vLLM server as a process of this machine: start, wait until ready, stop, read its log.
+
+vLLM lives in an environment of its own (`make vllm`), since it pins its libraries. It is started as
+`python -m vllm.entrypoints.openai.api_server`: the CPU build's `vllm` command looks for a package
+of another name.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from maitre.serving.client import VllmClient
+from maitre.serving.errors import VllmError
+
+VENV_VARIABLE = "MAITRE_VLLM_VENV"
+DEFAULT_VENV = Path(".venv-vllm")
+READY_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 20.0
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def vllm_python(environment: Mapping[str, str] = os.environ) -> Path:
+    """The interpreter of vLLM's environment.
+
+    Raises:
+        VllmError: there is none; says how to make one.
+    """
+    venv = Path(environment.get(VENV_VARIABLE) or DEFAULT_VENV)
+    python = venv / "bin" / "python"
+    if not python.exists():
+        raise VllmError(
+            f"no vLLM at {venv}: `make vllm` sets it up, or {VENV_VARIABLE} names its environment"
+        )
+    return python.absolute()
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How a server is started. The defaults suit a CPU; `more` goes to vLLM as it stands.
+
+    `kv_cache_gib` is the KV cache of a CPU server; on a GPU `gpu_memory_utilization` decides.
+    `max_loras=None` starts it without adapters.
+    """
+
+    base_model: str
+    served_name: str
+    max_loras: int | None = 8
+    max_lora_rank: int = 16
+    max_cpu_loras: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    max_model_len: int | None = 2048
+    dtype: str = "bfloat16"
+    gpu_memory_utilization: float = 0.5
+    kv_cache_gib: int = 1
+    threads: str | None = None
+    prefix_caching: bool = False
+    prompt_embeds: bool = False
+    more: tuple[str, ...] = ()
+
+    def arguments(self, host: str, port: int) -> list[str]:
+        """vLLM's command line, after the interpreter."""
+        command = [
+            *("-m", "vllm.entrypoints.openai.api_server"),
+            f"--model={self.base_model}",
+            f"--served-model-name={self.served_name}",
+            f"--host={host}",
+            f"--port={port}",
+            f"--dtype={self.dtype}",
+            f"--gpu-memory-utilization={self.gpu_memory_utilization}",
+            f"--max-num-seqs={self.max_num_seqs}",
+            f"--max-num-batched-tokens={self.max_num_batched_tokens}",
+            "--enforce-eager",
+            "--no-enable-log-requests",
+            "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
+        ]
+        if self.max_model_len:
+            command.append(f"--max-model-len={self.max_model_len}")
+        if self.max_loras:
+            command += [
+                "--enable-lora",
+                f"--max-loras={self.max_loras}",
+                f"--max-lora-rank={slot_rank(self.max_lora_rank)}",
+                f"--max-cpu-loras={max(self.max_cpu_loras or 0, self.max_loras)}",
+            ]
+        if self.prompt_embeds:
+            command.append("--enable-prompt-embeds")
+        return [*command, *self.more]
+
+    def environment(self) -> dict[str, str]:
+        """The variables that vLLM reads."""
+        found = {
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1" if Path(self.base_model).is_dir() else "0",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if self.threads:
+            found["VLLM_CPU_OMP_THREADS_BIND"] = self.threads
+        return found
+
+
+def slot_rank(rank: int) -> int:
+    """The smallest `--max-lora-rank` that vLLM accepts and that holds `rank`."""
+    for allowed in VLLM_RANKS:
+        if rank <= allowed:
+            return allowed
+    raise ValueError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A running (or starting) server. `pid` leads a process group of its own."""
+
+    name: str
+    url: str
+    pid: int
+    log: Path
+    process: subprocess.Popen | None = field(default=None, compare=False)
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        options: LaunchOptions,
+        *,
+        log_folder: Path,
+        python: Path,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+    ) -> Self:
+        """Start a process and return at once; `prefix` are words before the command (`nice`)."""
+        log_folder.mkdir(parents=True, exist_ok=True)
+        port = port or free_port(host)
+        log = log_folder / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*prefix, str(python), *options.arguments(host, port)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**_inherited(), **options.environment()},
+                start_new_session=True,
+            )
+        return cls(name, f"http://{host}:{port}", process.pid, log, process)
+
+    def alive(self) -> bool:
+        """Whether its process is there."""
+        if self.process is not None:
+            return self.process.poll() is None
+        return any(pid == self.pid for pid in _members(self.pid))
+
+    def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until it answers.
+
+        Raises:
+            VllmError: it ended, or did not answer in time; with the last line of its log.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        with VllmClient(self.url) as client:
+            while not client.healthy():
+                if not self.alive():
+                    raise VllmError(
+                        f"server {self.name} at {self.url} ended: {self.complaint()}; "
+                        f"see {self.log}"
+                    )
+                if time.monotonic() > give_up_at:
+                    raise VllmError(
+                        f"server {self.name} at {self.url} was not ready within {timeout_s:.0f} s; "
+                        f"see {self.log}"
+                    )
+                time.sleep(0.25)
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Interrupt it and wait; kill what has not gone by then. Stopping twice is no error."""
+        if self.alive():
+            _signal([self.pid], signal.SIGTERM)
+        give_up_at = time.monotonic() + timeout_s
+        while self.alive() and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+        # The engine is a child process in the same group; it must not stay behind.
+        _signal(_members(self.pid), signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+    def complaint(self) -> str:
+        """The last line of the log that says what went wrong, or the last line at all."""
+        if not self.log.is_file():
+            return "it has no log"
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
+        telling = [line for line in lines if "Error" in line and "Traceback" not in line]
+        return next(iter(telling[-1:] or [line for line in lines[-1:] if line]), "an empty log")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _inherited() -> dict[str, str]:
+    """This process's variables without those that would point vLLM's Python elsewhere."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _members(group: int) -> list[int]:
+    """The living processes of a server's group.
+
+    Only those that are vLLM's: a number written down long ago may be another process's by now.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, process_group = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:3]
+            words = (folder / "cmdline").read_bytes().lower()
+        except (OSError, ValueError, IndexError):
+            continue
+        if int(process_group) == group and state != "Z" and b"vllm" in words:
+            found.append(int(folder.name))
+    return found

@@ -1,0 +1,186 @@
+"""A placement plan for those who run AIBrix or vLLM's production stack, or Helm.
+
+These operators place adapters by themselves, or on every pod that matches; so each document pins an
+adapter to the pods of the plan's servers where the operator can express that, and the text says
+what it cannot.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.serving.manifests.kubernetes import (
+    DeploymentOptions,
+    render,
+    resource_name,
+    routes,
+    server_arguments,
+    vllm_rank,
+)
+
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+
+
+def aibrix(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
+    """The servers as manifests, without adapters, and a `ModelAdapter` an adapter and server.
+
+    AIBrix loads the adapter on the pods that the selector names, here those of one server. Its
+    gateway divides requests evenly among an adapter's pods, whatever the plan's shares.
+    """
+    documents = []
+    for server in plan.servers:
+        selector = {INSTANCE_LABEL: resource_name(server.name)}
+        documents += [
+            {
+                "apiVersion": "model.aibrix.ai/v1alpha1",
+                "kind": "ModelAdapter",
+                "metadata": {
+                    "name": _adapter_resource(held.adapter, server, plan),
+                    "namespace": options.namespace,
+                    "labels": {
+                        "model.aibrix.ai/name": _label(held.adapter),
+                        "model.aibrix.ai/port": "8000",
+                    },
+                },
+                "spec": {
+                    "baseModel": server.base_model,
+                    "podSelector": {"matchLabels": selector},
+                    "artifactURL": f"{options.adapters_path}/{held.adapter}",
+                    "replicas": 1,
+                },
+            }
+            for held in server.adapters
+        ]
+    return {**_bare_servers(plan, options), "model-adapters.yaml": _dump(documents)}
+
+
+def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
+    """The servers as Helm values of the production stack, and a `LoraAdapter` an adapter.
+
+    Its operator chooses the pods itself among those of a base model: each server of the plan
+    is therefore a model specification of its own name, and an adapter's base model is its server.
+    """
+    documents = [
+        {
+            "apiVersion": "production-stack.vllm.ai/v1alpha1",
+            "kind": "LoraAdapter",
+            "metadata": {
+                "name": _adapter_resource(held.adapter, server, plan),
+                "namespace": options.namespace,
+            },
+            "spec": {
+                "baseModel": resource_name(server.name),
+                "adapterSource": {
+                    "type": "local",
+                    "adapterName": held.adapter,
+                    "adapterPath": f"{options.adapters_path}/{held.adapter}",
+                },
+                "loraAdapterDeploymentConfig": {"algorithm": "default", "replicas": 1},
+            },
+        }
+        for server in plan.servers
+        for held in server.adapters
+    ]
+    values = {
+        "servingEngineSpec": {
+            "modelSpec": [_model_spec(server, options) for server in plan.servers]
+        },
+        "loraController": {"enableLoraController": True},
+    }
+    return {"values.yaml": _dump([values]), "lora-adapters.yaml": _dump(documents)}
+
+
+def helm(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
+    """Plain values for a chart of one's own: what each server is started with, and the routes."""
+    servers = [
+        {
+            "name": resource_name(server.name),
+            "baseModel": server.base_model,
+            "model": options.model_ids.get(server.base_model, server.base_model),
+            "image": options.image,
+            "gpuResource": options.gpu_resource,
+            "args": server_arguments(server, options),
+            "adapters": [{"name": held.adapter, "share": held.share} for held in server.adapters],
+        }
+        for server in plan.servers
+    ]
+    return {"values.yaml": _dump([{"vllmServers": servers, "routes": routes(plan)}])}
+
+
+Renderer = Callable[[PlacementPlan, DeploymentOptions], dict[str, str]]
+FORMATS: dict[str, Renderer] = {
+    "manifests": render,
+    "aibrix": aibrix,
+    "production-stack": production_stack,
+    "helm": helm,
+}
+
+
+def render_as(name: str, plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
+    """The plan's files in a format, by file name.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"--format {name}: give one of {', '.join(FORMATS)}")
+    return FORMATS[name](plan, options)
+
+
+def _bare_servers(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
+    """The manifests, in which adapters are loaded by the operator and not at the start."""
+    files = render(plan, options)
+    for name in [name for name in files if name.startswith("vllm-")]:
+        documents = list(yaml.safe_load_all(files[name]))
+        arguments = documents[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+        del arguments[arguments.index("--lora-modules") :]
+        files[name] = _dump(documents)
+    kustomization = yaml.safe_load(files["kustomization.yaml"])
+    kustomization["resources"].append("model-adapters.yaml")
+    return {**files, "kustomization.yaml": _dump([kustomization])}
+
+
+def _model_spec(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
+    repository, _, tag = options.image.rpartition(":")
+    config = server.config
+    return {
+        "name": resource_name(server.name),
+        "repository": repository,
+        "tag": tag,
+        "modelURL": options.model_ids.get(server.base_model, server.base_model),
+        "replicaCount": 1,
+        "requestCPU": int(options.cpu),
+        "requestMemory": options.memory,
+        "requestGPU": 1,
+        "enableLoRA": True,
+        "vllmConfig": {
+            "extraArgs": [
+                f"--served-model-name={resource_name(server.name)}",
+                f"--gpu-memory-utilization={options.gpu_memory_utilization}",
+                f"--max-num-seqs={config['max_num_seqs']}",
+                f"--max-num-batched-tokens={config['max_num_batched_tokens']}",
+                f"--max-loras={config['max_loras']}",
+                f"--max-lora-rank={vllm_rank(config['max_lora_rank'])}",
+                f"--max-cpu-loras={config['max_cpu_loras']}",
+            ]
+        },
+        "env": [{"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"}],
+    }
+
+
+def _adapter_resource(adapter: str, server: PlannedServer, plan: PlacementPlan) -> str:
+    """A resource's name for an adapter on a server; the adapter's own where it has one server."""
+    name = resource_name(adapter).removeprefix("vllm-")
+    if len(plan.servers_of()[adapter]) == 1:
+        return name
+    return resource_name(f"{adapter}@{server.name}").removeprefix("vllm-")
+
+
+def _label(adapter: str) -> str:
+    return resource_name(adapter).removeprefix("vllm-")
+
+
+def _dump(documents: list[dict[str, Any]]) -> str:
+    return yaml.safe_dump_all(documents, sort_keys=False)

@@ -1,0 +1,1 @@
+"""Measure a running vLLM server: planned load, one row per request, samples for the twin."""

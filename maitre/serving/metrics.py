@@ -1,0 +1,194 @@
+"""A server's `/metrics` as typed figures.
+
+The names are those of vLLM's V1 engine (0.8 and later). A figure that an older or newer server
+does not report is named in `missing` and NaN; `required` refuses such a server.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from maitre.serving.errors import MetricsError
+
+WAITING = "vllm:num_requests_waiting"
+RUNNING = "vllm:num_requests_running"
+WAITING_BY_REASON = "vllm:num_requests_waiting_by_reason"
+KV_USAGE = "vllm:kv_cache_usage_perc"
+KV_USAGE_OLD = "vllm:gpu_cache_usage_perc"
+PREEMPTIONS = "vllm:num_preemptions_total"
+PROMPT_TOKENS = "vllm:prompt_tokens_total"
+OUTPUT_TOKENS = "vllm:generation_tokens_total"
+SUCCESSES = "vllm:request_success_total"
+LORA_INFO = "vllm:lora_requests_info"
+CACHE_CONFIG = "vllm:cache_config_info"
+TTFT = "vllm:time_to_first_token_seconds"
+
+REQUIRED = (RUNNING, WAITING, PROMPT_TOKENS, OUTPUT_TOKENS, SUCCESSES)
+
+
+@dataclass(frozen=True)
+class AdapterCounts:
+    """What a server has counted for one model name since it started."""
+
+    requests: float = 0.0
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class ServerMetrics:
+    """The figures of one scrape; counters run since the server's start.
+
+    `waiting_by_reason` holds `capacity` (no room in the batch or the KV cache) and `deferred`
+    (its adapter has no slot). `running_adapters` and `waiting_adapters` are those of the newest
+    report. `by_model` is keyed by the model name of the metric's label, which stock vLLM sets to
+    the server's first name for every request, adapters included.
+    """
+
+    running: float
+    waiting: float
+    waiting_by_reason: dict[str, float]
+    kv_usage: float
+    preemptions: float
+    prompt_tokens: float
+    output_tokens: float
+    requests: float
+    ttft_sum_s: float
+    ttft_count: float
+    running_adapters: tuple[str, ...]
+    waiting_adapters: tuple[str, ...]
+    max_loras: int | None
+    kv_cache_tokens: int | None
+    block_tokens: int | None
+    by_model: dict[str, AdapterCounts]
+    missing: tuple[str, ...] = field(default=())
+
+    def required(self, address: str, names: Collection[str] = REQUIRED) -> "ServerMetrics":
+        """These figures, if none of `names` is missing.
+
+        Raises:
+            MetricsError: some are; the message names them.
+        """
+        absent = sorted(set(names) & set(self.missing))
+        if absent:
+            raise MetricsError(
+                f"{address}: /metrics has no {', '.join(absent)}; "
+                "this vLLM version reports other names than those known here"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class _Sample:
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def parse_metrics(text: str) -> ServerMetrics:
+    """Read the Prometheus text that a server answers.
+
+    Raises:
+        ValueError: it is no Prometheus text.
+    """
+    samples = _samples(text)
+    names = {sample.name for sample in samples}
+    expected = (
+        RUNNING,
+        WAITING,
+        WAITING_BY_REASON,
+        KV_USAGE,
+        PREEMPTIONS,
+        PROMPT_TOKENS,
+        OUTPUT_TOKENS,
+        SUCCESSES,
+        f"{TTFT}_sum",
+        LORA_INFO,
+        CACHE_CONFIG,
+    )
+    aliases = {KV_USAGE: KV_USAGE_OLD}
+    missing = tuple(n for n in expected if n not in names and aliases.get(n) not in names)
+    kv_name = KV_USAGE if KV_USAGE in names else KV_USAGE_OLD
+    running, waiting, max_loras = _adapters(samples)
+    blocks, block_tokens = _cache(samples)
+    return ServerMetrics(
+        running=_sum(samples, RUNNING),
+        waiting=_sum(samples, WAITING),
+        waiting_by_reason=_by_label(samples, WAITING_BY_REASON, "reason"),
+        kv_usage=_sum(samples, kv_name),
+        preemptions=_sum(samples, PREEMPTIONS),
+        prompt_tokens=_sum(samples, PROMPT_TOKENS),
+        output_tokens=_sum(samples, OUTPUT_TOKENS),
+        requests=_sum(samples, SUCCESSES),
+        ttft_sum_s=_sum(samples, f"{TTFT}_sum"),
+        ttft_count=_sum(samples, f"{TTFT}_count"),
+        running_adapters=running,
+        waiting_adapters=waiting,
+        max_loras=max_loras,
+        kv_cache_tokens=blocks * block_tokens if blocks and block_tokens else None,
+        block_tokens=block_tokens,
+        by_model=_by_model(samples),
+        missing=missing,
+    )
+
+
+def _samples(text: str) -> list[_Sample]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return [
+        _Sample(sample.name, dict(sample.labels), float(sample.value))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+
+
+def _sum(samples: list[_Sample], name: str) -> float:
+    values = [sample.value for sample in samples if sample.name == name]
+    return math.fsum(values) if values else math.nan
+
+
+def _by_label(samples: list[_Sample], name: str, label: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == name:
+            key = sample.labels.get(label, "")
+            found[key] = found.get(key, 0.0) + sample.value
+    return found
+
+
+def _adapters(samples: list[_Sample]) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+    """The newest series of `lora_requests_info`: its value is the time of the report."""
+    reports = [sample for sample in samples if sample.name == LORA_INFO]
+    if not reports:
+        return (), (), None
+    newest = max(reports, key=lambda sample: sample.value)
+    slots = newest.labels.get("max_lora", "")
+    return (
+        _names(newest.labels.get("running_lora_adapters", "")),
+        _names(newest.labels.get("waiting_lora_adapters", "")),
+        int(slots) if slots.isdigit() else None,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(sorted(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _cache(samples: list[_Sample]) -> tuple[int | None, int | None]:
+    """Blocks of the KV cache and tokens in one."""
+    for sample in samples:
+        if sample.name == CACHE_CONFIG:
+            blocks = sample.labels.get("num_gpu_blocks", "")
+            size = sample.labels.get("block_size", "")
+            return int(blocks) if blocks.isdigit() else None, int(size) if size.isdigit() else None
+    return None, None
+
+
+def _by_model(samples: list[_Sample]) -> dict[str, AdapterCounts]:
+    requests = _by_label(samples, SUCCESSES, "model_name")
+    prompts = _by_label(samples, PROMPT_TOKENS, "model_name")
+    outputs = _by_label(samples, OUTPUT_TOKENS, "model_name")
+    return {
+        name: AdapterCounts(requests.get(name, 0.0), prompts.get(name, 0.0), outputs.get(name, 0.0))
+        for name in sorted(requests.keys() | prompts.keys() | outputs.keys())
+    }

@@ -1,0 +1,105 @@
+"""The proxy as a process beside Dagster and MLflow: `maitre up` starts it where servers run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx2
+
+from maitre.processes.service_error import ServiceError
+from maitre.serving.proxy.routes import read_routes
+
+STOP_TIMEOUT_S = 5.0
+_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class ProxyProcess:
+    """A proxy that was started, or (`process` None) one that was there already."""
+
+    url: str
+    folder: Path
+    log: Path
+    process: subprocess.Popen | None
+
+    @classmethod
+    def start_where_routed(
+        cls, serving_folder: Path, log_folder: Path, port: int, base_model: tuple[str, str]
+    ) -> Self | None:
+        """Start it if the folder's routes name servers; None where they do not.
+
+        `base_model` is the name and folder of the model that tuned prompts are for.
+
+        Raises:
+            ValueError: the route file cannot be read.
+            ServiceError: the port is taken by a proxy of other routes.
+        """
+        if not read_routes(serving_folder / "routes.json").servers:
+            return None
+        log, url = log_folder / "proxy.log", f"http://127.0.0.1:{port}"
+        there = _folder_of(url)
+        if there == serving_folder.resolve():
+            return cls(url, serving_folder, log, None)
+        if there is not None:
+            raise ServiceError(f"{url} is the proxy of {there}; give another --proxy-port")
+        command = [sys.executable, "-m", "maitre.cli", "deploy", "proxy", f"--port={port}"]
+        command += [f"--folder={serving_folder}", f"--model={base_model[0]}={base_model[1]}"]
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(url, serving_folder, log, process)
+
+    def wait_until_ready(self, timeout_s: float = 30.0) -> None:
+        """Wait until it answers.
+
+        Raises:
+            ServiceError: it ended, as where the port is taken, or did not answer in time. It is
+                stopped then.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        while _folder_of(self.url) != self.folder.resolve():
+            if self.ended():
+                raise ServiceError(f"the proxy at {self.url} ended; see {self.log}")
+            if time.monotonic() > give_up_at:
+                self.stop()
+                raise ServiceError(
+                    f"the proxy did not answer at {self.url} within {timeout_s:.0f} s; "
+                    f"see {self.log}"
+                )
+            time.sleep(_PAUSE_S)
+
+    def ended(self) -> bool:
+        """Whether it was started here and is gone."""
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Interrupt it if it was started here; kill it when it does not go."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def _folder_of(url: str) -> Path | None:
+    """The folder of the routes by which a proxy answers there; None where there is no proxy."""
+    try:
+        answer = httpx2.get(f"{url}/health", timeout=2.0)
+        health = answer.json() if answer.status_code == 200 else None
+    except (httpx2.HTTPError, ValueError):
+        return None
+    folder = health.get("folder") if isinstance(health, dict) else None
+    return Path(folder) if isinstance(folder, str) else None

@@ -1,0 +1,1 @@
+"""Dagster plug-ins: run launcher, run coordinator, and the GraphQL client."""

@@ -1,0 +1,1 @@
+"""Warm pools: the workers that hold a base model, as processes here or pods on Kubernetes."""

@@ -1,0 +1,270 @@
+"""Workers on Kubernetes: one Deployment of workers per base model.
+
+Listed by label, claimed over HTTP, grown through the scale subresource. To shrink, the workers are
+drained first; then they get the lowest deletion cost, so that the ReplicaSet removes these and no
+others; then the Deployment is scaled down.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from maitre.workers.pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
+from maitre.workers.pool.pool import PoolError, PoolWorker, with_views
+
+COMPONENT = "app.kubernetes.io/component=warm-worker"
+MODEL_LABEL = "maitre/base-model"
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+WORKER_PORT = 8080
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_TRIES = 6
+_TRIES_UNANSWERED = 2
+_ANSWER_S = 3.0
+_API_ANSWER_S = (3.0, 10.0)
+"""To connect to the API server, and for its answer: the client by itself waits for ever."""
+_DRAINED_TOGETHER = 32
+_FAILING = frozenset(
+    {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
+)
+"""What a container waits for that will most likely not come up; others only take their time."""
+_READY_LOOKS = 20
+_READY_LOOK_EVERY_S = 0.5
+
+
+class KubernetesError(PoolError):
+    """The API server refused a call for good; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class KubernetesPool:
+    """Worker Deployments of one namespace, through an API client of the package `kubernetes`."""
+
+    api: Any
+    namespace: str
+    token: str
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    @classmethod
+    def in_cluster(cls, token: str) -> "KubernetesPool":
+        """As the ServiceAccount of the pod that this runs in; `PoolError` anywhere else."""
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        # `_call` tries again, and knows when not to.
+        configuration.retries = False
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException as error:
+            raise PoolError(
+                "MAITRE_WARM_POOL=kubernetes asks the cluster as a pod's ServiceAccount, and this "
+                f"is no such pod ({error}); try kubectl exec deploy/code-tuning -- maitre ..."
+            ) from None
+        return cls(client.ApiClient(configuration), _NAMESPACE_FILE.read_text().strip(), token)
+
+    def workers(self, base_model: str | None = None) -> list[PoolWorker]:
+        """The worker pods that are not on their way out."""
+        listed = [_worker(pod) for pod in self._pods(base_model) if not _is_leaving(pod)]
+        return with_views(listed, self.token, _ANSWER_S)
+
+    def _pods(self, base_model: str | None) -> list[Any]:
+        selector = COMPONENT + (f",{MODEL_LABEL}={base_model}" if base_model else "")
+        listed: list[Any] = []
+        page: str | None = None
+        while True:
+            read = partial(
+                self._core().list_namespaced_pod,
+                self.namespace,
+                label_selector=selector,
+                limit=500,
+                _continue=page,
+            )
+            pods = self._call("list pods", read)
+            listed += pods.items
+            page = pods.metadata._continue
+            if not page:
+                return listed
+
+    def grow(self, base_model: str, count: int, beside: int) -> None:
+        """Raise the replicas of the model's Deployment; pods that are yet to come count."""
+        self._scale(base_model, lambda replicas: max(replicas, beside + count))
+
+    def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        """Drain the workers, mark them as the first to go, and take their replicas away."""
+        if not workers:
+            return
+        with ThreadPoolExecutor(min(len(workers), _DRAINED_TOGETHER)) as threads:
+            list(threads.map(self._drain, workers))
+        marked = [worker for worker in workers if self._mark(worker.name)]
+        self._until_not_ready({worker.name for worker in marked})
+        for model, leaving in Counter(worker.base_model for worker in marked).items():
+            self._scale(model, partial(_less, leaving))
+
+    def _mark(self, name: str) -> bool:
+        """Make the pod the first to go; whether this call did.
+
+        Of two schedulers that give back the same worker only one takes its replica away. A pod
+        that is gone has been replaced: no replica is to be taken away for it.
+        """
+
+        def once(**options: Any) -> bool:
+            pod = self._core().read_namespaced_pod(name, self.namespace, **options)
+            if DELETION_COST in (pod.metadata.annotations or {}):
+                return False
+            version = pod.metadata.resource_version
+            mark = {
+                "metadata": {"resourceVersion": version, "annotations": {DELETION_COST: "-1000"}}
+            }
+            self._core().patch_namespaced_pod(name, self.namespace, mark, **options)
+            return True
+
+        return bool(self._call(f"mark pod {name}", once, may_be_gone=True))
+
+    def remove(self, workers: Sequence[PoolWorker]) -> None:
+        """Delete the pods of drained workers that a ReplicaSet has kept.
+
+        It removes a pod without a node or still Pending before any that runs, whatever their
+        deletion costs, and then counts the drained one as one of its replicas. Once that is gone
+        it starts another, which is of use. The replicas stay as they are, so that two schedulers
+        that see the same pod do no more than one.
+        """
+        for worker in workers:
+            delete = partial(self._core().delete_namespaced_pod, worker.name, self.namespace)
+            self._call(f"delete pod {worker.name}", delete, may_be_gone=True)
+
+    def _drain(self, worker: PoolWorker) -> None:
+        # One that does not answer has nothing on it that would be lost.
+        with suppress(WorkerUnreachableError, ClaimRefusedError):
+            if worker.url:
+                self.client(worker.url).drain()
+
+    def _until_not_ready(self, names: set[str]) -> None:
+        """Wait until the kubelet has seen that these pods are drained, but not for ever.
+
+        A ReplicaSet removes pods that are not ready before it looks at their deletion cost: one
+        that still loads would go in place of a drained one that counts as ready.
+        """
+        for _ in range(_READY_LOOKS):
+            if not any(pod.metadata.name in names and _is_ready(pod) for pod in self._pods(None)):
+                return
+            self.sleep(_READY_LOOK_EVERY_S)
+
+    def client(self, url: str) -> WorkerClient:
+        """Talks to the worker at `url`."""
+        return WorkerClient(url, self.token, _ANSWER_S)
+
+    def _scale(self, base_model: str, changed: Callable[[int], int]) -> None:
+        """Change the replicas, against the version that was read: no change is lost."""
+        name = deployment_name(base_model)
+
+        def once(**options: Any) -> Any:
+            scale = self._apps().read_namespaced_deployment_scale(name, self.namespace, **options)
+            replicas = scale.spec.replicas or 0
+            scale.spec.replicas = changed(replicas)
+            if scale.spec.replicas == replicas:
+                return scale
+            return self._apps().replace_namespaced_deployment_scale(
+                name, self.namespace, scale, **options
+            )
+
+        self._call(f"scale Deployment {name}", once)
+
+    def _call(self, what: str, call: Callable[..., Any], may_be_gone: bool = False) -> Any:
+        """Call the API server; again after a conflict, a throttle or an error of its own."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        for attempt in range(_TRIES):
+            try:
+                return call(_request_timeout=_API_ANSWER_S)
+            except ApiException as error:
+                if error.status == 404 and may_be_gone:
+                    return None
+                again = error.status in (409, 429) or error.status >= 500
+                if not again or attempt == _TRIES - 1:
+                    raise KubernetesError(self._explain(what, error)) from None
+                wait = (error.headers or {}).get("Retry-After")
+                self.sleep(float(wait) if wait else 0.1 * 2**attempt)
+            except HTTPError as error:
+                # It does not answer.
+                if attempt == _TRIES_UNANSWERED - 1:
+                    raise KubernetesError(f"cannot {what}: no API server: {error}") from None
+                self.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _explain(self, what: str, error: Any) -> str:
+        hints = {
+            401: "the ServiceAccount's token is not accepted",
+            403: "the ServiceAccount's Role does not allow it (k8s/base/rbac.yaml)",
+            404: "it is not there; apply k8s/ first",
+            409: "somebody else keeps changing it",
+            422: "the object is not valid",
+        }
+        hint = hints.get(error.status, str(error.reason))
+        return f"cannot {what} in namespace {self.namespace}: {error.status}, {hint}"
+
+    def _core(self) -> Any:
+        from kubernetes import client
+
+        return client.CoreV1Api(self.api)
+
+    def _apps(self) -> Any:
+        from kubernetes import client
+
+        return client.AppsV1Api(self.api)
+
+
+def deployment_name(base_model: str) -> str:
+    """The Deployment of a base model's workers."""
+    return f"worker-{base_model}".replace(".", "-").lower()
+
+
+def _less(leaving: int, replicas: int) -> int:
+    return max(0, replicas - leaving)
+
+
+def _is_leaving(pod: Any) -> bool:
+    over = pod.status.phase in ("Succeeded", "Failed")
+    return over or pod.metadata.deletion_timestamp is not None
+
+
+def _is_ready(pod: Any) -> bool:
+    conditions = pod.status.conditions or []
+    return any(one.type == "Ready" and one.status == "True" for one in conditions)
+
+
+def _worker(pod: Any) -> PoolWorker:
+    containers = pod.status.container_statuses or []
+    address = pod.status.pod_ip
+    if address and ":" in address:
+        address = f"[{address}]"
+    return PoolWorker(
+        name=pod.metadata.name,
+        url=f"http://{address}:{WORKER_PORT}" if address else "",
+        base_model=pod.metadata.labels[MODEL_LABEL],
+        started_s=pod.metadata.creation_timestamp.timestamp(),
+        # Kubernetes says `started` of a container whose startup probe has been answered.
+        has_answered=any(one.started for one in containers),
+        failing=next((why for one in containers if (why := _failing(one))), ""),
+    )
+
+
+def _failing(container: Any) -> str:
+    """Why the container does not come up by itself; empty when it may."""
+    waiting = container.state.waiting if container.state else None
+    reason = (waiting.reason if waiting else None) or ""
+    return reason if reason in _FAILING else ""

@@ -1,0 +1,116 @@
+"""The workers of one machine: processes that register themselves in the data home."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from maitre.workers.pool.client import WorkerClient
+from maitre.workers.pool.pool import PoolError, PoolWorker, with_views
+from maitre.workers.pool.registry import RegisteredWorker, WorkerRegistry
+
+_ANSWER_S = 2.0
+_AFTER_FAILURE_S = 30.0
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """Worker processes under one data home; `expected` of them share the machine's cores.
+
+    They hold `base_model`, that of the settings, and no other.
+    """
+
+    home: str
+    base_model: str
+    token: str
+    expected: int = 2
+
+    def workers(self, base_model: str | None = None) -> list[PoolWorker]:
+        """The living worker processes; one that loads may not have an address yet."""
+        listed = [
+            PoolWorker(worker.name, worker.url, worker.base_model, _started_s(worker))
+            for worker in WorkerRegistry(self.home).workers()
+            if base_model in (None, worker.base_model)
+        ]
+        return with_views(listed, self.token, _ANSWER_S)
+
+    def grow(self, base_model: str, count: int, beside: int) -> None:
+        """Start worker processes; they outlive the process that starts them.
+
+        None for a while after one of the model could not load: what is wrong is in its log.
+        Raises `PoolError` for another base model than the settings'.
+        """
+        if base_model != self.base_model:
+            raise PoolError(
+                f"this machine's workers hold {self.base_model}, the base_model of the settings, "
+                f"and none can hold {base_model}"
+            )
+        since_s = time.time() - _AFTER_FAILURE_S
+        if WorkerRegistry(self.home).failed_since(base_model, since_s):
+            return
+        registered = WorkerRegistry(self.home).workers()
+        there = sum(worker.base_model == base_model for worker in registered)
+        logs = Path(self.home) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        for _ in range(beside + count - there):
+            name = f"{base_model}-{secrets.token_hex(3)}"
+            command = [sys.executable, "-m", "maitre.workers.process.server"]
+            command += ["--name", name, "--base-model", base_model]
+            with (logs / f"worker-{name}.log").open("ab") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment(),
+                    start_new_session=True,
+                )
+            # Known from now on, so that nobody starts another for the same need.
+            WorkerRegistry(self.home).add(name, "", base_model, process.pid)
+
+    def shrink(self, workers: Sequence[PoolWorker]) -> None:
+        """Ask the processes to drain and end, which SIGTERM does at any stage."""
+        names = {worker.name for worker in workers}
+        for worker in WorkerRegistry(self.home).workers():
+            if worker.name in names:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGTERM)
+
+    def remove(self, workers: Sequence[PoolWorker]) -> None:
+        """Nothing: a drained process ends by itself."""
+
+    def stop_all(self, timeout_s: float = 20.0) -> None:
+        """End every worker of this home; what does not end in time is killed."""
+        registry = WorkerRegistry(self.home)
+        registered = registry.workers()
+        self.shrink(self.workers())
+        give_up_at_s = time.monotonic() + timeout_s
+        for worker in registered:
+            while worker.is_alive() and time.monotonic() < give_up_at_s:
+                time.sleep(0.05)
+            if worker.is_alive():
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+            registry.remove(worker.name)
+
+    def client(self, url: str) -> WorkerClient:
+        """Talks to the worker at `url`."""
+        return WorkerClient(url, self.token, _ANSWER_S)
+
+    def _environment(self) -> dict[str, str]:
+        threads = max(1, (os.cpu_count() or 1) // max(1, self.expected))
+        return {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+
+def _started_s(worker: RegisteredWorker) -> float:
+    """When its process was started, wall-clock s."""
+    try:
+        return os.stat(f"/proc/{worker.pid}").st_mtime
+    except FileNotFoundError:
+        return time.time()

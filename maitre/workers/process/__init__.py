@@ -1,0 +1,1 @@
+"""The process of one warm worker: it accepts one claim at a time and executes the run."""

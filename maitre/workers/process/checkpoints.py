@@ -1,0 +1,99 @@
+"""Checkpoints of runs: one file a placement, kept where the next worker finds it.
+
+A worker writes to a local file of its own; where the workers share no disk, a copy goes to the data
+home (an object store through fsspec) whenever there is a new one. As each placement has its own
+file, a worker that has lost its run cannot spoil its successor's.
+"""
+
+import posixpath
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import fsspec
+
+from maitre.settings import Settings
+
+_NAME = re.compile(r"(?P<run_id>.+)-(?P<number>\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """Checkpoints under `root` (a folder or an fsspec URL), written first in the local `folder`."""
+
+    root: str
+    folder: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Where the settings' workers keep theirs."""
+        return cls(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
+
+    def prepare(self, run_id: str, number: int) -> Path:
+        """The file that the op of placement `number` writes, holding what came before it."""
+        path = self.folder / _name(run_id, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        earlier = [n for n in self._numbers(run_id) if n < number]
+        if earlier:
+            filesystem, folder = fsspec.core.url_to_fs(self.root)
+            unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+            source = posixpath.join(folder, _name(run_id, max(earlier)))
+            filesystem.get_file(source, str(unfinished))
+            unfinished.replace(path)
+        return path
+
+    def keeper(self, run_id: str, number: int, check: Callable[[], None]) -> Callable[[], None]:
+        """A function to call after every step: passes a new checkpoint on.
+
+        `check` goes ahead of each copy and raises when the run is another worker's by now.
+        """
+        path = self.folder / _name(run_id, number)
+        seen = [_written(path)]
+
+        def keep() -> None:
+            written = _written(path)
+            if written != seen[0]:
+                seen[0] = written
+                check()
+                self._copy(path)
+
+        return keep
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run that is over."""
+        filesystem, folder = fsspec.core.url_to_fs(self.root)
+        for number in self._numbers(run_id):
+            # A worker and the scheduler may both find the run to be over.
+            with suppress(FileNotFoundError):
+                filesystem.rm_file(posixpath.join(folder, _name(run_id, number)))
+        for path in self.folder.glob(f"{run_id}-*.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def _copy(self, path: Path) -> None:
+        filesystem, folder = fsspec.core.url_to_fs(self.root)
+        if Path(folder).absolute() == self.folder.absolute():
+            return
+        filesystem.makedirs(folder, exist_ok=True)
+        unfinished = posixpath.join(folder, f"{uuid.uuid4().hex}.tmp")
+        filesystem.put_file(str(path), unfinished)
+        filesystem.mv(unfinished, posixpath.join(folder, path.name))
+
+    def _numbers(self, run_id: str) -> list[int]:
+        filesystem, folder = fsspec.core.url_to_fs(self.root)
+        if not filesystem.exists(folder):
+            return []
+        names = (posixpath.basename(file) for file in filesystem.ls(folder, detail=False))
+        found = (match for name in names if (match := _NAME.fullmatch(name)))
+        return [int(match["number"]) for match in found if match["run_id"] == run_id]
+
+
+def _name(run_id: str, number: int) -> str:
+    return f"{run_id}-{number}.safetensors"
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None

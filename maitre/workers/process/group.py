@@ -1,0 +1,216 @@
+"""Several warm workers that tune one task together: how they meet, and how they part.
+
+The first one (rank 0) executes the run. When it comes to tuning, it opens a store on its own
+address, says where in the run's placement, and puts there what the others need to take the same
+steps; then all of them form a group of `torch.distributed`. When one goes, the sums of the others
+fail at once: the group is over, and the run goes on from its checkpoint on whom it is placed next.
+"""
+
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import safetensors.numpy
+import torch
+import torch.distributed as dist
+
+from maitre.tuning.config import TuneConfig
+from maitre.tuning.tasks import find_task
+from maitre.tuning.tune import tune
+from maitre.tuning.workers import Workers
+from maitre.workers.leases import PlacementState, PlacementStore
+from maitre.workers.pool.protocol import Claim
+
+if TYPE_CHECKING:
+    from maitre.tuning.base_model import BaseModel
+    from maitre.workers.process.held_run import Told
+
+JOIN = timedelta(seconds=30)
+"""How long the workers of a run wait for one another before the first step."""
+
+STEP = timedelta(seconds=60)
+"""How long they wait in a step: for one that hangs. One that is gone is known at once."""
+
+_LOOK_EVERY_S = 0.1
+
+
+class GroupLost(BaseException):
+    """A worker of the group is gone, or this one is to leave it.
+
+    Not an `Exception`: nothing in the tuner is to take it for an error of the task's.
+    """
+
+
+@dataclass(frozen=True)
+class GroupWorkers(Workers):
+    """`Workers` whose sums raise `GroupLost` when the group is over for this one."""
+
+    is_leaving: Callable[[], bool] = lambda: False
+
+    def total(self, part: torch.Tensor) -> torch.Tensor:
+        """As `Workers.total`."""
+        if self.is_leaving():
+            raise GroupLost("asked to leave")
+        try:
+            return super().total(part)
+        except RuntimeError as error:
+            raise GroupLost(f"a worker of the group is gone: {_first_line(error)}") from error
+
+
+@contextmanager
+def lead(
+    told: "Told",
+    *,
+    address: str,
+    size: int,
+    checkpoint: Path | None,
+    publish: Callable[[str], bool],
+    give_up: Callable[[str], NoReturn],
+) -> Iterator[Workers]:
+    """Form the group as its first worker, at an `address` that the others reach.
+
+    `publish` tells them where; `give_up` is called, and must raise, when the group does not come
+    about or breaks.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, 0), family=family)
+    port = listener.getsockname()[1]
+    try:
+        store = dist.TCPStore(
+            address,
+            port,
+            is_master=True,
+            timeout=JOIN,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        _tell(store, told, checkpoint)
+        if not publish(f"{address}:{port}"):
+            give_up("another worker has been given this run")
+        try:
+            store.wait([f"here/{rank}" for rank in range(1, size)], JOIN)
+        except RuntimeError as error:
+            raise GroupLost(f"not all workers came: {_first_line(error)}") from error
+        with _group(store, address, 0, size, lambda: False) as workers:
+            yield workers
+    except GroupLost as lost:
+        give_up(str(lost))
+
+
+def follow(
+    claim: Claim,
+    placements: PlacementStore,
+    model: "Callable[[], BaseModel]",
+    tasks: str,
+    is_leaving: Callable[[], bool],
+) -> None:
+    """Tune along with the first worker of a claim until the run, or the group, is over.
+
+    Raises `GroupLost` when the first worker goes, `ValueError` when this one has another model or
+    task than it.
+    """
+    meeting = _meeting(claim, placements, is_leaving)
+    if meeting is None:
+        return
+    host, _, port = meeting.rpartition(":")
+    try:
+        store = dist.TCPStore(host, int(port), is_master=False, timeout=JOIN)
+        store.set(f"here/{claim.rank}", "")
+        facts = json.loads(store.get("told"))
+        init = safetensors.numpy.load(store.get("init")).get("init")
+        begun = store.get("checkpoint")
+    except RuntimeError as error:
+        raise GroupLost(f"the first worker is gone: {_first_line(error)}") from error
+    loaded, task = model(), find_task(tasks, facts["task"])
+    if (loaded.hash, task.fingerprint()) != (facts["model_hash"], facts["task_fingerprint"]):
+        raise ValueError(f"{task.name}: the first worker has another model or task of that name")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint.safetensors"
+        if begun:
+            checkpoint.write_bytes(begun)
+        with _group(store, host, claim.rank, claim.size, is_leaving) as workers:
+            tune(
+                loaded,
+                task,
+                init=init,
+                config=TuneConfig(**facts["config"]),
+                seed=facts["seed"],
+                checkpoint=checkpoint,
+                workers=workers,
+            )
+
+
+def _tell(store: dist.TCPStore, told: "Told", checkpoint: Path | None) -> None:
+    facts = {
+        "task": told.task.name,
+        "task_fingerprint": told.task.fingerprint(),
+        "model_hash": told.model.hash,
+        "config": asdict(told.config),
+        "seed": told.seed,
+    }
+    begun = checkpoint.read_bytes() if checkpoint is not None and checkpoint.is_file() else b""
+    init = {} if told.init is None else {"init": told.init}
+    store.set("told", json.dumps(facts))
+    store.set("init", safetensors.numpy.save(init))
+    store.set("checkpoint", begun)
+
+
+def _meeting(
+    claim: Claim, placements: PlacementStore, is_leaving: Callable[[], bool]
+) -> str | None:
+    """Where the first worker waits, once it does; `None` when the run is no longer placed so."""
+    while not is_leaving():
+        placement = placements.current(claim.run_id)
+        is_placed = placement is not None and placement.state is PlacementState.PLACED
+        if placement is None or not is_placed or placement.attempt != claim.attempt:
+            return None
+        if placement.meeting is not None:
+            return placement.meeting
+        time.sleep(_LOOK_EVERY_S)
+    return None
+
+
+@contextmanager
+def _group(
+    store: dist.Store,
+    address: str,
+    rank: int,
+    size: int,
+    is_leaving: Callable[[], bool],
+) -> Iterator[Workers]:
+    _keep_to_loopback(address)
+    try:
+        # On GPUs, too: nccl's sums are only enqueued, and when a worker goes it ends the process
+        # of the others after the timeout. These sums are small.
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=size,
+            timeout=STEP,
+        )
+    except RuntimeError as error:
+        raise GroupLost(f"the group did not form: {_first_line(error)}") from error
+    try:
+        yield GroupWorkers(rank, size, None, is_leaving)
+    finally:
+        dist.destroy_process_group()
+
+
+def _keep_to_loopback(address: str) -> None:
+    """Let gloo listen where the worker does: it would take the host name's address otherwise."""
+    if address.startswith("127."):
+        names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,228 @@
+"""The worker's process: `python -m maitre.workers.process.server`.
+
+An HTTP thread answers from the start; the main thread loads the base model and the Dagster job and
+then runs what is claimed. SIGTERM drains.
+"""
+
+import hmac
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import BaseModel
+
+from maitre.settings import Settings
+from maitre.workers.leases import PlacementStore
+from maitre.workers.pool.protocol import Claim
+from maitre.workers.pool.registry import WorkerRegistry, read_token
+from maitre.workers.process.checkpoints import CheckpointStore
+from maitre.workers.process.executor import Executor
+from maitre.workers.process.worker import BusyError, NoSuchClaimError, Worker
+
+_STREAM_EVERY_S = 0.25
+
+
+class ClaimBody(BaseModel):
+    """A claim as it comes over the wire."""
+
+    attempt: str
+    run_id: str
+    number: int = 1
+    resume: bool = False
+    rank: int = 0
+    size: int = 1
+
+
+def app_for(worker: Worker, token: str) -> FastAPI:
+    """The worker's HTTP interface. Probes are open; everything else needs the token."""
+
+    def authenticated(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "a bearer token is needed")
+
+    app = FastAPI(title="Maitre warm worker", docs_url=None, redoc_url=None, openapi_url=None)
+    guarded = [Depends(authenticated)]
+
+    @app.get("/healthz")
+    def alive() -> PlainTextResponse:
+        return PlainTextResponse("alive")
+
+    @app.get("/readyz")
+    def ready() -> PlainTextResponse:
+        state = worker.view().state
+        if state in ("loading", "draining"):
+            raise HTTPException(503, state)
+        return PlainTextResponse(state)
+
+    @app.get("/status", dependencies=guarded)
+    def status() -> dict[str, Any]:
+        return worker.view().to_json()
+
+    @app.get("/metrics", dependencies=guarded)
+    def metrics() -> Response:
+        return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.post("/claims", status_code=202, dependencies=guarded)
+    def claim(body: ClaimBody) -> dict[str, str]:
+        try:
+            worker.claim(Claim(**body.model_dump()))
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from None
+        return {"attempt": body.attempt}
+
+    @app.get("/claims/{attempt}/progress", dependencies=guarded)
+    def progress(attempt: str) -> StreamingResponse:
+        return StreamingResponse(_stream(worker, attempt), media_type="application/x-ndjson")
+
+    @app.post("/claims/{attempt}/cancel", status_code=202, dependencies=guarded)
+    def cancel(attempt: str) -> dict[str, str]:
+        return _asked(worker.cancel, attempt)
+
+    @app.post("/claims/{attempt}/preempt", status_code=202, dependencies=guarded)
+    def preempt(attempt: str) -> dict[str, str]:
+        return _asked(worker.preempt, attempt)
+
+    @app.post("/drain", status_code=202, dependencies=guarded)
+    def drain(preempt: bool = True) -> dict[str, str]:
+        worker.drain(preempt)
+        return {"worker": worker.name}
+
+    return app
+
+
+def _asked(ask: Callable[[str], None], attempt: str) -> dict[str, str]:
+    try:
+        ask(attempt)
+    except NoSuchClaimError as error:
+        raise HTTPException(404, str(error)) from None
+    return {"attempt": attempt}
+
+
+async def _stream(worker: Worker, attempt: str) -> AsyncIterator[str]:
+    """One JSON line for each change of a claim's progress, until the worker is done with it."""
+    import asyncio
+
+    told = None
+    while True:
+        claim = worker.view().claim
+        if claim is None or claim.attempt != attempt:
+            return
+        if claim != told:
+            told = claim
+            yield json.dumps(vars(claim)) + "\n"
+        await asyncio.sleep(_STREAM_EVERY_S)
+
+
+def main(
+    name: Annotated[str, typer.Option(help="The worker's own name.")] = socket.gethostname(),
+    base_model: Annotated[str, typer.Option(help="What the settings must name.")] = "",
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind to; 0 takes a free one.")] = 0,
+    module: Annotated[str, typer.Option(help="The code location.")] = "pipelines.tuning",
+    job: Annotated[str, typer.Option(help="The job to load ahead.")] = "tune",
+    register: Annotated[bool, typer.Option(help="Tell the data home where it is.")] = True,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Once drained, wait for SIGTERM: a pod would restart.")
+    ] = False,
+) -> None:
+    """Load one base model and take tuning runs, one at a time, until drained."""
+    log = _own_log(name)
+    started_s = time.monotonic()
+    settings = Settings.read()
+    if base_model not in ("", settings.pool):
+        typer.echo(
+            f"--base-model {base_model}: a worker holds the base model of its settings, and that "
+            f"is {settings.pool}; MAITRE_BASE_MODEL (or base_model in maitre.yaml) names another",
+            err=True,
+        )
+        raise typer.Exit(2)
+    base_model = settings.pool
+    checkpoints = CheckpointStore.of(settings)
+    executor = Executor(module, job, settings)
+    worker = Worker(
+        name,
+        base_model,
+        executor,
+        PlacementStore(settings.request_queue_url),
+        checkpoints,
+        log,
+        executor.help,
+        executor.let_go,
+    )
+    listener = socket.create_server((host, port))
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app_for(worker, read_token(str(settings.scratch))), log_config=None, access_log=False
+        )
+    )
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True
+    ).start()
+    terminated = threading.Event()
+    loaded = threading.Event()
+
+    def terminate(*_: object) -> None:
+        terminated.set()
+        threading.Thread(target=worker.drain).start()
+        if not loaded.is_set():
+            # Nothing is lost, and loading may take as long as a pod is given to end.
+            raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, terminate)
+    registry = WorkerRegistry(settings.home)
+    if register:
+        registry.add(name, url, base_model, os.getpid())
+    log.info("%s at %s loads %s", name, url, settings.base_model)
+    try:
+        try:
+            load_s = executor.load()
+        except Exception:
+            if register:
+                registry.note_failure(base_model)
+            raise
+        load_s["total"] = time.monotonic() - started_s
+        loaded.set()
+        worker.ready(load_s)
+        log.info("ready after %s", {stage: round(s, 2) for stage, s in load_s.items()})
+        executor.serve(worker)
+        if stay:
+            terminated.wait()
+    finally:
+        if register:
+            registry.remove(name)
+        log.info("%s ends", name)
+
+
+def _own_log(name: str) -> logging.Logger:
+    """A log on a duplicate of stderr: Dagster redirects the process's own while a step runs."""
+    stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger(f"maitre.worker.{name}")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for library in ("uvicorn.error",):
+        logging.getLogger(library).addHandler(handler)
+    with suppress(ValueError):
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return log
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The live scheduler: from the queue to a snapshot, a decision, and actions."""

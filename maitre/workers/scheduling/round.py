@@ -1,0 +1,228 @@
+"""One round of the scheduler: look, ask the policy, act, and leave a record of both.
+
+Any number of these may run at once (two daemons by mistake): a request is handed over by
+compare-and-set, a run is placed by compare-and-set, and only the winner acts.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from maitre.requests.request import OPEN_STATES, TuningRequest
+from maitre.requests.store import RequestStore
+from maitre.scheduling import actions as act
+from maitre.scheduling.policies import named_policy
+from maitre.settings import Settings
+from maitre.workers.launch.launcher import WarmPoolRunLauncher
+from maitre.workers.launch.lost_runs import runs_to_resume
+from maitre.workers.leases import PlacementState, PlacementStore
+from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
+from maitre.workers.pool.pool import PoolWorker, WarmPool
+from maitre.workers.scheduling.cluster_file import planned_cluster
+from maitre.workers.scheduling.decision_log import to_document, write_tick
+from maitre.workers.scheduling.live_snapshot import HANDED_TO, live_snapshot
+from maitre.workers.transient_errors import PASSING, first_line
+
+POLICY = "maitre"
+HOLD_S = 60.0
+"""How long a request is held for the run that this round asks for."""
+_REMEMBERED = 500
+_DRAINED_S = 60.0
+"""After how long a drained worker that is still there is ended: by then who drained it is done."""
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """A run to start for a request; `workers` is where, empty when any will do."""
+
+    request: TuningRequest
+    workers: tuple[str, ...] = ()
+    lookup: bool = True
+
+
+@dataclass
+class Round:
+    """What one round did. `to_spare`: how many workers may still be given back in it.
+
+    `leaving` and `growth` (workers by base model) are gathered first and asked of the pool once:
+    giving a worker back takes seconds on Kubernetes. `unsettled`: something waits that a round in
+    a moment might start.
+    """
+
+    starts: list[StartRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    to_spare: int = 0
+    leaving: list[PoolWorker] = field(default_factory=list)
+    growth: Counter[str] = field(default_factory=Counter)
+    unsettled: bool = False
+
+
+def schedule(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    pool: WarmPool,
+    waiting: Sequence[TuningRequest],
+    now: datetime,
+) -> Round:
+    """Decide on the open requests (`waiting`: those without a run) and act on it."""
+    done = Round()
+    store = RequestStore(settings.request_queue_url)
+    workers = pool.workers()
+    staying = [worker for worker in workers if not worker.is_draining]
+    done.to_spare = len(staying) - settings.warm_workers
+    to_resume = runs_to_resume(settings, instance, pool, done.notes.append)
+    requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
+    cluster = planned_cluster(settings)
+    snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
+    actions = list(named_policy(POLICY).decide(snapshot))
+    decided = [a for a in actions if not isinstance(a, act.WaitUntil)]
+    if decided:
+        folder = settings.scratch / "ticks"
+        write_tick(folder, to_document(snapshot, POLICY, actions))
+    by_id = {request.request_id: request for request in requests}
+    by_name = {worker.name: worker for worker in workers}
+    startable = {request.request_id for request in waiting}
+    for action in decided:
+        with _noting(done, f"could not do {action}"):
+            if isinstance(action, act.StartJob | act.StartLookup):
+                request = by_id[action.job_id]
+                names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
+                if not all(by_name[name].is_idle for name in names):
+                    # They are to be taken from another run: it goes there when that has let go.
+                    continue
+                if request.run_id in to_resume:
+                    _resume(instance, pool, request, [by_name[name] for name in names], done)
+                elif request.request_id in startable and store.take(
+                    request.request_id, owner=HANDED_TO + ",".join(names), now=now, hold_s=HOLD_S
+                ):
+                    asked = isinstance(action, act.StartLookup)
+                    for_quality = request.iterations_bank >= request.iterations_cold
+                    lookup = request.lookup and (asked or for_quality)
+                    done.starts.append(StartRun(request, tuple(names), lookup))
+            else:
+                _act(settings, pool, action, by_id, by_name, done)
+    _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
+    done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
+    return done
+
+
+def _scale(
+    settings: Settings,
+    pool: WarmPool,
+    decided: Sequence[act.Action],
+    workers: dict[str, PoolWorker],
+    done: Round,
+    staying: int,
+    gpus: int,
+    now: datetime,
+) -> None:
+    """Give back what is to leave, all at once, then start what is to come."""
+    kept = [worker for worker in workers.values() if _is_kept(worker, now)]
+    if kept:
+        names = ", ".join(worker.name for worker in kept)
+        with _noting(done, f"could not end {names}"):
+            pool.remove(kept)
+            done.notes.append(f"ended {names}: drained and still there")
+    if done.leaving:
+        with _noting(done, "could not give back " + ", ".join(w.name for w in done.leaving)):
+            pool.shrink(done.leaving)
+    started = sum(
+        a.count
+        for a in decided
+        if isinstance(a, act.StartWorkers) and a.base_model == settings.pool
+    )
+    missing = min(settings.warm_workers, gpus) - staying - started
+    if missing > 0:
+        # Some have died: those that are kept warm are there even when nobody needs them now.
+        done.growth[settings.pool] += missing
+        done.notes.append(f"started {missing} workers in place of lost ones")
+    for base_model, count in done.growth.items():
+        there = [worker for worker in workers.values() if worker.base_model == base_model]
+        failing = [f"{worker.name} {worker.failing}" for worker in there if worker.failing]
+        if failing and not any(worker.view for worker in there):
+            # What keeps these from coming up would keep others, too.
+            done.notes.append(f"not started: none of {base_model} comes up ({', '.join(failing)})")
+            continue
+        with _noting(done, f"could not start {count} workers of {base_model}"):
+            pool.grow(base_model, count, len(there))
+
+
+@contextmanager
+def _noting(done: Round, what: str) -> Iterator[None]:
+    """Note what the pool or the database refuses: what the round has taken starts all the same."""
+    try:
+        yield
+    except PASSING as error:
+        done.notes.append(f"{what}: {first_line(error)}")
+
+
+def _act(
+    settings: Settings,
+    pool: WarmPool,
+    action: act.Action,
+    requests: dict[str, TuningRequest],
+    workers: dict[str, PoolWorker],
+    done: Round,
+) -> None:
+    if isinstance(action, act.StartWorkers) and action.base_model is not None:
+        done.growth[action.base_model] += action.count
+        done.notes.append(f"started {action.count} workers of {action.base_model}")
+    elif isinstance(action, act.StopWorker):
+        if done.to_spare > 0:
+            done.to_spare -= 1
+            done.leaving.append(workers[action.worker])
+            done.notes.append(f"gave {action.worker} back")
+    elif isinstance(action, act.LoadModel):
+        done.leaving.append(workers[action.worker])
+        done.growth[action.base_model] += 1
+        done.notes.append(f"{action.base_model} in place of {action.worker}")
+    elif isinstance(action, act.PreemptJob | act.ResizeJob):
+        # To resize is to stop at the next step and to go on from there on the new workers: the
+        # policy sees the job waiting at the next round, and places it as things are then.
+        _preempt(settings, pool, requests[action.job_id], done)
+    else:
+        done.notes.append(f"cannot do {action}")
+
+
+def _is_kept(worker: PoolWorker, now: datetime) -> bool:
+    """Whether it has been drained for long, has nothing to do any more, and has not ended."""
+    view = worker.view
+    if view is None or view.state != "draining" or view.claim is not None:
+        return False
+    return now.timestamp() - view.since_s > _DRAINED_S
+
+
+def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: Round) -> None:
+    placement = PlacementStore(settings.request_queue_url).current(request.run_id or "")
+    if placement is None or placement.state is not PlacementState.PLACED:
+        return
+    try:
+        pool.client(placement.url).preempt(placement.attempt)
+        done.notes.append(f"preempted {request.request_id} on {placement.worker}")
+    except (ClaimRefusedError, WorkerUnreachableError) as error:
+        done.notes.append(f"could not preempt {request.request_id}: {error}")
+
+
+def _resume(
+    instance: dg.DagsterInstance,
+    pool: WarmPool,
+    request: TuningRequest,
+    workers: Sequence[PoolWorker],
+    done: Round,
+) -> None:
+    launcher = instance.run_launcher
+    run = instance.get_run_by_id(request.run_id or "")
+    if run is None or run.is_finished or not isinstance(launcher, WarmPoolRunLauncher):
+        return
+    if launcher.take_over(run, pool, workers):
+        names = ", ".join(worker.name for worker in workers)
+        done.notes.append(f"{request.request_id} goes on on {names}")
+
+
+def now_utc() -> datetime:
+    """The time, for whoever starts a round."""
+    return datetime.now(UTC)

@@ -1,0 +1,36 @@
+"""What `maitre up` tells other commands of this machine: where its servers are."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from maitre.settings import Settings
+
+_NAME = "services.json"
+
+
+def write_services(home: str, services: Mapping[str, str]) -> Path:
+    """Write the file; whoever stops the servers removes it."""
+    path = Path(home) / _NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(dict(services)))
+    os.replace(temporary, path)
+    return path
+
+
+def while_up(settings: Settings) -> Settings:
+    """The settings, with what `maitre up` has started where they leave it open."""
+    try:
+        services = json.loads((Path(settings.home) / _NAME).read_text())
+        warm_pool, dagster_url = services["warm_pool"], services["dagster_url"]
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        # None is up, or the file is of another version.
+        return settings
+    changes: dict[str, str] = {}
+    if settings.warm_pool == "off":
+        changes["warm_pool"] = warm_pool
+    if not settings.dagster_url:
+        changes["dagster_url"] = dagster_url
+    return settings.model_copy(update=changes)

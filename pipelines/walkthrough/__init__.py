@@ -1,0 +1,1 @@
+"""`make run`: bring the asset graph up to date, send one request, print a summary."""

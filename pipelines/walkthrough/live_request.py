@@ -1,0 +1,92 @@
+"""The request path for real: a row in the queue, the daemon, the sensor, a run, its result."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+from rich.console import Console
+
+from assets.tuning.tuned_prompts import tuned_prompts
+from maitre.requests import RequestState, TuningRequest
+from maitre.settings import Settings
+from pipelines.walkthrough.staleness import why_stale
+from resources.request_queue import RequestQueue
+
+DEADLINE = "10m"
+
+
+def tune_through_the_queue(
+    instance: dg.DagsterInstance, settings: Settings, console: Console
+) -> None:
+    """Queue the last held-back task as `maitre tune` does and let Dagster's daemon serve it.
+
+    Does nothing when that task's prompt is up to date. Exits 1 when the request is not done by its
+    deadline.
+    """
+    if not settings.held_back:
+        return
+    task = settings.held_back[-1]
+    if why_stale(instance, tuned_prompts, task) is None:
+        console.print(f"[green]●[/green] tuning_scheduler {task}: up to date")
+        return
+    command = ["tune", task, "--deadline", DEADLINE]
+    console.print(f"[yellow]●[/yellow] [bold]tuning_scheduler[/bold]: maitre {' '.join(command)}")
+    answer = subprocess.run(
+        [sys.executable, "-m", "maitre.cli", *command, "--json"], check=True, capture_output=True
+    )
+    queue = RequestQueue(url=settings.request_queue_url)
+    request = queue.get(json.loads(answer.stdout)["request_id"])
+    log = Path(settings.home) / "logs" / "daemon.log"
+    console.print(f"      Dagster's daemon takes it from the queue (log: {log})")
+    with _Daemon(log):
+        ended = _wait(queue, request, console)
+    if ended.state is not RequestState.DONE:
+        console.print(f"[red]●[/red] request {request.request_id} is {ended.state}; see {log}")
+        sys.exit(1)
+
+
+def _wait(queue: RequestQueue, request: TuningRequest, console: Console) -> TuningRequest:
+    """Poll the request until it ends or its deadline passes, telling each change of state."""
+    started_s = time.monotonic()
+    told = None
+    while True:
+        request = queue.get(request.request_id)
+        if request.state != told:
+            elapsed_s = time.monotonic() - started_s
+            console.print(f"      request {request.state} after {elapsed_s:.0f} s")
+            told = request.state
+        if request.state.is_final:
+            return request
+        if datetime.now(UTC) > request.deadline_at:
+            return request
+        time.sleep(1.0)
+
+
+class _Daemon:
+    """Dagster's daemon with its code servers, for as long as the block lasts."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def __enter__(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [Path(sys.executable).with_name("dagster-daemon"), "run", "-w", "workspace.yaml"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ),
+            )
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()

@@ -1,0 +1,79 @@
+"""The summary that `make run` ends with, read from what the assets recorded."""
+
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from maitre.settings import Settings
+from pipelines.walkthrough.staleness import last_materialization
+
+
+def print_summary(
+    instance: dg.DagsterInstance, settings: Settings, console: Console, wall_s: float
+) -> None:
+    """What was tuned, what the bank saved, what the twin and the model say, the GPUs, what next."""
+    console.print()
+    console.print(_tuned(instance))
+    console.print(_serving(instance))
+    console.print(
+        f"Done in {wall_s:.0f} s. Next: [bold]make ui[/bold] for the asset graph and MLflow runs, "
+        f"[bold]{settings.home}/plan[/bold] for the manifests, "
+        "[bold]maitre.yaml[/bold] to bring your own model, tasks and adapters."
+    )
+
+
+def _tuned(instance: dg.DagsterInstance) -> Table:
+    table = Table(title="Tuned prompts", title_justify="left")
+    table.add_column("task")
+    table.add_column("start from")
+    for column in ("accuracy (majority)", "iterations (cold)", "saved", "seconds (cold)"):
+        table.add_column(column, justify="right")
+    for task in sorted(instance.get_dynamic_partitions("tasks")):
+        found = _metadata(instance, "tuned_prompts", task)
+        if not found:
+            continue
+        table.add_row(
+            task,
+            found["start"].rsplit("-", 1)[0],
+            f"{found['eval_accuracy']:.3f} ({found['majority_share']:.3f})",
+            *_saving(found),
+        )
+    return table
+
+
+def _saving(found: dict[str, Any]) -> tuple[str, str, str]:
+    """Iterations, how many times fewer than cold, seconds with the lookup; cold in brackets."""
+    warm, seconds = found["iterations"], found["seconds"]
+    if "iterations_cold" not in found:
+        return f"{warm}", "", f"{seconds:.1f}"
+    cold = found["iterations_cold"]
+    more = "" if found["cold_reached"] else "> "
+    saved = "" if warm == 0 else f"{more}{cold / warm:.1f}x"
+    return f"{warm} ({more}{cold})", saved, f"{seconds:.1f} ({found['seconds_cold']:.1f})"
+
+
+def _serving(instance: dg.DagsterInstance) -> Table:
+    traces = _metadata(instance, "twin_traces")
+    model = _metadata(instance, "maxpack_model")
+    plan = _metadata(instance, "placement_plan")
+    table = Table(title="Serving", title_justify="left", show_header=False)
+    table.add_row("configurations simulated", f"{traces['configurations']}")
+    table.add_row("of them starved", f"{traces['starved_share']:.0%}")
+    table.add_row("model against twin, throughput error", f"{model['throughput_error']:.2f} %")
+    table.add_row("starvation macro-F1", f"{model['starvation_macro_f1']:.3f}")
+    table.add_row("champion", f"maxpack version {model['champion_version']}")
+    table.add_row(f"GPUs for {plan['adapters']} adapters", f"[bold]{plan['gpus']}[/bold]")
+    table.add_row("lower bound", f"{plan['lower_bound_gpus']}")
+    for name, gpus in plan.items():
+        if name.startswith("gpus_"):
+            table.add_row(f"  {name.removeprefix('gpus_')}", f"{gpus}")
+    return table
+
+
+def _metadata(
+    instance: dg.DagsterInstance, asset: str, partition: str | None = None
+) -> dict[str, Any]:
+    made = last_materialization(instance, dg.AssetKey(asset), partition)
+    return {name: value.value for name, value in made.metadata.items()} if made else {}

@@ -1,0 +1,107 @@
+"""The plan applied from the asset, to servers of this machine that a double stands in for."""
+
+import json
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.vllm_deployments import vllm_deployments
+from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
+from maitre.serving.fleet.local_server import LaunchOptions
+from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes, write_text
+from resources.data_home import DataHome
+from resources.gateway import Gateway
+from resources.language_model import LanguageModel
+
+DOUBLE = Path(__file__).parents[2] / "serving" / "double"
+CONFIG = {
+    "max_loras": 4,
+    "max_cpu_loras": 4,
+    "max_lora_rank": 8,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 512,
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataHome:
+    """A home with a plan of one server and two adapters, and a vLLM that is a double."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={DOUBLE} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("MAITRE_VLLM_VENV", str(tmp_path / "venv"))
+    for name in "ab":
+        folder = tmp_path / "adapters" / name
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    home = DataHome(root=str(tmp_path / "home"))
+    shares = (AdapterShare("a"), AdapterShare("b"))
+    plan = PlacementPlan("cpu/tiny", (PlannedServer("s", "tiny", CONFIG, shares),))
+    home.write_bytes(PLAN, plan.to_json().encode())
+    return home
+
+
+def deploy(home: DataHome, tmp_path: Path, **config: str) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [vllm_deployments],
+        resources={
+            "home": home,
+            "gateway": Gateway(routes_file=str(tmp_path / "serving" / "routes.json")),
+            "language_model": LanguageModel(path_or_id=str(tmp_path / "tiny")),
+        },
+        run_config={"ops": {"vllm_deployments": {"config": config}}},
+    )
+
+
+def steps(result: dg.ExecuteInProcessResult) -> int:
+    [made] = result.asset_materializations_for_node("vllm_deployments")
+    return int(made.metadata["steps_done"].value)
+
+
+def test_the_asset_makes_the_plan_true_and_a_second_time_does_nothing(
+    home: DataHome, tmp_path: Path
+) -> None:
+    adapters = str(tmp_path / "adapters")
+    options = FleetOptions(Path("python"), Path(adapters), {}, LaunchOptions("", ""))
+    fleet = LocalFleet(tmp_path / "serving", options)
+    try:
+        assert steps(deploy(home, tmp_path, apply="local", adapters_folder=adapters)) > 0
+        assert set(read_routes(fleet.routes_path).adapters) == {"a", "b"}
+        assert steps(deploy(home, tmp_path, apply="local", adapters_folder=adapters)) == 0
+        fleet.stop_all()
+        (tmp_path / "adapters" / "b" / "adapter_config.json").unlink()
+        with pytest.raises(dg.Failure, match=r"1 steps failed.*load b s"):
+            deploy(home, tmp_path, apply="local", adapters_folder=adapters)
+        assert set(read_routes(fleet.routes_path).adapters) == {"a"}, "the others went on"
+    finally:
+        fleet.stop_all()
+
+
+def test_what_cannot_be_applied_is_refused(home: DataHome, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no folder"):
+        deploy(home, tmp_path, apply="local")
+    with pytest.raises(ValueError, match="none of nowhere, local, kubernetes"):
+        deploy(home, tmp_path, apply="mars")
+
+
+def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan_is_made(
+    home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "maitre.serving.manifests.kubectl.apply_folder", lambda *_, dry_run: "applied"
+    )
+    assert deploy(home, tmp_path, apply="kubernetes").success
+    gateway = Gateway(routes_file=str(tmp_path / "serving" / "routes.json"))
+    assert not plan_in_service(home, gateway, "cpu/tiny").servers, "nothing is routed"
+    applied = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+    routed = Routes({"s": RoutedServer("http://s", "tiny")}, applied.servers_of())
+    write_text(Path(gateway.routes_file), routed.to_json())
+    newer = PlannedServer("s", "tiny", CONFIG | {"max_loras": 8}, applied.servers[0].adapters)
+    home.write_bytes(PLAN, PlacementPlan("cpu/tiny", (newer,)).to_json().encode())
+    assert plan_in_service(home, gateway, "cpu/tiny") == applied

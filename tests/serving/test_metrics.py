@@ -1,0 +1,49 @@
+import math
+
+import pytest
+
+from maitre.serving.errors import MetricsError
+from maitre.serving.metrics import parse_metrics
+
+TEXT = """
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 5.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="deferred"} 4.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+# TYPE vllm:prompt_tokens counter
+vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
+# TYPE vllm:generation_tokens counter
+vllm:generation_tokens_total{engine="0",model_name="m"} 50.0
+# TYPE vllm:request_success counter
+vllm:request_success_total{finished_reason="stop",model_name="m"} 2.0
+vllm:request_success_total{finished_reason="length",model_name="m"} 7.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="a",waiting_lora_adapters=""} 10.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="b, c",waiting_lora_adapters="d"} 20.0
+vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0
+"""
+
+
+def test_figures_are_read_with_their_reasons() -> None:
+    figures = parse_metrics(TEXT)
+    assert (figures.running, figures.waiting, figures.requests) == (3, 5, 9)
+    assert figures.waiting_by_reason == {"capacity": 1, "deferred": 4}
+    assert figures.running_adapters == ("b", "c"), "the newest report counts"
+    assert figures.waiting_adapters == ("d",)
+    assert figures.max_loras == 4
+    assert figures.kv_cache_tokens == 1600
+    assert figures.by_model["m"].prompt_tokens == 100
+
+
+def test_an_unknown_version_is_told_what_is_missing() -> None:
+    figures = parse_metrics("vllm:num_requests_running 1\n")
+    assert math.isnan(figures.waiting)
+    with pytest.raises(MetricsError, match=r"http://x.*vllm:num_requests_waiting"):
+        figures.required("http://x")
+
+
+def test_the_older_name_of_the_cache_usage_is_known() -> None:
+    figures = parse_metrics("vllm:gpu_cache_usage_perc 0.5\n")
+    assert figures.kv_usage == 0.5
+    assert "vllm:kv_cache_usage_perc" not in figures.missing

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from maitre.settings import Settings, SettingsError
+
+
+def test_environment_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "maitre.yaml"
+    file.write_text("tasks: mine\nheld_back: [a]\n")
+    settings = Settings.read(file, environment={"MAITRE_TASKS": "theirs"})
+    assert settings.tasks == "theirs"
+    assert settings.held_back == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("taks: x\n", "taks"),
+        ("tasks: [\n", "YAML"),
+        ("- a\n", "field: value"),
+        ("tasks: 3\n", "tasks"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: str, names: str) -> None:
+    file = tmp_path / "maitre.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=names) as refused:
+        Settings.read(file, environment={})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no such settings file"):
+        Settings.read(tmp_path / "absent.yaml", environment={})

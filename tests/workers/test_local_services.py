@@ -1,0 +1,41 @@
+"""What `maitre up` prepares before it starts its servers, which are doubles here."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from maitre.settings import Settings
+from maitre.workers import local_services
+from maitre.workers.local_services import TRAINING_POOL, LocalServices
+from maitre.workers.pool.local import LocalPool
+from resources.mlflow_tracking import MlflowTracking
+
+
+@pytest.mark.parametrize(("gpus", "slots"), [(3, 3), (1, 2)])
+def test_every_worker_that_there_may_be_gets_a_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, slots: int
+) -> None:
+    model = {"warm_up_s": 10, "lookup_s": 2, "resize_s": 1, "iteration_s": {1: 0.5}}
+    cluster = {"gpus": gpus, "gpu_price_per_hour": 1.0, "models": {"tiny": model}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+    home = tmp_path / "home"
+    settings = Settings(home=str(home), cluster=str(tmp_path / "cluster.yaml"))
+    environment = {"PATH": os.environ["PATH"], "DAGSTER_HOME": str(home / "dagster")}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(local_services, "_spawn", lambda *_: None)
+    monkeypatch.setattr(MlflowTracking, "client", lambda _: None)
+    monkeypatch.setattr(LocalPool, "grow", lambda *_, **__: None)
+    services = LocalServices.start(settings, 1, 2, workers=2)
+    assert services.pool is not None
+    assert services.pool.expected == slots
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        pool = instance.event_log_storage.get_concurrency_info(TRAINING_POOL)
+        queue = instance.get_concurrency_config().run_queue_config
+    assert pool.slot_count == slots
+    # Of runs that wait for a worker there may be many.
+    assert queue is not None
+    assert queue.max_concurrent_runs >= 100
+    assert queue.tag_concurrency_limits == [{"key": "dagster/backfill", "limit": 4}]
