@@ -18,10 +18,10 @@ import dagster as dg
 
 from benchmarks.warm_services import data_home_environment, small_tasks, until
 from maitre.settings import Settings
+from maitre.tracking.store import TrackingStore
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.registry import WorkerRegistry, read_token
-from resources.mlflow_tracking import MlflowTracking
 
 
 def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any
     settings = Settings.read()
     (folder / "dagster").mkdir()
     shutil.copy("dagster.yaml", folder / "dagster")
-    MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="").client()
+    TrackingStore(settings.mlflow_tracking_uri).client()
     pool = LocalPool(settings.home, settings.pool, read_token(settings.home), expected=1)
     pool.grow(settings.pool, 1, beside=0)
     names = sorted(path.name for path in own.iterdir())

@@ -12,11 +12,11 @@ from assets.tuning.prompt_bank import prompt_bank
 from assets.tuning.tuned_prompts import tuned_prompt_beats_majority, tuned_prompts
 from assets.tuning.tuning_tasks import tuning_tasks
 from maitre.settings import Settings
+from maitre.tracking.store import TrackingStore
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
 from pipelines.jobs import LOGGERS
 from pipelines.wiring import resources
 from resources.language_model import LanguageModel
-from resources.mlflow_tracking import MlflowTracking
 from sensors.tuning_scheduler import tuning_scheduler
 
 INPUTS = [task_files, base_model]
@@ -70,8 +70,7 @@ def warm_up() -> None:
 
     del index, bank_entries, start, trial
     settings = Settings.read()
-    mlflow = MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="")
-    mlflow.client().search_experiments(max_results=1)
+    TrackingStore(settings.mlflow_tracking_uri).client().search_experiments(max_results=1)
     model = LanguageModel(path_or_id=settings.base_model).load()
     config = TuneConfig(max_iterations=1, batch_size=2, eval_rows=1)
     for header in sorted(Path(settings.tasks).glob("*/task.yaml"))[:1]:

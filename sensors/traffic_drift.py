@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.serving.adapter_catalogue import CATALOGUE
-from assets.serving.maxpack_model import load_champion
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import WINDOW_S
 from assets.serving.placement_plan import PLAN, plan_in_service
 from assets.serving.traffic_looks import note
 from maitre.placement.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
 from maitre.serving.observe import Sight, counted, starving
+from maitre.tracking.maxpack import load_champion
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.inputs import Inputs
@@ -115,7 +115,7 @@ def weigh(
     catalogue = AdapterCatalogue.from_frame(home.read_frame(CATALOGUE))
     requests, span_s = counted(seen)
     catalogue = catalogue.with_rates(expected_rates_rps(catalogue, requests, span_s))
-    champion = load_champion(mlflow)
+    champion = load_champion(mlflow.store())
     model = champion[0] if champion else None
     waiting = starving(seen[0], seen[-1])
     if not served.servers and not waiting:

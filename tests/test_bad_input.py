@@ -204,7 +204,7 @@ def test_an_unknown_base_model_leaves_no_bank(damage: str, settings: Settings) -
     assert not home.exists("bank_prompts")
     assert not home.exists("bank")
     if home.exists("mlflow/mlflow.db"):
-        client = resources(settings)["mlflow"].client()
+        client = resources(settings)["mlflow"].store().client()
         [experiment] = [e for e in client.search_experiments() if e.name == "maitre"]
         [run] = client.search_runs([experiment.experiment_id])
         assert run.info.status == "FAILED"

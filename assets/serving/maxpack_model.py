@@ -1,25 +1,14 @@
 """`maxpack_model`: the learned capacity model, registered, and champion only if it is better."""
 
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import dagster as dg
-import pandas as pd
 
 from assets.serving.twin_traces import TRACES, twin_traces
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import against, curves, inline
 from assets.shared.ownership import OWNERS
-from resources import mlflow_models
+from maitre.tracking.maxpack import load_champion, register_maxpack
 from resources.data_home import DataHome
-from resources.mlflow_tracking import MlflowTracking, RegisteredVersion, TrackedRun
-
-if TYPE_CHECKING:
-    from maitre.maxpack.model import MaxpackModel
-
-MODEL_NAME = "maxpack"
-MODEL_SOURCE = Path(mlflow_models.__file__).with_name("maxpack.py")
+from resources.mlflow_tracking import MlflowTracking, run_links
 
 
 class MaxpackConfig(dg.Config):
@@ -56,21 +45,20 @@ def maxpack_model(
     challenger = MaxpackModel.fit(seen, config.random_state, iterations=config.iterations)
     scores = evaluate(challenger, unseen)
     try:
-        champion = load_champion(mlflow)
+        champion = load_champion(mlflow.store())
     except MaxpackError as error:
         context.log.warning(f"the champion cannot be read and is replaced: {error}")
         champion = None
     champion_scores = evaluate(champion[0], unseen) if champion else None
-    with mlflow.run(context) as run, tempfile.TemporaryDirectory() as folder:
-        challenger.save(Path(folder) / "model")
-        version = _register(mlflow, run, challenger, Path(folder) / "model", unseen)
+    with mlflow.run(context) as run:
+        version = register_maxpack(mlflow.store(), run, challenger, unseen)
         # A champion of another profile cannot be weighed against this one.
         same_ground = champion is not None and (
             champion[0].card.profile_fingerprint == challenger.card.profile_fingerprint
         )
         promoted = champion_scores is None or not same_ground or is_better(scores, champion_scores)
         if promoted:
-            mlflow.promote(version)
+            mlflow.store().promote(version)
         ran = unseen[~unseen["out_of_memory"].astype(bool)]
         figure = against(
             ran["throughput_tps"].tolist(),
@@ -113,48 +101,9 @@ def maxpack_model(
                 "champion_version": leader.version,
                 "throughput": inline(figure, "predicted against simulated throughput"),
                 "reliability": inline(reliability, "observed against predicted risk"),
-                **run.metadata(),
+                **run_links(run),
             },
         )
-
-
-def load_champion(mlflow: MlflowTracking) -> "tuple[MaxpackModel, RegisteredVersion] | None":
-    """The registered champion, ready to predict; None when there is none yet."""
-    from maitre.maxpack.model import MaxpackModel
-
-    version = mlflow.champion(MODEL_NAME)
-    if version is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        artifacts = mlflow.download(version, Path(folder))
-        return MaxpackModel.load(artifacts / "model"), version
-
-
-def _register(
-    mlflow: MlflowTracking,
-    run: TrackedRun,
-    model: "MaxpackModel",
-    folder: Path,
-    example: pd.DataFrame,
-) -> RegisteredVersion:
-    from mlflow.models import infer_signature
-
-    from maitre.maxpack.inputs import FEATURES
-
-    rows = example[list(FEATURES)].head(5).astype(float)
-    return mlflow.register(
-        run,
-        name=MODEL_NAME,
-        python_model=MODEL_SOURCE,
-        artifacts={"model": folder},
-        signature=infer_signature(rows, model.predict(rows)),
-        requirements=("catboost", "numpy", "pandas"),
-        tags={
-            "profile": model.card.profile,
-            "profile_fingerprint": model.card.profile_fingerprint,
-            "data_fingerprint": model.card.data_fingerprint,
-        },
-    )
 
 
 @dg.asset_check(asset=maxpack_model)
@@ -166,7 +115,7 @@ def champion_predicts_well(home: DataHome, mlflow: MlflowTracking) -> dg.AssetCh
     from maitre.maxpack.evaluate import evaluate, split_traces
 
     config = MaxpackConfig()
-    champion = load_champion(mlflow)
+    champion = load_champion(mlflow.store())
     if champion is None:
         return dg.AssetCheckResult(passed=False, description="no version has the alias champion")
     _, unseen = split_traces(home.read_frame(TRACES), config.held_out, config.random_state)

@@ -8,16 +8,17 @@ import dagster as dg
 from pydantic import Field
 
 from assets.serving.adapter_catalogue import CATALOGUE, adapter_catalogue
-from assets.serving.maxpack_model import load_champion, maxpack_model
+from assets.serving.maxpack_model import maxpack_model
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import at_observed_rates, observed_traffic
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import bars, inline
 from assets.shared.ownership import OWNERS
+from maitre.tracking.maxpack import load_champion
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.inputs import Inputs
-from resources.mlflow_tracking import MlflowTracking
+from resources.mlflow_tracking import MlflowTracking, run_links
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
@@ -73,7 +74,7 @@ def placement_plan(
     from maitre.placement.plan import PlacementPlan
     from maitre.placement.replan import replan
 
-    champion = load_champion(mlflow)
+    champion = load_champion(mlflow.store())
     if champion is None:
         raise MaxpackError("no maxpack model is champion yet; materialise maxpack_model first")
     profile = chosen_profile(home, inputs.profile)
@@ -116,7 +117,7 @@ def placement_plan(
                 "rates": "observed" if observed else "catalogue",
                 "comparison": inline(figure, "GPUs by method"),
                 "maxpack_version": champion[1].version,
-                **run.metadata(),
+                **run_links(run),
             },
         )
 

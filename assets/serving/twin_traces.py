@@ -16,7 +16,7 @@ from assets.shared.figures import against, inline
 from assets.shared.ownership import OWNERS
 from resources.data_home import DataHome
 from resources.inputs import Inputs
-from resources.mlflow_tracking import MlflowTracking
+from resources.mlflow_tracking import MlflowTracking, run_links
 from resources.progress import Progress
 
 TRACES = "twin_traces.parquet"
@@ -80,6 +80,6 @@ def twin_traces(
             metadata={
                 **figures,
                 "delivered": inline(figure, "delivered against offered throughput"),
-                **run.metadata(),
+                **run_links(run),
             },
         )

@@ -15,7 +15,7 @@ from assets.tuning.tuning_tasks import BANK_TASKS, TASK_TABLE, tuning_tasks
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
-from resources.mlflow_tracking import MlflowTracking
+from resources.mlflow_tracking import MlflowTracking, run_links
 from resources.progress import Progress
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def bank_prompts(
                 "median_eval_accuracy": float(outcome["eval_accuracy"].median()),
                 "median_margin_over_majority": float(margin.median()),
                 "table": dg.MetadataValue.md(outcome.drop(columns="key").to_markdown(index=False)),
-                **run.metadata(),
+                **run_links(run),
             },
         )
 

@@ -15,7 +15,7 @@ from assets.tuning.bank_prompts import bank_prompts, read_bank_prompts
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
-from resources.mlflow_tracking import MlflowTracking
+from resources.mlflow_tracking import MlflowTracking, run_links
 
 if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
@@ -88,7 +88,7 @@ def prompt_bank(
                 "near_duplicates": len(rejected),
                 "map": inline(figure, "prompts of the bank by group"),
                 "url": dg.MetadataValue.path(url),
-                **run.metadata(),
+                **run_links(run),
             },
         )
 

@@ -9,12 +9,13 @@ from assets.shared.inputs import base_model, task_files
 from assets.shared.ownership import OWNERS
 from assets.tuning.bank_use import record_use
 from assets.tuning.prompt_bank import load_bank, prompt_bank
-from assets.tuning.tuned_prompt_record import add_to_bank, register
+from assets.tuning.tuned_prompt_record import add_to_bank
+from maitre.tracking.tuned_prompt import register_tuned_prompt
 from maitre.workers.process.held_run import Told, held_run
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
-from resources.mlflow_tracking import MlflowTracking
+from resources.mlflow_tracking import MlflowTracking, run_links
 from resources.progress import Progress
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def tuned_prompts(
             y="eval loss",
         )
         run.picture(figure, "curves.png")
-        version = register(mlflow, run, model, task, tuned, held.check)
+        version = register_tuned_prompt(mlflow.store(), run, model, task, tuned, held.check)
         add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id, held.check)
         if config.has_target():
             saved = record_use(
@@ -185,7 +186,7 @@ def tuned_prompts(
             "cold_reached": lines["cold"].reached if "cold" in lines else False,
             "curves": inline(figure, "eval loss by iteration"),
             "model_version": dg.MetadataValue.url(version.url),
-            **run.metadata(),
+            **run_links(run),
         }
     )
 

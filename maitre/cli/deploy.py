@@ -163,19 +163,15 @@ def _prompt_folder(kept: Path, text: str) -> str:
 
     folder = Path(text)
     if text.startswith("models:/"):
-        from mlflow.exceptions import MlflowException
-
         from maitre.settings import Settings
-        from resources.mlflow_tracking import MlflowTracking
+        from maitre.tracking.store import TrackingError, TrackingStore
 
         settings = Settings.read()
-        tracking = MlflowTracking(
-            tracking_uri=settings.mlflow_tracking_uri, ui_url=settings.mlflow_ui_url
-        )
+        tracking = TrackingStore(settings.mlflow_tracking_uri, settings.mlflow_ui_url)
         try:
             folder = tracking.fetch(text, kept) / "prompt"
-        except MlflowException as error:
-            raise ValueError(f"{text}: the registry does not have it ({error.message})") from None
+        except TrackingError as error:
+            raise ValueError(str(error)) from None
     try:
         read_tuned_prompt(folder)
     except TuningInputError as error:

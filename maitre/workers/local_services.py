@@ -13,12 +13,12 @@ from typing import Self
 
 from maitre.processes.service_error import ServiceError
 from maitre.settings import Settings
+from maitre.tracking.store import TrackingStore
 from maitre.workers.pool.client import direct
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import most_workers
 from maitre.workers.pool.registry import WorkerRegistry, read_token
 from maitre.workers.services_file import write_services
-from resources.mlflow_tracking import MlflowTracking
 
 TRAINING_POOL = "training"
 """Dagster's pool of the ops that train; every warm worker may hold one of its slots."""
@@ -71,7 +71,7 @@ class LocalServices:
         environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
         os.environ.update(environment)
         # Made here, so that two processes do not both try to create the tables.
-        MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url=mlflow_url).client()
+        TrackingStore(settings.mlflow_tracking_uri).client()
         pool = None
         if workers:
             # The scheduler may start more than these, up to what the cluster file says.

@@ -166,7 +166,9 @@ def registered_prompt(settings: Settings, task: Task, folder: Path) -> tuple[flo
             run_config={"ops": {"tuned_prompts": {"config": config}}},
         )  # fmt: skip
     [made] = result.asset_materializations_for_node("tuned_prompts")
-    fetched = used["mlflow"].fetch(f"models:/tuned-prompt-{task.name}/1", folder / "registry")
+    fetched = (
+        used["mlflow"].store().fetch(f"models:/tuned-prompt-{task.name}/1", folder / "registry")
+    )
     return float(made.metadata["eval_accuracy"].value), fetched / "prompt"
 
 

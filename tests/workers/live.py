@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from maitre.settings import Settings
+from maitre.tracking.store import TrackingStore
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
 from maitre.workers.leases import PlacementStore
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.registry import WorkerRegistry, read_token
-from resources.mlflow_tracking import MlflowTracking
 from tests.tiny_inputs import write_model, write_tasks
 
 Found = TypeVar("Found")
@@ -171,7 +171,7 @@ def live_pool(folder: Path) -> Iterator[Live]:
             patch.setenv(f"MAITRE_{field.upper()}", text)
         patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         # Made here, so that two workers do not both try to create the tables.
-        MlflowTracking(tracking_uri=settings.mlflow_tracking_uri, ui_url="").client()
+        TrackingStore(settings.mlflow_tracking_uri).client()
         pool = LocalPool(settings.home, settings.pool, read_token(settings.home))
         try:
             with dg.DagsterInstance.get() as instance:

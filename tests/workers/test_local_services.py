@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from maitre.settings import Settings
+from maitre.tracking.store import TrackingStore
 from maitre.workers import local_services
 from maitre.workers.local_services import TRAINING_POOL, LocalServices
 from maitre.workers.pool.local import LocalPool
-from resources.mlflow_tracking import MlflowTracking
 
 
 @pytest.mark.parametrize(("gpus", "slots"), [(3, 3), (1, 2)])
@@ -26,7 +26,7 @@ def test_every_worker_that_there_may_be_gets_a_slot(
     environment = {"PATH": os.environ["PATH"], "DAGSTER_HOME": str(home / "dagster")}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(local_services, "_spawn", lambda *_: None)
-    monkeypatch.setattr(MlflowTracking, "client", lambda _: None)
+    monkeypatch.setattr(TrackingStore, "client", lambda _: None)
     monkeypatch.setattr(LocalPool, "grow", lambda *_, **__: None)
     services = LocalServices.start(settings, 1, 2, workers=2)
     assert services.pool is not None

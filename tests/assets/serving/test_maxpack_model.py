@@ -6,10 +6,11 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from assets.serving.maxpack_model import MODEL_NAME, maxpack_model
+from assets.serving.maxpack_model import maxpack_model
 from assets.serving.twin_traces import TRACES
 from maitre.maxpack.design import design
 from maitre.maxpack.traces import make_traces
+from maitre.tracking.maxpack import MODEL_NAME
 from maitre.twin import ServerProfile
 from resources.data_home import DataHome
 from resources.mlflow_tracking import MlflowTracking
@@ -42,6 +43,6 @@ def test_a_worse_second_model_leaves_the_champion(traces: pd.DataFrame, tmp_path
     second = materialise(home, mlflow, iterations=1)
     assert second["health_brier"] > first["health_brier"]
     assert not second["promoted"]
-    champion = mlflow.champion(MODEL_NAME)
+    champion = mlflow.store().champion(MODEL_NAME)
     assert champion is not None
     assert champion.version == first["champion_version"] == second["champion_version"] == 1

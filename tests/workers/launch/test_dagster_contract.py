@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
+from maitre.tracking.store import TrackingStore
 from maitre.workers.launch import coordinator
 from maitre.workers.launch.dagster_internals import (
     DagsterUserCodeUnreachableError,
@@ -18,7 +19,6 @@ from maitre.workers.launch.dagster_internals import (
 )
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.leases import PlacementState
-from resources.mlflow_tracking import MlflowTracking
 from tests.workers.live import Live, until
 
 LONG = {"max_iterations": 100_000}
@@ -168,7 +168,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(live: Live) -> Non
 
 def test_a_worker_that_is_stopped_while_it_registers_makes_no_second_version(live: Live) -> None:
     live.start_workers(2)
-    mlflow = MlflowTracking(tracking_uri=live.settings.mlflow_tracking_uri, ui_url="").client()
+    mlflow = TrackingStore(live.settings.mlflow_tracking_uri).client()
     run_id = live.launch("third")
     is_third = "name = 'tuned-prompt-third'"
     experiment = until(lambda: mlflow.get_experiment_by_name("maitre")).experiment_id

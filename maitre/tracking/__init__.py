@@ -1,0 +1,1 @@
+"""MLflow: what a run records, registered models, and the champion of each."""
