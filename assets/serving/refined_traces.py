@@ -9,7 +9,7 @@ from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
 
 if TYPE_CHECKING:
-    from maitre.maxpack.measure import Progress
+    from maitre.progress import Progress
 
 # Trees of the model that is asked; it is thrown away.
 ITERATIONS = 100

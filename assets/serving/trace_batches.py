@@ -16,7 +16,7 @@ from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
 
 if TYPE_CHECKING:
-    from maitre.maxpack.measure import Progress
+    from maitre.progress import Progress
 
 BATCH = 100
 BATCHES = 100

@@ -14,10 +14,10 @@ from assets.serving.trace_batches import (
 )
 from assets.shared.figures import against, inline
 from assets.shared.ownership import OWNERS
+from maitre.progress import LoggedProgress
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking, run_links
-from resources.progress import Progress
 
 TRACES = "twin_traces.parquet"
 
@@ -45,7 +45,7 @@ def twin_traces(
     profile = chosen_profile(home, inputs.profile)
     sizes, refined = batch_sizes(config), refined_configurations(config)
     with mlflow.run(context) as run:
-        progress = Progress(context.log, "configurations simulated")
+        progress = LoggedProgress(context.log, "configurations simulated")
         batches = []
         for batch, size in enumerate(sizes):
             batches.append(batch_of_traces(home, profile, batch, size, config))

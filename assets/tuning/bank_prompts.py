@@ -12,11 +12,11 @@ import pandas as pd
 from assets.shared.inputs import base_model
 from assets.shared.ownership import OWNERS
 from assets.tuning.tuning_tasks import BANK_TASKS, TASK_TABLE, tuning_tasks
+from maitre.progress import LoggedProgress
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking, run_links
-from resources.progress import Progress
 
 if TYPE_CHECKING:
     from maitre.tuning.config import TuneConfig, TuneResult
@@ -136,13 +136,13 @@ def _tuned(
     known: list[np.ndarray],
 ) -> "list[TuneResult]":
     from maitre.tuning.common_start import tune_from_common_start
-    from maitre.tuning.config import Progress as Iteration
+    from maitre.tuning.config import IterationReport
     from maitre.tuning.tasks import find_task
 
     context.log.info("reading the examples and the model's keys and values of them")
-    progress = Progress(context.log, f"iterations of {len(names)} tasks in one batch")
+    progress = LoggedProgress(context.log, f"iterations of {len(names)} tasks in one batch")
 
-    def tell(iteration: Iteration) -> None:
+    def report(iteration: IterationReport) -> None:
         if iteration.task == names[-1] and iteration.train_loss is not None:
             note = f"train loss of {iteration.task} {iteration.train_loss:.2f}"
             progress(iteration.iteration, config.iterations, note)
@@ -154,7 +154,7 @@ def _tuned(
         first_iterations=config.first_iterations,
         config=config.tune_config(),
         seed=config.seed,
-        on_progress=tell,
+        on_iteration=report,
     )
 
 

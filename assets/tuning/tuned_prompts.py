@@ -10,19 +10,18 @@ from assets.shared.ownership import OWNERS
 from assets.tuning.bank_use import record_use
 from assets.tuning.prompt_bank import load_bank, prompt_bank
 from assets.tuning.tuned_prompt_record import add_to_bank
+from maitre.progress import LoggedProgress
 from maitre.tracking.tuned_prompt import register_tuned_prompt
 from maitre.workers.process.held_run import Told, held_run
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking, run_links
-from resources.progress import Progress
 
 if TYPE_CHECKING:
     from maitre.bank.lookup import Lookup
     from maitre.tuning.base_model import BaseModel
-    from maitre.tuning.config import Progress as Iteration
-    from maitre.tuning.config import TuneConfig, TuneResult
+    from maitre.tuning.config import IterationReport, TuneConfig, TuneResult
     from maitre.tuning.tasks import Task
 
 TASKS_NAME = "tasks"
@@ -119,7 +118,7 @@ def tuned_prompts(
     settings: dict[str, Any] = {
         "config": config.tune_config(),
         "seed": config.seed,
-        "on_progress": _teller(context, config),
+        "on_iteration": _teller(context, config),
     }
     lines: dict[str, TuneResult] = {}
     if config.compare_with_cold:
@@ -212,10 +211,10 @@ def _cold_start(model: "BaseModel", config: TuneRequestConfig) -> "Lookup":
 
 
 def _teller(context: dg.AssetExecutionContext, config: TuneRequestConfig) -> "Any":
-    progress = Progress(context.log, "iterations")
+    progress = LoggedProgress(context.log, "iterations")
     held = held_run()
 
-    def tell(iteration: "Iteration") -> None:
+    def tell(iteration: "IterationReport") -> None:
         held.step(iteration.iteration)
         loss = iteration.train_loss
         note = f"train loss {loss:.3f}" if loss is not None else ""

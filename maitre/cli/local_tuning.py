@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.chosen_start import ChosenStart
-    from maitre.tuning.config import Position, Progress, RunConfig, TuneConfig, TuneResult
+    from maitre.tuning.config import IterationReport, Position, RunConfig, TuneConfig, TuneResult
     from maitre.tuning.lora import LoraConfig, LoraResult
     from maitre.tuning.tasks import Task
     from maitre.tuning.workers import Workers
@@ -191,7 +191,7 @@ def _part(
         seed=seed,
         checkpoint=checkpoint,
         workers=workers,
-        on_progress=None if quiet or not workers.is_first else _tell,
+        on_iteration=None if quiet or not workers.is_first else _print_iteration,
         should_stop=was_interrupted,
     )
     return result
@@ -280,10 +280,10 @@ def _sentence(report: dict[str, Any]) -> str:
     )
 
 
-def _tell(progress: "Progress") -> None:
-    if progress.eval_loss is not None:
+def _print_iteration(report: "IterationReport") -> None:
+    if report.eval_loss is not None:
         print(
-            f"iteration {progress.iteration}: eval loss {progress.eval_loss:.3f}, "
-            f"accuracy {progress.eval_accuracy:.3f}",
+            f"iteration {report.iteration}: eval loss {report.eval_loss:.3f}, "
+            f"accuracy {report.eval_accuracy:.3f}",
             file=sys.stderr,
         )

@@ -108,6 +108,6 @@ def predict(
     print(f"risk of an unhealthy server: {found.risk:.4f}")
 
 
-def _print_progress(done: int, total: int) -> None:
+def _print_progress(done: int, total: int, _note: str = "") -> None:
     if done == total or done % max(1, total // 20) == 0:
         print(f"{done}/{total}", file=sys.stderr)

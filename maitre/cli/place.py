@@ -267,8 +267,8 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
         print(extra["one_server_fewer"])
 
 
-def _print_progress(step: str, done: int, total: int) -> None:
-    print(f"{step}: {done}/{total}", file=sys.stderr)
+def _print_progress(done: int, total: int, note: str = "") -> None:
+    print(f"{note}: {done}/{total}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:

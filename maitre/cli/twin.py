@@ -229,6 +229,6 @@ def _finite(document: Any) -> Any:
     return None if isinstance(document, float) and document != document else document
 
 
-def _print_progress(stage: str, done: int, total: int) -> None:
+def _print_progress(done: int, total: int, note: str = "") -> None:
     if done % 20 == 0 or done == total:
-        print(f"{stage}: {done}/{total}", file=sys.stderr)
+        print(f"{note}: {done}/{total}", file=sys.stderr)

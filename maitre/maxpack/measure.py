@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from multiprocessing import get_context
 import numpy as np
 
 from maitre.maxpack.health import Health, HealthRule, judge
+from maitre.progress import Progress
 from maitre.twin import ServerConfig, ServerProfile, Workload, simulate
 from maitre.twin.arrivals import arrival_chunks
 from maitre.twin.workload import Trace
 
-Progress = Callable[[int, int], None]
 Run = tuple[ServerConfig, Workload]
 
 _TWIN_LOG = logging.getLogger("maitre.twin")

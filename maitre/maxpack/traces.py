@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,8 @@ from maitre.maxpack.health import HealthRule
 from maitre.maxpack.inputs import feature_frame
 from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import ServerOptions
+from maitre.progress import Progress
 from maitre.twin import Lengths, ServerProfile, Workload
-
-Progress = Callable[[int, int], None]
 
 
 def make_traces(

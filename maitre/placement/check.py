@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,8 @@ from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.progress import Progress
 from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workload
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,14 +10,13 @@ import numpy as np
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.division import GpuKind, divided, pins_of
-from maitre.placement.place import place_one_kind, silent
+from maitre.placement.place import place_one_kind
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
+from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths
 
 __all__ = ["GpuKind", "place_at_lowest_cost"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def place_at_lowest_cost(
@@ -43,7 +42,7 @@ def place_at_lowest_cost(
             far as no division avoids it, GPU kinds pinned to one server.
     """
     constraints, lengths = constraints or Constraints(), lengths or default_lengths()
-    report = on_progress or silent
+    report = on_progress or ignore_progress
     models = sorted(set(catalogue.base_models.tolist()))
     catalogue.check(
         base_models={kind.profile.base_model for kind in kinds},

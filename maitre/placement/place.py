@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,10 +29,10 @@ from maitre.placement.settings import (
 )
 from maitre.placement.tighten import on_fewer_servers
 from maitre.placement.verify import Verifier
+from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths, ServerProfile
 
 Model = MaxpackModel | SteadyStateModel
-Progress = Callable[[str, int, int], None]
 
 
 def place(
@@ -60,7 +60,8 @@ def place(
     steady state) at rates `headroom` above the catalogue's; then simulates servers for
     `check_duration_s` (0: not at all) at those rates and moves adapters until all are healthy. With
     `gpus` the plan uses up to that many for the shortest steps instead of few. `pins` and
-    `replicas`: see `Constraints`. The same for the same seed. `on_progress(step, done, total)`.
+    `replicas`: see `Constraints`. The same for the same seed. `on_progress` gets the step
+    as its note.
 
     Raises:
         CatalogueError: base models or ranks that the profile does not cover, adapters that no
@@ -73,7 +74,7 @@ def place(
     )
     constraints = Constraints(pins or {}, replicas or {})
     return place_one_kind(
-        catalogue, profile, model, settings, constraints, lengths, on_progress or silent
+        catalogue, profile, model, settings, constraints, lengths, on_progress or ignore_progress
     )
 
 
@@ -96,11 +97,11 @@ def place_one_kind(
         max_rank=profile.valid.max_lora_rank[1],
         max_tokens=min(profile.memory.max_model_len, largest),
     )
-    report("pack", 0, 1)
+    report(0, 1, "pack")
     demand = replicated(catalogue, lengths, capacity, 1 + settings.headroom, constraints)
     apart = np.flatnonzero(np.isin(catalogue.names.astype(str), list(constraints.replicas)))
     found, fuller = _packed(demand, capacity, settings, apart)
-    report("pack", 1, 1)
+    report(1, 1, "pack")
     names = constraints.pinned_servers
     verifier = Verifier(demand, catalogue, profile, capacity, settings, lengths, names, report)
     # Simulations leave Python's lock to others most of the time.
@@ -108,9 +109,9 @@ def place_one_kind(
         compared = pool.submit(_compared, catalogue, demand, capacity, settings, lengths, found)
         verified = verifier.judge(fuller, found.servers - 1) if fuller else None
         verified = verified or verifier.verify(found)
-        report("bound", 0, 1)
+        report(0, 1, "bound")
         (as_told, promised), others = compared.result()
-        report("bound", 1, 1)
+        report(1, 1, "bound")
     servers = verified.servers
     if settings.gpus is not None and len(servers) > settings.gpus:
         raise PlacementError(_too_few(settings.gpus, len(servers)))
@@ -223,7 +224,3 @@ def _packed(
 
 def _too_few(gpus: int, needed: int) -> str:
     return f"{gpus} GPUs are allowed and {needed} are needed; allow more GPUs or more risk"
-
-
-def silent(step: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""

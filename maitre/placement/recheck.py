@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +12,8 @@ from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.check import check_servers
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.settings import PlacementSettings
+from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths, ServerProfile
-
-Progress = Callable[[str, int, int], None]
 
 
 def rechecked(
@@ -39,7 +37,7 @@ def rechecked(
     if settings.check_duration_s == 0:
         return plan
     places = _sample(plan, settings.check_servers)
-    report = on_progress or (lambda _step, _done, _total: None)
+    report = on_progress or ignore_progress
     checks = check_servers(
         [plan.servers[i] for i in places],
         profile,
@@ -50,7 +48,7 @@ def rechecked(
         rule=HealthRule(ttft_slo_ms=settings.ttft_slo_ms),
         lengths=lengths or default_lengths(),
         workers=settings.workers,
-        on_progress=lambda done, total: report("check", done, total),
+        on_progress=lambda done, total, _="": report(done, total, "check"),
     )
     failed = {check.server: check.health.reason for check in checks if not check.health.healthy}
     shown = {

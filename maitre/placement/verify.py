@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,8 @@ from maitre.placement.repair import relieve
 from maitre.placement.servers import planned_servers, with_accepted_risks
 from maitre.placement.settings import PlacementError, PlacementSettings
 from maitre.placement.tighten import judged_by_twin
+from maitre.progress import Progress
 from maitre.twin import Lengths, ServerProfile
-
-Progress = Callable[[str, int, int], None]
 
 REPAIR_ROUNDS = 10
 FIRST_RELIEF = 0.04
@@ -100,12 +99,12 @@ class Verifier:
         failures: list[ServerCheck] = []
         for round_ in range(rounds):
             todo = [i for i in wanted if _content(servers[i]) not in passed]
-            self.report("check", len(wanted) - len(todo), len(wanted))
+            self.report(len(wanted) - len(todo), len(wanted), "check")
             checks = self._check([servers[i] for i in todo], todo, margin)
             failures = [check for check in checks if not check.health.healthy]
             failed = [i for i, check in zip(todo, checks, strict=True) if not check.health.healthy]
             passed |= {_content(servers[i]) for i in todo if i not in failed}
-            self.report("check", len(wanted) - len(failed), len(wanted))
+            self.report(len(wanted) - len(failed), len(wanted), "check")
             if not failed:
                 evidence = self._evidence(len(passed), round_, margin)
                 if margin:

@@ -14,7 +14,7 @@ import numpy as np
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneConfig, TuneResult
-from maitre.tuning.iterate import OnProgress
+from maitre.tuning.iterate import OnIteration
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune_many
 
@@ -33,7 +33,7 @@ def tune_from_common_start(
     first_iterations: int,
     config: TuneConfig,
     seed: int,
-    on_progress: OnProgress | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> list[TuneResult]:
     """Tune every task in one shared batch, from the mean of what other tasks came to.
 
@@ -41,7 +41,7 @@ def tune_from_common_start(
     fewer than `FEWEST_TASKS`, a first round of `first_iterations` from the cold start of `seed`
     (of some of the tasks, where there are many) makes the prompts whose mean is taken; `config` is
     the second round's. With fewer tasks than that altogether, or no first iterations, tuning begins
-    cold. `on_progress` hears of both rounds.
+    cold. `on_iteration` hears of both rounds.
     Raises `TuningInputError` for what cannot be tuned.
     """
     prompts = list(known)
@@ -55,7 +55,7 @@ def tune_from_common_start(
             inits=[None] * len(some),
             config=brief,
             seeds=[seed] * len(some),
-            on_progress=on_progress,
+            on_iteration=on_iteration,
         )
         prompts += [result.prompt for result in first]
     start = np.mean(prompts, axis=0) if len(prompts) >= FEWEST_TASKS else None
@@ -65,5 +65,5 @@ def tune_from_common_start(
         inits=[start] * len(tasks),
         config=config,
         seeds=[seed] * len(tasks),
-        on_progress=on_progress,
+        on_iteration=on_iteration,
     )

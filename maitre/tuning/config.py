@@ -100,7 +100,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Progress:
+class IterationReport:
     """One iteration of one task: losses are means over rows; eval figures where it evaluated."""
 
     task: str

@@ -8,11 +8,11 @@ import torch
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.checkpoint import Keeper
-from maitre.tuning.config import Progress, RunConfig, TuningInputError
+from maitre.tuning.config import IterationReport, RunConfig, TuningInputError
 from maitre.tuning.task_run import RunState, TaskRun
 from maitre.tuning.workers import Workers
 
-OnProgress = Callable[[Progress], None]
+OnIteration = Callable[[IterationReport], None]
 ShouldStop = Callable[[], bool]
 Clock = Callable[[], float]
 
@@ -45,7 +45,7 @@ def iterate(
     learner: Learner,
     *,
     workers: Workers,
-    on_progress: OnProgress | None,
+    on_iteration: OnIteration | None,
     should_stop: ShouldStop | None,
     clock: Clock,
 ) -> None:
@@ -64,8 +64,8 @@ def iterate(
         run.take_evaluation(loss / count, exact / count)
 
     def report(run: TaskRun, train_loss: float | None) -> None:
-        if on_progress is not None:
-            on_progress(_progress(run, train_loss, clock() - started_s))
+        if on_iteration is not None:
+            on_iteration(_report_of(run, train_loss, clock() - started_s))
 
     def evaluate_start(run: TaskRun, start: RunState) -> None:
         stepped, run.state = run.state, start
@@ -113,8 +113,8 @@ def _step(learner: Learner, runs: Sequence[TaskRun], workers: Workers) -> list[f
     return values
 
 
-def _progress(run: TaskRun, train_loss: float | None, seconds: float) -> Progress:
+def _report_of(run: TaskRun, train_loss: float | None, seconds: float) -> IterationReport:
     state = run.state
     is_evaluated = bool(state.curve) and state.curve[-1][0] == state.iteration
     _, loss, accuracy = state.curve[-1] if is_evaluated else (0, None, None)
-    return Progress(run.data.name, state.iteration, train_loss, loss, accuracy, seconds)
+    return IterationReport(run.data.name, state.iteration, train_loss, loss, accuracy, seconds)

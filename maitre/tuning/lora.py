@@ -18,7 +18,7 @@ from maitre.tuning.config import CurvePoint, RunConfig, StopReason, TuningInputE
 from maitre.tuning.evaluate import summed_over
 from maitre.tuning.export import write_folder
 from maitre.tuning.forward import answer_row_losses
-from maitre.tuning.iterate import Clock, OnProgress, ShouldStop, check_shares, iterate
+from maitre.tuning.iterate import Clock, OnIteration, ShouldStop, check_shares, iterate
 from maitre.tuning.lora_weights import LoraWeights, flat, peft_config
 from maitre.tuning.rows import IGNORED, RowBatch
 from maitre.tuning.task_run import RunState, TaskData, TaskRun
@@ -74,7 +74,7 @@ def tune_lora(
     *,
     config: LoraConfig,
     seed: int,
-    on_progress: OnProgress | None = None,
+    on_iteration: OnIteration | None = None,
     should_stop: ShouldStop | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 10,
@@ -98,7 +98,7 @@ def tune_lora(
             [Keeper(checkpoint, run_identity(model, task, config, seed), checkpoint_every)],
             LoraLearner(model, weights, workers),
             workers=workers,
-            on_progress=on_progress,
+            on_iteration=on_iteration,
             should_stop=should_stop,
             clock=clock,
         )

@@ -9,7 +9,7 @@ from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneConfig, TuneResult
 from maitre.tuning.target import target_loss
 from maitre.tuning.tasks import Task
-from maitre.tuning.tune import OnProgress, tune
+from maitre.tuning.tune import OnIteration, tune
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ def run_trial(
     *,
     config: TuneConfig,
     seed: int,
-    on_progress: OnProgress | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> Trial:
     """Fix a target with a cold run of `seed + 1`, then tune to it cold and from `start()`."""
 
     def run(init: np.ndarray | None, run_seed: int, run_config: TuneConfig) -> TuneResult:
         return tune(
-            model, task, init=init, config=run_config, seed=run_seed, on_progress=on_progress
+            model, task, init=init, config=run_config, seed=run_seed, on_iteration=on_iteration
         )
 
     reference = run(None, seed + 1, replace(config, target_loss=None, target_accuracy=None))

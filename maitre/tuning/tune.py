@@ -16,7 +16,7 @@ from maitre.tuning.checkpoint import Keeper, run_identity
 from maitre.tuning.config import TuneConfig, TuneResult, TuningInputError
 from maitre.tuning.evaluate import prompt_losses, summed_over
 from maitre.tuning.forward import answer_losses
-from maitre.tuning.iterate import Clock, OnProgress, ShouldStop, check_shares, iterate
+from maitre.tuning.iterate import Clock, OnIteration, ShouldStop, check_shares, iterate
 from maitre.tuning.rows import fill_together, joined
 from maitre.tuning.soft_prompt import checked_prompt, random_init
 from maitre.tuning.task_run import RunState, TaskData, TaskRun
@@ -34,7 +34,7 @@ def tune(
     init: np.ndarray | None,
     config: TuneConfig,
     seed: int,
-    on_progress: OnProgress | None = None,
+    on_iteration: OnIteration | None = None,
     should_stop: ShouldStop | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 10,
@@ -62,7 +62,7 @@ def tune(
         inits=[init],
         config=config,
         seeds=[seed],
-        on_progress=on_progress,
+        on_iteration=on_iteration,
         should_stop=should_stop,
         checkpoints=[checkpoint],
         checkpoint_every=checkpoint_every,
@@ -79,7 +79,7 @@ def tune_many(
     inits: Sequence[np.ndarray | None],
     config: TuneConfig,
     seeds: Sequence[int],
-    on_progress: OnProgress | None = None,
+    on_iteration: OnIteration | None = None,
     should_stop: ShouldStop | None = None,
     checkpoints: Sequence[Path | None] | None = None,
     checkpoint_every: int = 10,
@@ -112,7 +112,7 @@ def tune_many(
         keepers,
         PromptLearner(model, config, workers),
         workers=workers,
-        on_progress=on_progress,
+        on_iteration=on_iteration,
         should_stop=should_stop,
         clock=clock,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
+from maitre.progress import Progress
 from maitre.twin.arrivals import arrival_chunks
 from maitre.twin.errors import require
 from maitre.twin.kernel import state as k
@@ -26,8 +27,6 @@ _log = logging.getLogger(__name__)
 FIRST_REQUESTS = 4096
 TIMELINE_SAMPLES = 360
 NO_LIMIT = 1 << 60
-
-Progress = Callable[[int, int], None]
 
 
 def simulate(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from maitre.cli import local_tuning
 from maitre.cli.main import app
-from maitre.tuning.config import Progress
+from maitre.tuning.config import IterationReport
 from maitre.tuning.tasks import Example, Task
 from tests.tuning.conftest import write_tiny_model
 
@@ -153,12 +153,12 @@ def test_an_interrupt_ends_the_run_at_its_next_step_with_a_report(
 ) -> None:
     told: list[int] = []
 
-    def press_ctrl_c(progress: Progress) -> None:
-        told.append(progress.iteration)
-        if progress.iteration == 2 and told.count(2) == 1:
+    def press_ctrl_c(report: IterationReport) -> None:
+        told.append(report.iteration)
+        if report.iteration == 2 and told.count(2) == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(local_tuning, "_tell", press_ctrl_c)
+    monkeypatch.setattr(local_tuning, "_print_iteration", press_ctrl_c)
     before = signal.getsignal(signal.SIGINT)
     result = runner.invoke(
         app, ["tune", "colours", "--local", "--init", "random", *SHORT, "--max-iterations", "40"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import Progress, TuneConfig, TuningInputError
+from maitre.tuning.config import IterationReport, TuneConfig, TuningInputError
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune
 
@@ -24,17 +24,17 @@ def test_a_run_killed_at_any_step_ends_at_the_same_prompt_bit_for_bit(
 ) -> None:
     whole = tune(tiny, sizes, init=None, config=CONFIG, seed=4)
 
-    def die(progress: Progress) -> None:
-        if progress.iteration == killed_at:
+    def die(report: IterationReport) -> None:
+        if report.iteration == killed_at:
             raise KilledError
 
     file = tmp_path / "run.safetensors"
     options = {"config": CONFIG, "seed": 4, "checkpoint": file, "checkpoint_every": 3}
     with pytest.raises(KilledError):
-        tune(tiny, sizes, init=None, on_progress=die, **options)
+        tune(tiny, sizes, init=None, on_iteration=die, **options)
     heard: list[int] = []
     resumed = tune(
-        tiny, sizes, init=None, on_progress=lambda p: heard.append(p.iteration), **options
+        tiny, sizes, init=None, on_iteration=lambda p: heard.append(p.iteration), **options
     )
     assert np.array_equal(resumed.prompt, whole.prompt)
     assert resumed.curve == whole.curve
@@ -69,7 +69,7 @@ def test_a_finished_run_is_not_run_again_but_may_be_prolonged(
 ) -> None:
     file = tmp_path / "run.safetensors"
     done = tune(tiny, colours, init=None, config=CONFIG, seed=4, checkpoint=file)
-    heard: list[Progress] = []
+    heard: list[IterationReport] = []
     again = tune(
         tiny,
         colours,
@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_run_again_but_may_be_prolonged(
         config=CONFIG,
         seed=4,
         checkpoint=file,
-        on_progress=heard.append,
+        on_iteration=heard.append,
     )
     assert not heard
     assert np.array_equal(again.prompt, done.prompt)

@@ -23,7 +23,7 @@ def test_an_adapter_learns_and_leaves_the_base_model_as_it_was(
         colours,
         config=CONFIG,
         seed=0,
-        on_progress=lambda p: losses.append(p.train_loss) if p.train_loss else None,
+        on_iteration=lambda p: losses.append(p.train_loss) if p.train_loss else None,
     )
     assert losses[-1] < 0.5 * losses[0]
     assert result.stopped_because == "max_iterations"

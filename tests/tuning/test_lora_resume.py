@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import Progress, TuningInputError
+from maitre.tuning.config import IterationReport, TuningInputError
 from maitre.tuning.lora import LoraConfig, tune_lora
 from maitre.tuning.tasks import Task
 
@@ -23,14 +23,20 @@ def test_a_run_killed_at_any_step_ends_at_the_same_adapter_bit_for_bit(
 ) -> None:
     whole = tune_lora(tiny, sizes, config=CONFIG, seed=4)
 
-    def die(progress: Progress) -> None:
-        if progress.iteration == killed_at:
+    def die(report: IterationReport) -> None:
+        if report.iteration == killed_at:
             raise KilledError
 
     file = tmp_path / "run.safetensors"
     with pytest.raises(KilledError):
         tune_lora(
-            tiny, sizes, config=CONFIG, seed=4, checkpoint=file, checkpoint_every=2, on_progress=die
+            tiny,
+            sizes,
+            config=CONFIG,
+            seed=4,
+            checkpoint=file,
+            checkpoint_every=2,
+            on_iteration=die,
         )
     assert not any(parameter.requires_grad for parameter in tiny.model.parameters())
     resumed = tune_lora(tiny, sizes, config=CONFIG, seed=4, checkpoint=file, checkpoint_every=2)

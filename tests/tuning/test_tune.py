@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import Progress, TuneConfig, TuningInputError
+from maitre.tuning.config import IterationReport, TuneConfig, TuningInputError
 from maitre.tuning.evaluate import evaluate
 from maitre.tuning.soft_prompt import random_init, text_init
 from maitre.tuning.task_run import batch_indices
@@ -24,8 +24,8 @@ def test_tuning_lowers_the_loss_and_reports_what_it_reached(
     tiny: BaseModel, colours: Task, position: str
 ) -> None:
     config = replace(CONFIG, position=position)
-    heard: list[Progress] = []
-    result = tune(tiny, colours, init=None, config=config, seed=1, on_progress=heard.append)
+    heard: list[IterationReport] = []
+    result = tune(tiny, colours, init=None, config=config, seed=1, on_iteration=heard.append)
     train_losses = [p.train_loss for p in heard if p.train_loss is not None]
     assert train_losses[-1] < 0.6 * train_losses[0]
     assert [iteration for iteration, _, _ in result.curve] == list(range(0, 21, 2))
@@ -75,7 +75,7 @@ def test_the_first_step_does_not_wait_for_the_evaluation_of_the_start(
     config = replace(CONFIG, max_iterations=2)
     result = tune(
         tiny, colours, init=None, config=config, seed=1,
-        on_progress=lambda p: heard.append(p.iteration),
+        on_iteration=lambda p: heard.append(p.iteration),
     )  # fmt: skip
     assert done == ["answer_losses", "summed_over", "answer_losses", "summed_over"]
     assert heard == [0, 1, 2]

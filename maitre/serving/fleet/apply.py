@@ -5,11 +5,12 @@ When a step fails, what depends on it is left out: an adapter that could not be 
 should go stays where it was, routed as it was.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from maitre.placement.steps import Step
+from maitre.progress import ReportLine
 from maitre.serving.errors import VllmError
 
 
@@ -65,7 +66,7 @@ def apply_steps(
     steps: Sequence[Step],
     servers: Servers,
     routed_before: Mapping[str, Mapping[str, float]],
-    progress: Callable[[str], None] = lambda _: None,
+    progress: ReportLine = lambda _: None,
 ) -> Applied:
     """Carry the steps out in order. `routed_before` is where each adapter is served now."""
     return _Run(servers, routed_before, progress).all(steps)
@@ -76,7 +77,7 @@ class _Run:
         self,
         servers: Servers,
         routed_before: Mapping[str, Mapping[str, float]],
-        progress: Callable[[str], None],
+        progress: ReportLine,
     ) -> None:
         self._servers, self._progress = servers, progress
         self._routed = {adapter: dict(shares) for adapter, shares in routed_before.items()}

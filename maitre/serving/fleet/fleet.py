@@ -5,12 +5,13 @@ how they were started, and `routes.json` where requests go.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.steps import Step, ordered_steps
+from maitre.progress import ReportLine
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 from maitre.serving.fleet.adapter_folder import check_adapter
@@ -126,9 +127,7 @@ class LocalFleet:
             tuple(sorted(running.keys() - wanted.keys())),
         )
 
-    def apply(
-        self, plan: PlacementPlan, progress: Callable[[str], None] = lambda _: None
-    ) -> Applied:
+    def apply(self, plan: PlacementPlan, progress: ReportLine = lambda _: None) -> Applied:
         """Make the plan true. A second time changes nothing."""
         self._wanted = {server.name: server for server in plan.servers}
         steps = self.steps_to(plan)

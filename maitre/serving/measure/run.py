@@ -6,12 +6,13 @@ twin, fitted to the bursts, sustains; then the validation loads, which no fit se
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
+from maitre.progress import ReportLine
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 from maitre.serving.measure.load_generator import send_point
@@ -24,7 +25,6 @@ from maitre.twin.measure.samples import lateness_ms
 from maitre.twin.profile import ServerProfile
 
 DRAIN_TIMEOUT_S = 60.0
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def measure(
     identity: ProfileIdentity,
     measurement: Measurement,
     *,
-    progress: Progress = lambda _: None,
+    progress: ReportLine = lambda _: None,
     transport: httpx2.AsyncBaseTransport | None = None,
 ) -> Measured:
     """Measure; what was measured is in `measurement` even where the server dies on the way."""
@@ -88,7 +88,7 @@ async def _measure(
     options: MeasureOptions,
     identity: ProfileIdentity,
     measurement: Measurement,
-    progress: Progress,
+    progress: ReportLine,
     transport: httpx2.AsyncBaseTransport | None,
 ) -> Measured:
     begin_s = time.perf_counter()
@@ -160,7 +160,7 @@ class _Sender:
         server: MeasuredServer,
         options: MeasureOptions,
         measurement: Measurement,
-        progress: Progress,
+        progress: ReportLine,
     ) -> None:
         self._http, self._server, self._options = http, server, options
         self._measurement, self._progress = measurement, progress

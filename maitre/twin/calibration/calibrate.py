@@ -1,11 +1,12 @@
 """The whole fit: parts from their tables, then rounds of simulating the runs and refitting."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from maitre.progress import Progress
 from maitre.twin.calibration.front import fit_front
 from maitre.twin.calibration.loading import fit_loading
 from maitre.twin.calibration.memory import fit_memory
@@ -27,8 +28,6 @@ from maitre.twin.simulate import simulate
 TRACE_ROWS = 4000
 # Above this the load generator, not the server, decides what a run shows.
 MOST_RPS = 110.0
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _round(
         if row is not None:
             rows.append(row)
         if progress is not None:
-            progress(stage, place + 1, len(fitted))
+            progress(place + 1, len(fitted), stage)
     require(len(rows) > 0, "calibration: no run of the fit decodes anything when simulated")
     found = fit_lora(base, steps, pd.DataFrame(rows))
     switched = profile.loading.model_copy(update={"switch_ms": round(found["load"], 3)})
@@ -146,7 +145,7 @@ def compare(
         result = simulate(profile, *simulation_of(run, traffic), seed)
         rows.append(comparison_row(run, result, traffic))
         if progress is not None:
-            progress("comparison", place + 1, len(runs))
+            progress(place + 1, len(runs), "comparison")
     return pd.DataFrame(rows)
 
 

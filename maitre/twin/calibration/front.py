@@ -5,13 +5,13 @@ the next sample comes later than the interval asked for. How many metric series 
 then is not measured; the simulation of the run counts them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
+from maitre.progress import Progress
 from maitre.twin.calibration.runs import Traffic, simulation_of
 from maitre.twin.errors import require
 from maitre.twin.profile import Api, ServerProfile
@@ -30,7 +30,7 @@ def fit_front(
     profile: ServerProfile,
     traffic: Traffic,
     seed: int = 3,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Api, dict[str, Any]]:
     """The front of `profile` with what scrapes cost, and the transit of a request, refitted.
 
@@ -55,7 +55,7 @@ def fit_front(
         if run["max_loras"] >= run["max_cpu_loras"] and run["offered_rps_nominal"] < LIGHT_RPS:
             delays.append((float(run["ttft_p50_ms"]), result.ttft_ms.p50))
         if progress is not None:
-            progress("front", place + 1, len(served))
+            progress(place + 1, len(served), "front")
     require(len(stalls) > 0, "calibration.front: no run has a time series to its end")
     per_series, per_name = fit_scrape(pd.DataFrame(stalls))
     correction = delay_correction_ms(*zip(*delays, strict=True)) if delays else 0.0
