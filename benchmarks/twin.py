@@ -20,7 +20,7 @@ import pandas as pd
 
 from maitre.twin import ServerProfile, simulate
 from maitre.twin.calibration.calibrate import comparison_row
-from maitre.twin.calibration.measure import errors
+from maitre.twin.calibration.errors_by_regime import errors
 from maitre.twin.calibration.report import plot
 from maitre.twin.calibration.runs import Traffic, simulation_of, usable
 

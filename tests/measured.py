@@ -7,9 +7,9 @@ import pandas as pd
 
 from maitre.serving.measure.samples_folder import Measurement
 from maitre.twin import ServerProfile
-from maitre.twin.measure.capacity import server_config
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.samples import COLUMNS
+from maitre.twin.fitting.capacity import server_config
+from maitre.twin.fitting.design import MeasuredServer
+from maitre.twin.fitting.samples import COLUMNS
 from maitre.twin.simulate import simulate
 from maitre.twin.workload import Workload
 

@@ -104,7 +104,7 @@ def chosen_profile(home: DataHome, name: str) -> "ServerProfile":
 
 def fidelity(home: DataHome, profile: "ServerProfile", kind: str) -> Fidelity:
     """Replay the loads of a kind's newest samples with a profile: those that no fit has seen."""
-    from maitre.twin.measure.design import MeasuredServer
+    from maitre.twin.fitting.design import MeasuredServer
 
     about = home.read_json(about_name(kind))
     server = MeasuredServer(**about["server"])
@@ -113,7 +113,7 @@ def fidelity(home: DataHome, profile: "ServerProfile", kind: str) -> Fidelity:
 
 def compared(profile: "ServerProfile", samples: Any, server: Any) -> Fidelity:
     """Replay the validation loads of samples, or all where there are none of validation."""
-    from maitre.twin.measure.fidelity import compare_loads, summary
+    from maitre.twin.fitting.fidelity import compare_loads, summary
 
     loads = compare_loads(profile, samples, server)
     unseen = loads[loads["role"] == "validation"]

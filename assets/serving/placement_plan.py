@@ -143,8 +143,8 @@ def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "Placemen
 def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     """Replay an hour of every server in the twin, with a seed that placement has not seen."""
     from maitre.placement.catalogue import AdapterCatalogue
-    from maitre.placement.check import check_plan
     from maitre.placement.plan import PlacementPlan
+    from maitre.placement.simulate_plan import check_plan
 
     config = PlacementConfig()
     check = check_plan(

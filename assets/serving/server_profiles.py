@@ -111,8 +111,8 @@ def _refit(context: dg.AssetExecutionContext, home: DataHome, kind: str) -> bool
     The new one takes its place if it is less off on the validation loads, which no fit looks at.
     """
     from maitre.serving.measure.samples_folder import identity_of
-    from maitre.twin.measure.design import MeasuredServer
-    from maitre.twin.measure.fidelity import fit_and_compare
+    from maitre.twin.fitting.design import MeasuredServer
+    from maitre.twin.fitting.fidelity import fit_and_compare
 
     if not has_loads(home, kind):
         context.log.warning(f"{kind}: its samples hold no load, so nothing is fitted to them")

@@ -37,7 +37,7 @@ def vllm_measurements(
     machine with others, and a load generator must not.
     """
     from maitre.serving.measure.samples_folder import Measurement
-    from maitre.twin.measure.samples import check_samples, lateness_ms
+    from maitre.twin.fitting.samples import check_samples, lateness_ms
 
     kind = context.partition_key
     measurement = Measurement(Path(config.samples))

@@ -13,13 +13,13 @@ from maitre.maxpack.options import ServerOptions, default_lengths
 from maitre.placement.baselines import baseline_gpus
 from maitre.placement.bound import relaxed_servers
 from maitre.placement.catalogue import AdapterCatalogue
-from maitre.placement.check import check_plan
 from maitre.placement.place import capacity_of, place
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.remove_server import judged_by_twin
 from maitre.placement.replan import replan
 from maitre.placement.replicas import as_is, replicated
 from maitre.placement.settings import DEFAULT_HEADROOM, PlacementSettings
-from maitre.placement.tighten import judged_by_twin
+from maitre.placement.simulate_plan import check_plan
 from maitre.twin import ServerProfile
 
 CHECKED_UP_TO = 1_000

@@ -11,7 +11,7 @@ import typer
 from maitre.cli.output import check_writable, print_json, print_table
 
 if TYPE_CHECKING:
-    from maitre.placement.kinds import GpuKind
+    from maitre.placement.gpu_kinds import GpuKind
     from maitre.placement.plan import PlacementPlan
 
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
@@ -73,10 +73,10 @@ def place(
     """Place adapters on the fewest servers such that none starves."""
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.explain import explain_adapter, one_fewer
-    from maitre.placement.kinds import place_at_lowest_cost
-    from maitre.placement.recheck import rechecked
+    from maitre.placement.gpu_kinds import place_at_lowest_cost
     from maitre.placement.replan import replan
     from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
+    from maitre.placement.verify_and_repair import rechecked
     from maitre.placement.whatif import Addition, with_added
 
     for path in (out, report):
@@ -172,7 +172,7 @@ def _running_plan(path: Path) -> "PlacementPlan":
 
 def _kinds(profiles: list[str], models: list[Path]) -> "list[GpuKind]":
     from maitre.maxpack.model import MaxpackModel
-    from maitre.placement.kinds import GpuKind
+    from maitre.placement.gpu_kinds import GpuKind
     from maitre.placement.settings import PlacementError
     from maitre.twin import ServerProfile
 

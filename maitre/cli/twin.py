@@ -171,7 +171,7 @@ def calibrate(
 
 
 def _fit_document(found: Any, out: Path, written: list[Path]) -> dict[str, Any]:
-    from maitre.twin.calibration.measure import errors
+    from maitre.twin.calibration.errors_by_regime import errors
 
     validation = found.comparison["validation"]
     return {

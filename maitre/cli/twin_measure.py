@@ -44,7 +44,7 @@ def measure(
     from maitre.serving.fleet.adapter_folder import adapter_rank
     from maitre.serving.measure import run as shell
     from maitre.serving.measure.samples_folder import Measurement
-    from maitre.twin.measure.fit import ProfileIdentity
+    from maitre.twin.fitting.fit import ProfileIdentity
 
     folders = {path.name: path for path in sorted(adapters.glob("*")) if path.is_dir()}
     if not folders:
@@ -116,7 +116,7 @@ def _fitted(
 ) -> dict[str, Any]:
     """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""
     from maitre.serving.proxy.routes import write_text
-    from maitre.twin.measure.fidelity import compare_loads, errors_by_role, fit_and_compare
+    from maitre.twin.fitting.fidelity import compare_loads, errors_by_role, fit_and_compare
     from maitre.twin.profile import ServerProfile
 
     samples, server = measurement.read(), measurement.server()
@@ -128,7 +128,7 @@ def _fitted(
     if out is not None:
         write_text(out, profile.to_yaml())
     if report is not None:
-        from maitre.twin.measure.report import fit_report
+        from maitre.twin.fitting.report import fit_report
 
         write_text(report, fit_report(profile, samples, server, comparison))
     return {

@@ -12,8 +12,8 @@ from maitre.maxpack.features import SetSums, adapter_terms
 from maitre.maxpack.fluid import fluid_features
 from maitre.maxpack.health import HealthRule
 from maitre.maxpack.inputs import feature_frame
-from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import ServerOptions
+from maitre.maxpack.simulate_health import simulate_health
 from maitre.progress import Progress
 from maitre.twin import Lengths, ServerProfile, Workload
 
@@ -30,8 +30,8 @@ def make_traces(
 ) -> pd.DataFrame:
     """Simulate the points: one row a configuration, its features and what came of it.
 
-    `duration_s` simulated seconds each, from a warm start (`maitre.maxpack.measure`); point i runs
-    under seed + i. Columns: the features
+    `duration_s` simulated seconds each, from a warm start (`maitre.maxpack.simulate_health`);
+    point i runs under seed + i. Columns: the features
     (`maitre.maxpack.inputs.FEATURES`) and `throughput_tps`, `starved` (papers' rule), `healthy`
     (`maitre.maxpack.health`), `ttft_p99_ms` (worst of server and adapters; NaN: no answer at
     all), `ttft_server_p99_ms`, `itl_mean_ms`, `itl_p99_ms`, `preemptions`, `out_of_memory`, and
@@ -40,7 +40,7 @@ def make_traces(
     rule = rule or HealthRule()
     runs = [(config, _lasting(workload, duration_s)) for config, workload in points]
     seeds = [seed + i for i in range(len(runs))]
-    found = measure_many(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
+    found = simulate_health(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
     features = point_features(profile, points)
     rows = [
         {

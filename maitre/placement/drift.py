@@ -54,9 +54,9 @@ def server_risks(
     """
     from maitre.maxpack.options import default_lengths
     from maitre.placement.place import capacity_of
+    from maitre.placement.relocate import carried_over
     from maitre.placement.replicas import as_is
     from maitre.placement.settings import PlacementSettings
-    from maitre.placement.settle import carried_over
 
     lengths = default_lengths()
     capacity = capacity_of(profile, model, PlacementSettings(baselines=False), lengths)

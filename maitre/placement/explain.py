@@ -13,10 +13,10 @@ from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.demand import Demand
 from maitre.placement.place import Model, capacity_of
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.relocate import Carried, carried_over
 from maitre.placement.replicas import as_is, replicated
 from maitre.placement.search import fewest_servers
 from maitre.placement.settings import DEFAULT_HEADROOM, PlacementError, PlacementSettings
-from maitre.placement.settle import Carried, carried_over
 from maitre.twin import Lengths, ServerProfile
 
 _BISECTIONS = 7

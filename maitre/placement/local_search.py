@@ -8,7 +8,7 @@ import numpy as np
 
 from maitre.maxpack.features import SetSums
 from maitre.placement.capacity import Capacity
-from maitre.placement.chain import Assignment
+from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 
 # Looked at in a round: parts of the riskiest server, servers that may take one, and on each of

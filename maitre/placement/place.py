@@ -16,9 +16,10 @@ from maitre.placement.baselines import baseline_gpus
 from maitre.placement.bound import lower_bounds
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
-from maitre.placement.chain import Assignment
+from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.remove_server import on_fewer_servers
 from maitre.placement.replicas import as_is, replicated, separated
 from maitre.placement.search import fewest_servers, shortest_steps
 from maitre.placement.settings import (
@@ -27,8 +28,7 @@ from maitre.placement.settings import (
     PlacementError,
     PlacementSettings,
 )
-from maitre.placement.tighten import on_fewer_servers
-from maitre.placement.verify import Verifier
+from maitre.placement.verify_and_repair import Verifier
 from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths, ServerProfile
 

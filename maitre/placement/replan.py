@@ -10,15 +10,15 @@ import numpy as np
 from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
-from maitre.placement.chain import Assignment
+from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
-from maitre.placement.outgrown import divided
 from maitre.placement.place import Model, bounds, capacity_of, evidence
 from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.placement.relocate import carried_over, settle, tolerated
 from maitre.placement.replicas import as_is, fits_nowhere
 from maitre.placement.servers import accepted_risks, planned_servers, with_accepted_risks
 from maitre.placement.settings import DEFAULT_HEADROOM, Constraints, PlacementSettings
-from maitre.placement.settle import carried_over, settle, tolerated
+from maitre.placement.split_hot import divided
 from maitre.twin import Lengths, ServerProfile
 
 # A server is relieved only when its risk is this many times what it is packed to.

@@ -6,7 +6,7 @@ import numpy as np
 
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
-from maitre.placement.chain import Assignment
+from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.problems import ROWS_SHOWN
 from maitre.placement.settings import Constraints

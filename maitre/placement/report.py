@@ -8,9 +8,9 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
-from maitre.placement.check import PlanCheck
 from maitre.placement.diff import PlanDiff
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.simulate_plan import PlanCheck
 
 _STYLE = (
     "body{font-family:sans-serif;margin:2em auto;max-width:75em}"

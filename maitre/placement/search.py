@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from maitre.placement.capacity import Capacity
-from maitre.placement.chain import Assignment, fill_in_order, tier_order
+from maitre.placement.chain_packing import Assignment, fill_in_order, tier_order
 from maitre.placement.demand import Demand
-from maitre.placement.evening import MANY_PARTS, evened
+from maitre.placement.level_load import MANY_PARTS, evened
 
 # Directions in which the rank tiers are walked by rate. With the coldest adapters of one tier
 # beside the hottest (True) or the coldest (False) of the next.

@@ -12,7 +12,7 @@ from maitre.maxpack.features import SetSums
 from maitre.maxpack.fluid import FLUID_FEATURES, fluid_features
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
-from maitre.placement.chain import Assignment
+from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.plan import AdapterShare, PlannedServer
 from maitre.twin import ServerProfile

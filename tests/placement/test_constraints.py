@@ -5,7 +5,7 @@ import pytest
 
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.explain import explain_adapter, one_fewer
-from maitre.placement.kinds import GpuKind, place_at_lowest_cost
+from maitre.placement.gpu_kinds import GpuKind, place_at_lowest_cost
 from maitre.placement.place import place
 from maitre.placement.replan import replan
 from maitre.placement.settings import PlacementError, PlacementSettings

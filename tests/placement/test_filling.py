@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 
 from maitre.maxpack.health import Health, HealthRule
 from maitre.maxpack.options import default_lengths
-from maitre.placement import verify
+from maitre.placement import verify_and_repair as verify
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
-from maitre.placement.chain import Assignment, fill_in_order
-from maitre.placement.check import ServerCheck, check_plan
+from maitre.placement.chain_packing import Assignment, fill_in_order
 from maitre.placement.demand import Demand
-from maitre.placement.evening import evened, least_risky
+from maitre.placement.level_load import evened, least_risky
 from maitre.placement.local_search import balanced
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
-from maitre.placement.repair import relieve
+from maitre.placement.remove_server import judged_by_twin, on_fewer_servers
 from maitre.placement.replan import replan
 from maitre.placement.replicas import as_is
 from maitre.placement.search import fewest_servers, orders
-from maitre.placement.tighten import judged_by_twin, on_fewer_servers
+from maitre.placement.simulate_plan import ServerCheck, check_plan
+from maitre.placement.verify_and_repair import relieve
 from maitre.twin import ServerProfile
 
 

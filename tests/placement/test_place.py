@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 
 from maitre.maxpack.design import design
 from maitre.maxpack.health import HealthRule
-from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import ServerOptions, default_lengths
+from maitre.maxpack.simulate_health import simulate_health
 from maitre.maxpack.steady import SteadyStateModel
 from maitre.maxpack.traces import point_features
 from maitre.placement.baselines import baseline_gpus
 from maitre.placement.bound import BoundError, relaxed_servers
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
-from maitre.placement.check import check_plan
 from maitre.placement.demand import Demand
 from maitre.placement.place import bounds, place
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.placement.replicas import as_is, replicated
 from maitre.placement.search import fewest_servers
 from maitre.placement.settings import PlacementError, PlacementSettings
+from maitre.placement.simulate_plan import check_plan
 from maitre.twin import ServerProfile
 
 MODEL = "llama-3.1-8b-instruct"
@@ -122,7 +122,7 @@ def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
     ]
     fills = point_features(profile, points)["fill"].to_numpy()
     near = [points[i] for i in np.flatnonzero((fills > 0.93) & (fills < 1.02))[:6]]
-    runs = measure_many(profile, near, list(range(len(near))), HealthRule())
+    runs = simulate_health(profile, near, list(range(len(near))), HealthRule())
     means = lengths.means()
     worths = []
     for (_, workload), run in zip(near, runs, strict=True):

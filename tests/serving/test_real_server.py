@@ -31,8 +31,8 @@ from maitre.tuning.base_model import BaseModel
 from maitre.tuning.lora import LoraConfig, export_lora, tune_lora
 from maitre.tuning.tasks import Example, Task
 from maitre.twin import ServerProfile
-from maitre.twin.measure.equations import decode_equation
-from maitre.twin.measure.points import Point
+from maitre.twin.fitting.equations import decode_equation
+from maitre.twin.fitting.points import Point
 from pipelines import tuning
 from pipelines.wiring import resources
 from resources.language_model import LanguageModel

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from maitre.twin import ServerProfile, simulate
+from maitre.twin.calibration.errors_by_regime import bias_percent, errors, symmetric_error_percent
 from maitre.twin.calibration.front import delay_correction_ms, fit_front, fit_scrape
 from maitre.twin.calibration.loading import fit_loading
-from maitre.twin.calibration.measure import bias_percent, errors, symmetric_error_percent
 from maitre.twin.calibration.memory import fit_memory
 from maitre.twin.calibration.report import write_report
 from maitre.twin.calibration.runs import Traffic, adapters_of, simulation_of

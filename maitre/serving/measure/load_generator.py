@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 
 from maitre.serving.client import refusal
-from maitre.twin.measure.points import BASE, PlannedRequest, Point, planned_requests
+from maitre.twin.fitting.points import BASE, PlannedRequest, Point, planned_requests
 
 Row = dict[str, Any]
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 1_000, 9_000

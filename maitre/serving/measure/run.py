@@ -17,11 +17,11 @@ from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 from maitre.serving.measure.load_generator import send_point
 from maitre.serving.measure.samples_folder import Measurement
-from maitre.twin.measure.capacity import sustained_rps
-from maitre.twin.measure.design import Budget, MeasuredServer, bursts, loads, warm_up
-from maitre.twin.measure.fit import ProfileIdentity, fit_profile
-from maitre.twin.measure.points import Point
-from maitre.twin.measure.samples import lateness_ms
+from maitre.twin.fitting.capacity import sustained_rps
+from maitre.twin.fitting.design import Budget, MeasuredServer, bursts, loads, warm_up
+from maitre.twin.fitting.fit import ProfileIdentity, fit_profile
+from maitre.twin.fitting.points import Point
+from maitre.twin.fitting.samples import lateness_ms
 from maitre.twin.profile import ServerProfile
 
 DRAIN_TIMEOUT_S = 60.0

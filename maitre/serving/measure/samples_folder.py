@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.fit import ProfileIdentity
+from maitre.twin.fitting.design import MeasuredServer
+from maitre.twin.fitting.fit import ProfileIdentity
 
 SERVER_FILE = "server.json"
 _IDENTITY_FIELDS = frozenset(field.name for field in fields(ProfileIdentity))

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from maitre.twin.calibration.measure import FIGURES, errors
+from maitre.twin.calibration.errors_by_regime import FIGURES, errors
 from maitre.twin.profile import ServerProfile
 
 

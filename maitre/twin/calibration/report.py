@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maitre.twin.calibration.measure import FIGURES, errors
+from maitre.twin.calibration.errors_by_regime import FIGURES, errors
 from maitre.twin.profile import ServerProfile
 
 LABELS = {

@@ -15,8 +15,8 @@ from maitre.serving.fleet.local_server import LaunchOptions, LocalServer
 from maitre.serving.measure import run as shell
 from maitre.serving.measure.load_generator import send_point
 from maitre.serving.measure.samples_folder import Measurement
-from maitre.twin.measure.fit import ProfileIdentity
-from maitre.twin.measure.points import Point
+from maitre.twin.fitting.fit import ProfileIdentity
+from maitre.twin.fitting.points import Point
 
 
 @pytest.fixture

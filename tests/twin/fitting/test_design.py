@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maitre.twin.errors import TwinInputError
-from maitre.twin.measure.design import Budget, MeasuredServer, bursts, loads, warm_up
-from maitre.twin.measure.points import BASE, Point, planned_requests
+from maitre.twin.fitting.design import Budget, MeasuredServer, bursts, loads, warm_up
+from maitre.twin.fitting.points import BASE, Point, planned_requests
 
 SERVER = MeasuredServer(4, 16, 32, 2048, 2048, 40_000)
 

@@ -1,7 +1,7 @@
 """The request rate that a server sustains, by its twin."""
 
+from maitre.twin.fitting.design import MOST_RPS, MeasuredServer
 from maitre.twin.lengths import Lengths
-from maitre.twin.measure.design import MOST_RPS, MeasuredServer
 from maitre.twin.profile import ServerProfile
 from maitre.twin.server import ServerConfig
 from maitre.twin.simulate import simulate

@@ -6,8 +6,8 @@ import pytest
 
 from maitre.serving.measure.samples_folder import Measurement
 from maitre.twin import ServerProfile
-from maitre.twin.measure.fidelity import fit_and_compare, summary
-from maitre.twin.measure.report import fit_report
+from maitre.twin.fitting.fidelity import fit_and_compare, summary
+from maitre.twin.fitting.report import fit_report
 
 SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "vllm" / "smollm2-135m"
 REACH_PERCENT = 5.0

@@ -22,7 +22,8 @@ class Carried:
     """A running plan under new rates: parts with their servers, and the servers' configurations.
 
     `server` is `NEW` for adapters that no server holds yet; `names` are the servers' names;
-    `accepted_risk` is what the twin let them be filled to (`maitre.placement.tighten`), else 0.
+    `accepted_risk` is the risk that the twin let them be filled to
+    (`maitre.placement.remove_server`), else 0.
     """
 
     demand: Demand

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maitre.twin.calibration.measure import symmetric_error_percent
+from maitre.twin.calibration.errors_by_regime import symmetric_error_percent
 from maitre.twin.errors import require
-from maitre.twin.measure.design import MOST_RPS, MeasuredServer
-from maitre.twin.measure.equations import TERMS, step_equations
-from maitre.twin.measure.least_deviations import least_deviations
-from maitre.twin.measure.points import BASE
-from maitre.twin.measure.samples import check_samples
-from maitre.twin.measure.steps import load_steps
+from maitre.twin.fitting.design import MOST_RPS, MeasuredServer
+from maitre.twin.fitting.equations import TERMS, step_equations
+from maitre.twin.fitting.least_deviations import least_deviations
+from maitre.twin.fitting.points import BASE
+from maitre.twin.fitting.samples import check_samples
+from maitre.twin.fitting.steps import load_steps
 from maitre.twin.profile import Api, Loading, Memory, ServerProfile, Step, Valid
 
 SMALL_TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)

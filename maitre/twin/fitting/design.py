@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maitre.twin.errors import require
-from maitre.twin.measure.points import BASE, Point
+from maitre.twin.fitting.points import BASE, Point
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 CONTEXTS = (16, 96)

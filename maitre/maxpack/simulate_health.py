@@ -39,7 +39,7 @@ _WORTH_PROCESSES_S = 400 * 3600.0
 
 
 @dataclass(frozen=True)
-class Measurement:
+class SimulatedHealth:
     """What one run found; tokens per second and milliseconds."""
 
     health: Health
@@ -51,7 +51,7 @@ class Measurement:
     preemptions: int
 
 
-def measure_many(
+def simulate_health(
     profile: ServerProfile,
     runs: Sequence[Run],
     seeds: Sequence[int],
@@ -59,7 +59,7 @@ def measure_many(
     *,
     workers: int | None = None,
     on_progress: Progress | None = None,
-) -> list[Measurement]:
+) -> list[SimulatedHealth]:
     """Measure every run under its seed, on all cores that this process may use (`workers=1`: one).
 
     The same seeds give the same measurements however many workers there are.
@@ -71,7 +71,7 @@ def measure_many(
     cores = min(workers or _cores(), max(len(tasks), 1))
     if cores == 1:
         with _without_range_warnings():
-            return _collected(map(_measure, tasks), len(tasks), on_progress)
+            return _collected(map(_simulate_one, tasks), len(tasks), on_progress)
     simulated_s = sum(workload.duration_s for _, workload in runs)
     pool: Executor
     if cores > _THREADS_SCALE_TO and simulated_s > _WORTH_PROCESSES_S:
@@ -80,7 +80,7 @@ def measure_many(
         pool = ThreadPoolExecutor(cores + 1)
     with pool, _without_range_warnings():
         chunk = max(1, min(16, len(tasks) // (cores * 8)))
-        return _collected(pool.map(_measure, tasks, chunksize=chunk), len(tasks), on_progress)
+        return _collected(pool.map(_simulate_one, tasks, chunksize=chunk), len(tasks), on_progress)
 
 
 def warm_started(profile: ServerProfile, workload: Workload, seed: int) -> Workload:
@@ -128,13 +128,15 @@ def _silence() -> None:
     _TWIN_LOG.setLevel(logging.ERROR)
 
 
-def _measure(task: tuple[ServerProfile, ServerConfig, Workload, int, HealthRule]) -> Measurement:
+def _simulate_one(
+    task: tuple[ServerProfile, ServerConfig, Workload, int, HealthRule],
+) -> SimulatedHealth:
     profile, config, workload, seed, rule = task
     warm = warm_started(profile, workload, seed)
     result = simulate(profile, config, warm, seed)
     # Tokens per second of load, without the time in which the adapters were read.
     stretch = warm.duration_s / workload.duration_s
-    return Measurement(
+    return SimulatedHealth(
         judge(result, rule),
         float(result.throughput_tps) * stretch,
         float(result.offered_tps) * stretch,
@@ -146,8 +148,8 @@ def _measure(task: tuple[ServerProfile, ServerConfig, Workload, int, HealthRule]
 
 
 def _collected(
-    results: Iterable[Measurement], total: int, on_progress: Progress | None
-) -> list[Measurement]:
+    results: Iterable[SimulatedHealth], total: int, on_progress: Progress | None
+) -> list[SimulatedHealth]:
     collected = []
     for result in results:
         collected.append(result)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from maitre.maxpack.health import Health, HealthRule
-from maitre.maxpack.measure import measure_many
 from maitre.maxpack.options import default_lengths
+from maitre.maxpack.simulate_health import simulate_health
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.progress import Progress
@@ -100,8 +100,8 @@ def check_plan(
 ) -> PlanCheck:
     """Simulate every server of the plan for `duration_s` under the catalogue's rates.
 
-    From a warm start (`maitre.maxpack.measure`). Rates are multiplied by `rate_factor`; server i
-    runs under seed + i.
+    From a warm start (`maitre.maxpack.simulate_health`). Rates are multiplied by `rate_factor`;
+    server i runs under seed + i.
 
     Raises:
         CatalogueError: the plan holds adapters that the catalogue does not know.
@@ -160,7 +160,7 @@ def check_servers(
         )
         for server in servers
     ]
-    found = measure_many(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
+    found = simulate_health(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
     return [
         ServerCheck(
             server.name,

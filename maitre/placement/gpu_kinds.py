@@ -9,10 +9,10 @@ import numpy as np
 
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
-from maitre.placement.division import GpuKind, divided, pins_of
 from maitre.placement.place import place_one_kind
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
+from maitre.placement.split_by_kind import GpuKind, divided, pins_of
 from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths
 

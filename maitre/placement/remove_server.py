@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from maitre.placement.capacity import Capacity
-from maitre.placement.chain import Assignment, fill_in_order
+from maitre.placement.chain_packing import Assignment, fill_in_order
 from maitre.placement.demand import Demand
-from maitre.placement.evening import MANY_PARTS, least_risky
+from maitre.placement.level_load import MANY_PARTS, least_risky
 from maitre.placement.local_search import balanced
 from maitre.placement.search import orders
 

@@ -1,29 +1,32 @@
-"""Simulates a plan's servers and relieves those that fail, until none does."""
+"""Simulate a plan's servers in the twin and move load off those that fail."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from maitre.maxpack.features import SetSums
 from maitre.maxpack.health import HealthRule
+from maitre.maxpack.options import default_lengths
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
-from maitre.placement.chain import Assignment
-from maitre.placement.check import ServerCheck, check_servers
+from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
-from maitre.placement.plan import PlannedServer
-from maitre.placement.repair import relieve
+from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.placement.remove_server import judged_by_twin
 from maitre.placement.servers import planned_servers, with_accepted_risks
 from maitre.placement.settings import PlacementError, PlacementSettings
-from maitre.placement.tighten import judged_by_twin
-from maitre.progress import Progress
+from maitre.placement.simulate_plan import ServerCheck, check_servers
+from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths, ServerProfile
 
 REPAIR_ROUNDS = 10
 FIRST_RELIEF = 0.04
+# Servers that are asked whether they take a part; the emptiest of them do.
+_RECEIVERS = 64
 # What servers fuller than the model is sure of have to bear beyond the promised rates. Near the
 # limit a few percent of load decide, and the luck of an hour is worth about one.
 JUDGED_ROUNDS = 3
@@ -176,3 +179,129 @@ class Verifier:
 
 def _content(server: PlannedServer) -> Any:
     return tuple(sorted(server.config.items())), server.adapters
+
+
+def rechecked(
+    plan: PlacementPlan,
+    profile: ServerProfile,
+    catalogue: AdapterCatalogue,
+    settings: PlacementSettings,
+    *,
+    lengths: Lengths | None = None,
+    on_progress: Progress | None = None,
+) -> PlacementPlan:
+    """The plan with the twin's verdict in its evidence: `servers_failed`, from name to reason.
+
+    As `check_plan`: server i for `check_duration_s` under seed + i, at rates with the headroom on
+    top. Of more than `check_servers` servers a quarter of them are the riskiest by the model, the
+    rest spread over the plan. Servers that fail stay as they are: relieving them takes moves.
+
+    Raises:
+        CatalogueError: the plan holds adapters that the catalogue does not know.
+    """
+    if settings.check_duration_s == 0:
+        return plan
+    places = servers_to_simulate(plan, settings.check_servers)
+    report = on_progress or ignore_progress
+    checks = check_servers(
+        [plan.servers[i] for i in places],
+        profile,
+        catalogue,
+        [settings.seed + i for i in places],
+        settings.check_duration_s,
+        rate_factor=1 + settings.headroom,
+        rule=HealthRule(ttft_slo_ms=settings.ttft_slo_ms),
+        lengths=lengths or default_lengths(),
+        workers=settings.workers,
+        on_progress=lambda done, total, _="": report(done, total, "check"),
+    )
+    failed = {check.server: check.health.reason for check in checks if not check.health.healthy}
+    shown = {
+        "servers_checked": len(checks),
+        "servers_failed": failed,
+        "rate_factor": 1 + settings.headroom,
+        "duration_s": settings.check_duration_s,
+        "seed": settings.seed,
+    }
+    return replace(plan, evidence={**plan.evidence, **shown})
+
+
+def servers_to_simulate(plan: PlacementPlan, most: int) -> list[int]:
+    """Which servers to simulate, at most so many."""
+    if plan.gpus <= most:
+        return list(range(plan.gpus))
+    risks = np.array([float(s.predicted.get("starvation_risk", 0.0)) for s in plan.servers])
+    order = np.argsort(-risks, kind="stable")
+    riskiest, others = order[: -(-most // 4)], np.sort(order[-(-most // 4) :])
+    spread = others[np.linspace(0, len(others) - 1, most - len(riskiest)).round().astype(int)]
+    return sorted({*riskiest.tolist(), *spread.tolist()})
+
+
+def relieve(
+    found: Assignment,
+    failed: np.ndarray,
+    demand: Demand,
+    capacity: Capacity,
+    *,
+    part: float = 0.04,
+) -> Assignment:
+    """Move parts off the failed servers: to others with room, else to a new server.
+
+    Each gives up about `part` of its rate, in adapters of middling rate. Servers that failed
+    receive nothing.
+    """
+    server = found.server.copy()
+    count = found.servers
+    sums = demand.sums(server, count)
+    open_to = np.ones(count, dtype=bool)
+    open_to[failed] = False
+    for i in failed:
+        for moved in _given_up(np.flatnonzero(server == i), demand, part):
+            term, rank = demand.terms[moved], demand.rank[moved]
+            # Replicas of one adapter keep servers of their own.
+            allowed = open_to.copy()
+            allowed[server[demand.adapter == demand.adapter[moved]]] = False
+            candidates = np.flatnonzero(allowed)
+            target = _emptiest(sums, candidates, term, rank, capacity)
+            if target is None:
+                target, count = count, count + 1
+                open_to = np.append(open_to, True)
+                sums = SetSums(
+                    np.vstack([sums.sums, np.zeros((1, sums.sums.shape[1]))]),
+                    np.append(sums.max_rank, 0),
+                    np.append(sums.max_rate_rps, 0.0),
+                )
+            server[moved] = target
+            grown = sums.take(np.array([target])).plus(term, rank)
+            sums.sums[target] = grown.sums[0]
+            sums.max_rank[target] = grown.max_rank[0]
+            sums.max_rate_rps[target] = grown.max_rate_rps[0]
+    return Assignment.judged(server, demand, capacity)
+
+
+def _emptiest(
+    sums: SetSums, candidates: np.ndarray, term: np.ndarray, rank: np.ndarray, capacity: Capacity
+) -> int | None:
+    """The candidate left emptiest by the part, of those that it fits: it must not fail next."""
+    if not len(candidates):
+        return None
+    load = sums.column("output_tps")[candidates]
+    some = candidates[np.argsort(load, kind="stable")[:_RECEIVERS]]
+    choice = capacity.best(sums.take(some).plus(term, rank))
+    fits = choice.risk <= capacity.risk
+    if not fits.any():
+        return None
+    return int(some[np.argmin(np.where(fits, choice.fill, np.inf))])
+
+
+def _given_up(parts: np.ndarray, demand: Demand, part: float) -> np.ndarray:
+    """The parts of adapters that a server gives up: together about `part` of its rate."""
+    parts = parts[~demand.is_pinned[parts]]
+    if len(parts) <= 1:
+        return parts[:0]
+    rates = demand.rate_rps[parts]
+    # Middling parts: the coldest relieve nothing, the hottest are hard to house.
+    order = np.argsort(np.abs(np.log(np.maximum(rates, 1e-9)) - np.log(rates.mean() + 1e-9)))
+    total = np.cumsum(rates[order])
+    enough = int(np.searchsorted(total, part * rates.sum())) + 1
+    return parts[order[: min(enough, len(parts) - 1)]]

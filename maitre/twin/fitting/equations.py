@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maitre.twin.measure.points import BASE
-from maitre.twin.measure.samples import gaps_ms
+from maitre.twin.fitting.points import BASE
+from maitre.twin.fitting.samples import gaps_ms
 
 TERMS = (
     "base",

@@ -8,8 +8,8 @@ import numpy as np
 
 from maitre.placement.capacity import Capacity
 from maitre.placement.demand import Demand
+from maitre.placement.relocate import NEW, Carried, tolerated
 from maitre.placement.replicas import pieces_that_fit
-from maitre.placement.settle import NEW, Carried, tolerated
 
 
 def divided(

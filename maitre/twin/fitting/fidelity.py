@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maitre.twin.calibration.measure import bias_percent, symmetric_error_percent
+from maitre.twin.calibration.errors_by_regime import bias_percent, symmetric_error_percent
 from maitre.twin.errors import require
-from maitre.twin.measure.capacity import server_config
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.fit import ProfileIdentity, fit_profile
-from maitre.twin.measure.points import BASE
-from maitre.twin.measure.samples import check_samples, completed_in_time, gaps_ms
+from maitre.twin.fitting.capacity import server_config
+from maitre.twin.fitting.design import MeasuredServer
+from maitre.twin.fitting.fit import ProfileIdentity, fit_profile
+from maitre.twin.fitting.points import BASE
+from maitre.twin.fitting.samples import check_samples, completed_in_time, gaps_ms
 from maitre.twin.profile import ServerProfile
 from maitre.twin.result import STARVATION_RATIO
 from maitre.twin.simulate import simulate

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.points import BASE
+from maitre.twin.fitting.design import MeasuredServer
+from maitre.twin.fitting.points import BASE
 
 TOGETHER_S = 0.012
 """Chunks that arrive within this of each other can be one step's."""

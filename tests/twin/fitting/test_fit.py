@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from maitre.twin.errors import TwinInputError
-from maitre.twin.measure.capacity import sustained_rps
-from maitre.twin.measure.design import MOST_RPS, MeasuredServer, bursts
-from maitre.twin.measure.equations import step_equations
-from maitre.twin.measure.fidelity import compare_loads, summary
-from maitre.twin.measure.fit import ProfileIdentity, fit_profile, fit_step
-from maitre.twin.measure.points import BASE, Point, planned_requests
-from maitre.twin.measure.samples import check_samples, lateness_ms
+from maitre.twin.fitting.capacity import sustained_rps
+from maitre.twin.fitting.design import MOST_RPS, MeasuredServer, bursts
+from maitre.twin.fitting.equations import step_equations
+from maitre.twin.fitting.fidelity import compare_loads, summary
+from maitre.twin.fitting.fit import ProfileIdentity, fit_profile, fit_step
+from maitre.twin.fitting.points import BASE, Point, planned_requests
+from maitre.twin.fitting.samples import check_samples, lateness_ms
 
 SERVER = MeasuredServer(4, 16, 32, 2048, 2048, 40_000)
 IDENTITY = ProfileIdentity("cpu/tiny", "tiny", "a CPU", "vLLM", 16, ((8, 10.0), (16, 12.0)))

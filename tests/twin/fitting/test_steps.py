@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.steps import load_steps
+from maitre.twin.fitting.design import MeasuredServer
+from maitre.twin.fitting.steps import load_steps
 
 SERVER = MeasuredServer(4, 16, 8, 64, 2048, 40_000)
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maitre.twin.measure.design import MeasuredServer
-from maitre.twin.measure.equations import step_equations
-from maitre.twin.measure.fidelity import errors_by_role
-from maitre.twin.measure.fit import fit_step
-from maitre.twin.measure.samples import lateness_ms
-from maitre.twin.measure.steps import load_steps
+from maitre.twin.fitting.design import MeasuredServer
+from maitre.twin.fitting.equations import step_equations
+from maitre.twin.fitting.fidelity import errors_by_role
+from maitre.twin.fitting.fit import fit_step
+from maitre.twin.fitting.samples import lateness_ms
+from maitre.twin.fitting.steps import load_steps
 from maitre.twin.profile import ServerProfile
 
 LOAD_COLUMNS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
-from maitre.placement.kinds import GpuKind, place_at_lowest_cost
+from maitre.placement.gpu_kinds import GpuKind, place_at_lowest_cost
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.settings import Constraints, PlacementError, PlacementSettings

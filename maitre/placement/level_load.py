@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from maitre.placement.capacity import Capacity
-from maitre.placement.chain import Assignment, fill_in_order
+from maitre.placement.chain_packing import Assignment, fill_in_order
 from maitre.placement.demand import Demand
 
 _LOWEST_RISK = 1e-4
