@@ -30,7 +30,7 @@ def refined_traces(
     """
     from maitre.maxpack.active import uncertain_points
     from maitre.maxpack.card import MaxpackError, fingerprint_of
-    from maitre.maxpack.model import MaxpackModel
+    from maitre.maxpack.fit import fit_model
     from maitre.maxpack.traces import make_traces
 
     name = (
@@ -40,7 +40,7 @@ def refined_traces(
     if home.exists(name):
         return home.read_frame(name)
     try:
-        model = MaxpackModel.fit(traces, iterations=ITERATIONS)
+        model = fit_model(traces, iterations=ITERATIONS)
     except MaxpackError:
         return traces.iloc[:0]
     # Far from the seeds of the batches.

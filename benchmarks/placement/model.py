@@ -14,6 +14,7 @@ from benchmarks.placement.figure import Figure, figure
 from maitre.maxpack.active import uncertain_points
 from maitre.maxpack.design import DESIGN_VERSION, Point, design
 from maitre.maxpack.evaluate import evaluate, risk_reliability
+from maitre.maxpack.fit import fit_model
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import default_lengths
@@ -66,7 +67,7 @@ def training_traces(
     for round_ in range(refining_rounds):
         kept = work / f"traces-{profile.fingerprint()}-{points}-refined-{round_}.parquet"
         if not kept.is_file():
-            model = MaxpackModel.fit(traces.drop(columns="wall_s"), iterations=150)
+            model = fit_model(traces.drop(columns="wall_s"), iterations=150)
             seed = TRAINING_SEED + 10 * (round_ + 1)
             chosen = uncertain_points(profile, model, points // 4, seed)
             _kept(kept, profile, chosen, duration_s, seed * SEED_STRIDE)
@@ -79,7 +80,7 @@ def fitted(profile: ServerProfile, training: pd.DataFrame, work: Path) -> Maxpac
     folder = work / f"model-{profile.fingerprint()}-{len(training)}"
     if folder.is_dir():
         return MaxpackModel.load(folder)
-    model = MaxpackModel.fit(training.drop(columns="wall_s"), iterations=400)
+    model = fit_model(training.drop(columns="wall_s"), iterations=400)
     model.save(folder)
     return model
 

@@ -58,17 +58,29 @@ def fit(
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
     held_out: Annotated[float, typer.Option(help="Part of the traces kept for scoring.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the fit.")] = 0,
+    ttft_slo: Annotated[
+        float | None,
+        typer.Option(
+            help="Objective for the 99th percentile of the time to first token, in ms; "
+            "default: the one that the traces were judged at."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit the model, score it on held-out traces, and save it."""
     import pandas as pd
 
-    from maitre.maxpack.evaluate import evaluate, split_traces
-    from maitre.maxpack.model import MaxpackModel
+    from maitre.maxpack.evaluate import evaluate
+    from maitre.maxpack.fit import fit_model
+    from maitre.maxpack.split import split_traces
+    from maitre.maxpack.traces import at_objective
 
     check_writable(out, folder=True)
-    training, test = split_traces(pd.read_parquet(traces), held_out, seed)
-    model = MaxpackModel.fit(training, seed)
+    frame = pd.read_parquet(traces)
+    if ttft_slo is not None:
+        frame = at_objective(frame, ttft_slo)
+    training, test = split_traces(frame, held_out, seed)
+    model = fit_model(training, seed)
     scores = evaluate(model, test)
     model.save(out)
     if json:

@@ -7,16 +7,23 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-FORMAT = 6
+from maitre.errors import UserError
+
+FORMAT = 7
 
 
-class MaxpackError(ValueError):
-    """Traces that no model can be fitted on, a folder that holds no model, or no servers."""
+class MaxpackError(UserError):
+    """No model can be fitted on these traces, a folder holds no model, or servers are missing."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Where a model comes from: compare `profile_fingerprint` to know whether it is stale."""
+    """Where a model comes from.
+
+    Compare `profile_fingerprint` to know whether the model is stale. Its risk is the risk of
+    missing `ttft_slo_ms` or of starving, for that objective alone. `random_state` and
+    `iterations` fit it again.
+    """
 
     profile: str
     profile_fingerprint: str
@@ -25,11 +32,14 @@ class ModelCard:
     rows: int
     max_adapters: int
     random_state: int
+    iterations: int
     format: int = FORMAT
 
     @classmethod
-    def of(cls, ran: pd.DataFrame, traces: pd.DataFrame, random_state: int) -> ModelCard:
-        """The card of a model fitted on the rows `ran` of `traces`.
+    def of(
+        cls, ran: pd.DataFrame, traces: pd.DataFrame, random_state: int, iterations: int
+    ) -> ModelCard:
+        """Return the card of a model fitted on the rows `ran` of `traces`.
 
         Raises:
             MaxpackError: the traces mix profiles or objectives.
@@ -38,7 +48,10 @@ class ModelCard:
         for column in ("profile", "profile_fingerprint", "ttft_slo_ms"):
             values = ran[column].unique()
             if len(values) != 1:
-                raise MaxpackError(f"the traces mix several values of {column}: {list(values)[:3]}")
+                raise MaxpackError(
+                    f"the traces mix several values of {column}: expected one; got "
+                    f"{list(values)[:3]}"
+                )
             single[column] = values[0]
         return cls(
             profile=str(single["profile"]),
@@ -48,6 +61,7 @@ class ModelCard:
             rows=len(ran),
             max_adapters=int(ran["adapters"].max()),
             random_state=random_state,
+            iterations=iterations,
         )
 
 

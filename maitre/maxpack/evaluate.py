@@ -17,26 +17,6 @@ from maitre.maxpack.scores import (
 from maitre.maxpack.targets import log_target
 
 
-def split_traces(
-    traces: pd.DataFrame, held_out: float = 0.2, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Divide traces into a training and a held-out part, at random; no row is in both.
-
-    Rows of active learning (column `refined`) are never held out: they are the hard ones, and
-    scores are of configurations as they come.
-    """
-    plain = np.arange(len(traces))
-    if "refined" in traces:
-        plain = np.flatnonzero(~traces["refined"].to_numpy(dtype=bool))
-    count = max(1, round(held_out * len(plain)))
-    unseen = np.random.default_rng(seed).permutation(plain)[:count]
-    seen = np.setdiff1d(np.arange(len(traces)), unseen)
-    return (
-        traces.iloc[seen].reset_index(drop=True),
-        traces.iloc[np.sort(unseen)].reset_index(drop=True),
-    )
-
-
 def evaluate(model: MaxpackModel, frame: pd.DataFrame) -> MaxpackScores:
     """Score a model on traces it has not seen; rows that ran out of memory are left out."""
     ran = frame[~frame["out_of_memory"].astype(bool)]

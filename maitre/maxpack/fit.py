@@ -14,6 +14,7 @@ from maitre.maxpack.calibration import Calibration, ResidualBand
 from maitre.maxpack.card import MaxpackError, ModelCard
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
+from maitre.maxpack.split import row_identities
 from maitre.maxpack.targets import (
     CLASSIFIERS,
     COLUMNS,
@@ -22,6 +23,7 @@ from maitre.maxpack.targets import (
     log_shortfall,
     log_target,
 )
+from maitre.maxpack.traces import at_objective
 from maitre.maxpack.trees import ObliviousTrees
 
 MINIMUM_ROWS = 40
@@ -48,13 +50,13 @@ def fit_model(
         MaxpackError: missing columns, fewer than `MINIMUM_ROWS` rows that ran, traces of
             several profiles, or none healthy, or none unhealthy.
     """
-    missing = [c for c in (*FEATURES, *COLUMNS) if c not in traces.columns]
+    missing = [c for c in (*FEATURES, *COLUMNS, "seed", "duration_s") if c not in traces.columns]
     if missing:
         raise MaxpackError(f"the traces lack the columns {', '.join(missing)}")
     ran = traces[~traces["out_of_memory"].astype(bool)].reset_index(drop=True)
     if len(ran) < MINIMUM_ROWS:
         raise MaxpackError(f"{len(ran)} traces ran to the end; a model needs {MINIMUM_ROWS}")
-    card = ModelCard.of(ran, traces, random_state)
+    card = ModelCard.of(ran, traces, random_state, iterations)
     common = {
         "iterations": iterations,
         "boosting_type": "Plain",
@@ -76,7 +78,35 @@ def fit_model(
         trees[name], calibrations[name], priors[name] = _classifier(
             name, ran, guesses[name], common
         )
-    return MaxpackModel(card, trees, calibrations, bands, priors)
+    return MaxpackModel(card, trees, calibrations, bands, priors, np.sort(row_identities(traces)))
+
+
+def model_at_objective(
+    model: MaxpackModel, traces: pd.DataFrame, ttft_slo_ms: float, *, threads: int = 1
+) -> MaxpackModel:
+    """Return a model of the same training rows for another time-to-first-token objective.
+
+    The simulations are judged again, none is run again. `model` itself where it is for
+    `ttft_slo_ms` already.
+
+    Raises:
+        MaxpackError: `traces` do not hold the rows that the model was trained on, or all of them
+            are healthy, or none is, at this objective.
+    """
+    if model.card.ttft_slo_ms == ttft_slo_ms:
+        return model
+    known = np.isin(row_identities(traces), model.training_rows)
+    if known.sum() < len(model.training_rows):
+        raise MaxpackError(
+            f"the traces hold {known.sum()} of the {len(model.training_rows)} rows that the model "
+            "was trained on; fit a new model on these traces first"
+        )
+    return fit_model(
+        at_objective(traces[known].reset_index(drop=True), ttft_slo_ms),
+        model.card.random_state,
+        iterations=model.card.iterations,
+        threads=threads,
+    )
 
 
 def _regressors(

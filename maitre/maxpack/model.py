@@ -28,6 +28,7 @@ from maitre.maxpack.targets import CLASSIFIERS, REGRESSORS, log_shortfall, refer
 from maitre.maxpack.trees import ObliviousTrees
 
 _FILES = ("card.json", "trees.safetensors")
+TRAINING_ROWS = "training_rows"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class MaxpackModel:
 
     `trees` by target; `bands` around the regressors' estimates; `priors` (what the classifiers
     start from: the expected throughput says who starves, the expected latency who is unhealthy) and
-    `calibrations` of the classifiers.
+    `calibrations` of the classifiers. `training_rows` are the hashes of the traces that the model
+    was trained on (`maitre.maxpack.split`): no score may use those.
     """
 
     card: ModelCard
@@ -44,15 +46,7 @@ class MaxpackModel:
     calibrations: dict[str, Calibration]
     bands: dict[str, ResidualBand]
     priors: dict[str, Calibration]
-
-    @classmethod
-    def fit(
-        cls, traces: pd.DataFrame, random_state: int = 0, *, iterations: int = 250, threads: int = 1
-    ) -> MaxpackModel:
-        """`maitre.maxpack.fit.fit_model`; CatBoost is imported only here."""
-        from maitre.maxpack.fit import fit_model
-
-        return fit_model(traces, random_state, iterations=iterations, threads=threads)
+    training_rows: np.ndarray
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Predictions for rows with the columns `maitre.maxpack.inputs.FEATURES`.
@@ -115,7 +109,7 @@ class MaxpackModel:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             made = Path(temporary) / "model"
             made.mkdir()
-            arrays: dict[str, np.ndarray] = {}
+            arrays: dict[str, np.ndarray] = {TRAINING_ROWS: self.training_rows}
             for name, trees in self.trees.items():
                 arrays |= trees.arrays(name)
             save_file(arrays, str(made / "trees.safetensors"))
@@ -154,6 +148,7 @@ class MaxpackModel:
                 {k: Calibration.from_dict(v) for k, v in document["calibrations"].items()},
                 {k: ResidualBand.from_dict(v) for k, v in document["bands"].items()},
                 {k: Calibration.from_dict(v) for k, v in document["priors"].items()},
+                arrays[TRAINING_ROWS],
             )
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
             raise MaxpackError(f"{folder} holds no readable capacity model: {error}") from error

@@ -1,15 +1,69 @@
-"""When a new capacity model takes the place of the champion."""
+"""Decide whether a new capacity model takes the place of the champion."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from maitre.maxpack.evaluate import evaluate
+from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.scores import MaxpackScores
+from maitre.maxpack.split import rows_not_trained_on
 
 # Placement lives on the risk; a little throughput may be given for it, not more.
 THROUGHPUT_TOLERANCE = 1.1
+# Scores of fewer rows decide nothing.
+MINIMUM_COMPARED_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """Whether the challenger becomes champion, why, and the scores that were compared.
+
+    `compared` and `champion` are scores on the rows that neither model was trained on; None where
+    there is no champion to compare with.
+    """
+
+    promoted: bool
+    reason: str
+    compared: MaxpackScores | None = None
+    champion: MaxpackScores | None = None
+
+
+def compare_with_champion(
+    challenger: MaxpackModel, champion: MaxpackModel | None, held_out: pd.DataFrame
+) -> Promotion:
+    """Compare two models on the rows of `held_out` that neither was trained on.
+
+    `held_out` holds rows that the challenger was not trained on. The challenger is promoted where
+    a comparison says nothing: there is no champion, the champion is of another profile or
+    objective, or it was trained on (nearly) all rows that are left.
+    """
+    if champion is None:
+        return Promotion(True, "there is no champion yet")
+    for fact in ("profile_fingerprint", "ttft_slo_ms"):
+        was, now = getattr(champion.card, fact), getattr(challenger.card, fact)
+        if was != now:
+            return Promotion(True, f"the champion has another {fact}: {was}, not {now}")
+    unseen = rows_not_trained_on(champion.training_rows, held_out)
+    ran = int((~unseen["out_of_memory"].astype(bool)).sum())
+    if ran < MINIMUM_COMPARED_ROWS:
+        return Promotion(
+            True,
+            f"the champion was trained on the held-out rows: {ran} are left to compare on, "
+            f"{MINIMUM_COMPARED_ROWS} are needed",
+        )
+    new, old = evaluate(challenger, unseen), evaluate(champion, unseen)
+    promoted = is_better(new, old)
+    verdict = "is better" if promoted else "is not better"
+    return Promotion(promoted, f"{verdict} on {len(unseen)} rows that neither has seen", new, old)
 
 
 def is_better(challenger: MaxpackScores, champion: MaxpackScores) -> bool:
     """Whether the challenger's risk is strictly closer to the truth and its throughput no worse.
 
-    Both must have been scored on the same configurations, which neither was trained on. The risk is
+    Both must have been scored on the same configurations, and neither trained on them. The risk is
     compared by Brier score; the throughput error may grow by a tenth at most.
     """
     return (

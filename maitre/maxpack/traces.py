@@ -66,6 +66,18 @@ def make_traces(
     return pd.concat([features, pd.DataFrame(rows)], axis=1)
 
 
+def at_objective(traces: pd.DataFrame, ttft_slo_ms: float) -> pd.DataFrame:
+    """Return the traces with `healthy` judged at another objective for the time to first token.
+
+    The simulations stay as they are: `starved` does not depend on the objective, and
+    `ttft_p99_ms` holds the worst 99th percentile of the server and its adapters (NaN: an adapter
+    got no answer, so no objective is met).
+    """
+    in_time = traces["ttft_p99_ms"].to_numpy() <= ttft_slo_ms
+    lost = traces["starved"].astype(bool) | traces["out_of_memory"].astype(bool)
+    return traces.assign(healthy=in_time & ~lost.to_numpy(), ttft_slo_ms=float(ttft_slo_ms))
+
+
 def point_features(profile: ServerProfile, points: Sequence[Point]) -> pd.DataFrame:
     """The model's features of configurations, one row each."""
     pairs = sorted({(config.max_loras, config.max_lora_rank) for config, _ in points})

@@ -84,8 +84,9 @@ class PlacementSettings:
             )
         if card.ttft_slo_ms != self.ttft_slo_ms:
             raise PlacementError(
-                f"the capacity model was fitted for a time to first token of "
-                f"{card.ttft_slo_ms:g} ms, not {self.ttft_slo_ms:g} ms; fit it for that"
+                f"the capacity model is for a time to first token of {card.ttft_slo_ms:g} ms: "
+                f"expected {self.ttft_slo_ms:g} ms; fit one for it "
+                f"(maitre maxpack fit TRACES FOLDER --ttft-slo {self.ttft_slo_ms:g})"
             )
 
 

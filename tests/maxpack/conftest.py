@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from maitre.maxpack.design import design
+from maitre.maxpack.fit import fit_model
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.traces import make_traces
 from maitre.twin import ServerProfile
@@ -21,4 +22,4 @@ def traces(profile: ServerProfile) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def model(traces: pd.DataFrame) -> MaxpackModel:
-    return MaxpackModel.fit(traces, iterations=40)
+    return fit_model(traces, iterations=40)

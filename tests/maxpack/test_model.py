@@ -9,11 +9,13 @@ import pytest
 from maitre.maxpack.active import uncertain_points
 from maitre.maxpack.card import MaxpackError, fingerprint_of
 from maitre.maxpack.design import Point, design
-from maitre.maxpack.evaluate import evaluate, risk_reliability, split_traces
+from maitre.maxpack.evaluate import evaluate, risk_reliability
+from maitre.maxpack.fit import fit_model
 from maitre.maxpack.inputs import FEATURES
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.recommend import recommend_server
 from maitre.maxpack.scores import macro_f1, symmetric_error
+from maitre.maxpack.split import split_traces
 from maitre.maxpack.traces import make_traces, point_features
 from maitre.twin import AdapterLoad, ServerProfile
 
@@ -69,7 +71,7 @@ def test_the_model_learns_and_reads_back(
 
 
 def test_fitting_is_reproducible(traces: pd.DataFrame) -> None:
-    one, two = (MaxpackModel.fit(traces, 7, iterations=10) for _ in range(2))
+    one, two = (fit_model(traces, 7, iterations=10) for _ in range(2))
     pd.testing.assert_frame_equal(one.predict(traces), two.predict(traces))
 
 
@@ -89,14 +91,14 @@ def test_what_active_learning_asked_for_is_never_held_out(traces: pd.DataFrame) 
 
 def test_unusable_traces_are_refused(traces: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(MaxpackError, match="lack the columns fill"):
-        MaxpackModel.fit(traces.drop(columns="fill"))
+        fit_model(traces.drop(columns="fill"))
     with pytest.raises(MaxpackError, match="needs 40"):
-        MaxpackModel.fit(traces.iloc[:10])
+        fit_model(traces.iloc[:10])
     with pytest.raises(MaxpackError, match="alike"):
-        MaxpackModel.fit(traces.assign(healthy=True, starved=False))
+        fit_model(traces.assign(healthy=True, starved=False))
     mixed = traces.assign(profile=["a", *traces["profile"][1:]])
     with pytest.raises(MaxpackError, match="several values of profile"):
-        MaxpackModel.fit(mixed)
+        fit_model(mixed)
     with pytest.raises(MaxpackError, match="holds no capacity model"):
         MaxpackModel.load(tmp_path / "absent")
 
