@@ -31,8 +31,8 @@ from benchmarks.warm_services import (
 )
 from benchmarks.warm_simulated import compare
 from maitre.requests.request import OPEN_STATES, RequestState
-from maitre.workers.launch.graphql import Dagster
-from maitre.workers.services_file import while_up
+from maitre.workers.launch.graphql import DagsterClient
+from maitre.workers.running_services import with_running_services
 
 KILL_EVERY_S = 60.0
 CHAOS_AT_MOST_S = 660.0
@@ -107,7 +107,7 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
     """A worker killed with -9 in mid-job: until another trains, and the steps that were lost."""
     draws = random.Random(seed)
     again, lost = [], []
-    dagster = Dagster(while_up(services.settings).dagster_url)
+    dagster = DagsterClient(with_running_services(services.settings).dagster_url)
     for number in range(count):
         services.idle(2)
         request = services.submit_row(tasks[number % len(tasks)], steps=200)
@@ -193,7 +193,7 @@ def _fates(services: Services, requests: list[str]) -> dict[str, Any]:
 def group(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
     """Seconds of an iteration with one worker and with two that share each batch."""
     del seed
-    dagster = Dagster(while_up(services.settings).dagster_url)
+    dagster = DagsterClient(with_running_services(services.settings).dagster_url)
     found: dict[str, list[float]] = {}
     for number in range(count):
         for size in (1, 2):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from maitre.tracking.store import TrackedRun, TrackingStore
-from maitre.workers.leases import PlacementLost
+from maitre.workers.leases import LeaseLost
 
 
 class MlflowTracking(dg.ConfigurableResource):
@@ -37,7 +37,7 @@ class MlflowTracking(dg.ConfigurableResource):
         if context.has_partition_key:
             tags["dagster/partition"] = context.partition_key
         # A lost lease means that another worker continues the MLflow run, or has ended it.
-        with self.store().run(tags, name or asset, leave_open_on=(PlacementLost,)) as run:
+        with self.store().run(tags, name or asset, leave_open_on=(LeaseLost,)) as run:
             yield run
 
 

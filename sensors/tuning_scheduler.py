@@ -10,14 +10,18 @@ from maitre.requests import RequestState, TuningRequest
 from maitre.requests.request import OPEN_STATES
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
-from maitre.workers.launch.request_runs import is_re_execution
-from maitre.workers.launch.run_tags import ATTEMPT_TAG, REQUEST_TAG
-from maitre.workers.launch.tune_run import config_of, tags_of
+from maitre.workers.launch.run_tags import (
+    ATTEMPT_TAG,
+    REQUEST_TAG,
+    config_of,
+    is_re_execution,
+    tags_of,
+)
 from maitre.workers.pool.pool import pool_of
+from maitre.workers.running_services import with_running_services
 from maitre.workers.scheduling.cluster_file import unplanned
 from maitre.workers.scheduling.round import HOLD_S, StartRun, now_utc
-from maitre.workers.scheduling.tick import Watch
-from maitre.workers.services_file import while_up
+from maitre.workers.scheduling.tick import Tick
 from resources.request_queue import RequestQueue
 
 _FATE = {
@@ -64,8 +68,8 @@ def tuning_scheduler(
     else:
         for note in unplanned(settings, store.find([RequestState.QUEUED])):
             context.log.warning(note)
-        starts = Watch(
-            while_up(settings), context.instance, pool, waiting, context.log.info
+        starts = Tick(
+            with_running_services(settings), context.instance, pool, waiting, context.log.info
         ).starts()
     tasks = sorted({start.request.task for start in starts})
     return dg.SensorResult(

@@ -121,7 +121,7 @@ def test_a_command_refuses_a_bad_catalogue(
         (["place", "adapters.csv", "--profile", "h900"], "'h900'"),
         (["tune", "absent", "--deadline", "10m"], "no task 'absent'"),
         (["tune", "first", "--deadline", "soon"], "deadline 'soon'"),
-        (["tune", "first", "--deadline", "2001-01-01"], "has passed already"),
+        (["tune", "first", "--deadline", "2001-01-01"], "has passed: expected a time after"),
     ],
 )
 def test_a_command_names_what_is_not_there(

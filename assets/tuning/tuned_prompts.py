@@ -12,7 +12,7 @@ from assets.tuning.prompt_bank import load_bank, prompt_bank
 from assets.tuning.tuned_prompt_record import add_to_bank
 from maitre.progress import LoggedProgress
 from maitre.tracking.tuned_prompt import register_tuned_prompt
-from maitre.workers.process.held_run import Told, held_run
+from maitre.workers.process.run_context import TuningInputs, current_run
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
@@ -95,7 +95,7 @@ def tuned_prompts(
     if _is_stored(context):
         # Its worker was lost after that: there is nothing left to do, or to report once more.
         return dg.MaterializeResult()
-    held = held_run()
+    held = current_run()
     task = find_task(inputs.tasks, context.partition_key)
     model = language_model.load()
     if config.lookup:
@@ -128,8 +128,8 @@ def tuned_prompts(
     else:
         held.enter("tuning", config.max_iterations)
         begin = start.choice.prompt
-        told = Told(model, task, begin, config.tune_config(), config.seed)
-        with held.together(told) as workers:
+        tuning_inputs = TuningInputs(model, task, begin, config.tune_config(), config.seed)
+        with held.form_group(tuning_inputs) as workers:
             tuned = tune(
                 model,
                 task,
@@ -141,7 +141,7 @@ def tuned_prompts(
             )
         lines = {"from the bank": tuned}
     # From here on there are effects outside of the run: only if it is still this worker's.
-    held.check()
+    held.check_lease()
     held.enter("registering")
     with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
         figures = _figures(task, start, lines)
@@ -158,8 +158,10 @@ def tuned_prompts(
             y="eval loss",
         )
         run.picture(figure, "curves.png")
-        version = register_tuned_prompt(mlflow.store(), run, model, task, tuned, held.check)
-        add_to_bank(home, model, task, tuned, figures["iterations_cold"], run.run_id, held.check)
+        version = register_tuned_prompt(mlflow.store(), run, model, task, tuned, held.check_lease)
+        add_to_bank(
+            home, model, task, tuned, figures["iterations_cold"], run.run_id, held.check_lease
+        )
         if config.has_target():
             saved = record_use(
                 home,
@@ -169,7 +171,7 @@ def tuned_prompts(
                 tuned,
                 lines.get("cold"),
                 run_id=run.run_id,
-                check=held.check,
+                check=held.check_lease,
             )
             figures["iterations_saved"] = saved
     context.log.info(
@@ -212,7 +214,7 @@ def _cold_start(model: "BaseModel", config: TuneRequestConfig) -> "Lookup":
 
 def _teller(context: dg.AssetExecutionContext, config: TuneRequestConfig) -> "Any":
     progress = LoggedProgress(context.log, "iterations")
-    held = held_run()
+    held = current_run()
 
     def tell(iteration: "IterationReport") -> None:
         held.step(iteration.iteration)

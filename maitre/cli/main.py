@@ -55,6 +55,6 @@ def main() -> None:
 
 def _passing() -> tuple[type[Exception], ...]:
     """Errors of the warm pool and of the database; asked for only when something was raised."""
-    from maitre.workers.transient_errors import PASSING
+    from maitre.workers.transient_errors import TRANSIENT_ERRORS
 
-    return PASSING
+    return TRANSIENT_ERRORS

@@ -49,7 +49,7 @@ def submit(
     settings = Settings.read()
     find_task(settings.tasks, task)
     now = datetime.now(UTC)
-    wish = submission.Wish(
+    order = submission.TuneOrder(
         task,
         parse_deadline(deadline, now),
         tenant=tenant,
@@ -58,7 +58,7 @@ def submit(
         lookup=lookup,
         accept_late=accept_late,
     )
-    submitted = submission.submit(settings, wish, now)
+    submitted = submission.submit(settings, order, now)
     request = submitted.request
     if json:
         print_json(asdict(request))
@@ -135,13 +135,13 @@ def cancel(request_id: str, json: Json = False) -> None:
 
     request = _store().cancel(request_id, now=datetime.now(UTC))
     if request.cancel_requested and request.run_id is not None:
-        from maitre.workers.launch.graphql import Dagster, GraphqlError
-        from maitre.workers.services_file import while_up
+        from maitre.workers.launch.graphql import DagsterClient, GraphqlError
+        from maitre.workers.running_services import with_running_services
 
-        url = while_up(Settings.read()).dagster_url
+        url = with_running_services(Settings.read()).dagster_url
         try:
             if url:
-                Dagster(url).terminate(request.run_id)
+                DagsterClient(url).terminate(request.run_id)
         except GraphqlError as error:
             # The scheduler cancels it at its next round.
             print(f"maitre: not cancelled at once: {error}", file=sys.stderr)

@@ -1,5 +1,7 @@
-"""What goes wrong with the servers of one machine; light to import, for whoever reports it."""
+"""The error of a server process; light to import, for code that only reports it."""
+
+from maitre.errors import UserError
 
 
-class ServiceError(RuntimeError):
-    """A server did not come up or went down; the message says which and where its log is."""
+class ServiceError(UserError):
+    """A server process did not start or has ended; the message names it and its log file."""

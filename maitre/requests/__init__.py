@@ -1,6 +1,7 @@
 """The queue of tuning requests: tables in SQLite or PostgreSQL, through SQLAlchemy.
 
-`request` says what a request is, `store` what can be done with the queue, `tables` how it is kept.
+`request` defines a request and its defaults, `store` reads and changes the queue, `tables` keeps it
+in a database.
 """
 
 from maitre.requests.request import RequestError, RequestState, TuningRequest

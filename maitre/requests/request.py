@@ -1,15 +1,26 @@
-"""What a tuning request is."""
+"""A tuning request: its fields, its states, its defaults, and what a new one must satisfy."""
 
+import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+
+from maitre.errors import UserError
+
+DEFAULT_ITERATIONS = 40
+"""Optimiser steps of a request that names no number, and its estimate where there is no other."""
+DEFAULT_TENANT = "default"
+"""Whose request it is where nobody is named."""
+MAX_NAME_LENGTH = 200
+"""Characters of a name or key: what the tables have room for."""
+MAX_ITERATIONS = 1_000_000
 
 
 class RequestState(StrEnum):
-    """Where a request stands; the last three are final.
+    """How far a request is; the last three states are final.
 
-    `starting`: handed to one launcher, which holds it for a while and either makes a run of it or
-    gives it back.
+    `starting`: one launcher holds the request for a while and either starts a run for it or gives
+    it back.
     """
 
     QUEUED = "queued"
@@ -21,7 +32,7 @@ class RequestState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens to such a request by itself."""
+        """Return whether the state changes only by a retry."""
         return self in FINAL_STATES
 
 
@@ -29,8 +40,8 @@ FINAL_STATES = (RequestState.DONE, RequestState.FAILED, RequestState.CANCELLED)
 OPEN_STATES = tuple(state for state in RequestState if state not in FINAL_STATES)
 
 
-class RequestError(ValueError):
-    """A request cannot be taken, found or changed; the message says which and why."""
+class RequestError(UserError, ValueError):
+    """A request cannot be accepted, found or changed; the message names it and the reason."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,8 @@ class TuningRequest:
     """A task to tune by a deadline.
 
     `attempt` counts from 1 and rises with every retry. `iterations_cold` and `iterations_bank` are
-    estimates; `lookup` asks the bank for a start. `owner` holds a starting request until
-    `held_until`. `predicted_finish_at` and `predicted_price` are what was told at submission.
+    estimates; `lookup` asks the prompt bank for a start. `owner` holds a starting request until
+    `held_until`. `predicted_finish_at` and `predicted_price` are the forecast at submission.
     """
 
     request_id: str
@@ -50,9 +61,9 @@ class TuningRequest:
     deadline_at: datetime
     state: RequestState
     attempt: int = 1
-    iterations_cold: float = 40.0
-    iterations_bank: float = 40.0
-    max_iterations: int = 40
+    iterations_cold: float = float(DEFAULT_ITERATIONS)
+    iterations_bank: float = float(DEFAULT_ITERATIONS)
+    max_iterations: int = DEFAULT_ITERATIONS
     lookup: bool = True
     idempotency_key: str | None = None
     predicted_finish_at: datetime | None = None
@@ -66,5 +77,77 @@ class TuningRequest:
 
     @property
     def run_key(self) -> str:
-        """The key under which this attempt is run: at most one run has it."""
+        """Return the key of this attempt's run: at most one run has it."""
         return f"{self.request_id}-{self.attempt}"
+
+
+def new_request(
+    task: str,
+    *,
+    deadline_at: datetime,
+    now: datetime,
+    base_model: str = "",
+    tenant: str = DEFAULT_TENANT,
+    idempotency_key: str | None = None,
+    max_iterations: int = DEFAULT_ITERATIONS,
+    iterations_cold: float | None = None,
+    iterations_bank: float | None = None,
+    lookup: bool = True,
+) -> TuningRequest:
+    """Return a queued request with an id of its own; nothing is written.
+
+    An estimate that is not given is `max_iterations`. Raises `RequestError` when the deadline is
+    not after `now`, a time has no zone, or a field is out of bounds.
+    """
+    now, deadline_at = in_utc("time", now), in_utc("deadline", deadline_at)
+    check_deadline(deadline_at, now)
+    check_names(
+        task=task, base_model=base_model or None, tenant=tenant, idempotency_key=idempotency_key
+    )
+    if not 1 <= max_iterations <= MAX_ITERATIONS:
+        raise RequestError(
+            f"max_iterations: expected 1 to {MAX_ITERATIONS:,}; got {max_iterations}"
+        )
+    return TuningRequest(
+        request_id=uuid.uuid4().hex,
+        task=task,
+        base_model=base_model,
+        tenant=tenant,
+        submitted_at=now,
+        deadline_at=deadline_at,
+        state=RequestState.QUEUED,
+        iterations_cold=float(max_iterations if iterations_cold is None else iterations_cold),
+        iterations_bank=float(max_iterations if iterations_bank is None else iterations_bank),
+        max_iterations=max_iterations,
+        lookup=lookup,
+        idempotency_key=idempotency_key,
+    )
+
+
+def check_deadline(deadline_at: datetime, now: datetime) -> None:
+    """Raise `RequestError` when the deadline is not after `now`."""
+    if deadline_at <= now:
+        raise RequestError(
+            f"deadline {deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed: expected a time after "
+            f"{now:%Y-%m-%d %H:%M:%S %Z}"
+        )
+
+
+def check_names(**names: str | None) -> None:
+    """Raise `RequestError` for a name that is empty or too long; `None` stands for no name."""
+    for field, name in names.items():
+        what = field.replace("_", " ")
+        if name is not None and not name.strip():
+            raise RequestError(f"{what}: must not be empty")
+        if name is not None and len(name) > MAX_NAME_LENGTH:
+            raise RequestError(
+                f"{what} {name[:20]}…: expected at most {MAX_NAME_LENGTH} characters; "
+                f"got {len(name)}"
+            )
+
+
+def in_utc(name: str, moment: datetime) -> datetime:
+    """Return the moment in UTC; raise `RequestError` naming it when it has no time zone."""
+    if moment.tzinfo is None:
+        raise RequestError(f"{name} {moment.isoformat()} has no time zone: expected one, as +00:00")
+    return moment.astimezone(UTC)

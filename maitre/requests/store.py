@@ -1,32 +1,113 @@
 """The request queue in plain SQLAlchemy.
 
-Every change of state compares and sets in one statement, so that of any number of readers, in any
-number of processes, exactly one wins.
+Every change of state compares and sets in one statement: of any number of readers, in any number of
+processes, exactly one succeeds.
 """
 
-import uuid
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
-from maitre.requests.acceptance import check_new
-from maitre.requests.moments import in_utc
-from maitre.requests.reader import RequestReader
 from maitre.requests.request import (
+    DEFAULT_TENANT,
     FINAL_STATES,
     OPEN_STATES,
     RequestError,
     RequestState,
     TuningRequest,
+    check_deadline,
+    check_names,
+    in_utc,
+    new_request,
 )
-from maitre.requests.tables import requests
+from maitre.requests.tables import engine, requests
 
 
 @dataclass(frozen=True)
-class RequestStore(RequestReader):
-    """Tuning requests kept under a SQLAlchemy URL (`sqlite:///…`, `postgresql+psycopg2://…`)."""
+class RequestStore:
+    """Tuning requests in the database of a SQLAlchemy URL.
+
+    `sqlite:///FILE` or `postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE`.
+    """
+
+    url: str
+
+    def find(
+        self, states: Sequence[RequestState] = tuple(RequestState), limit: int = 1000
+    ) -> list[TuningRequest]:
+        """Return requests in any of `states`, the earliest deadline first."""
+        query = (
+            sa.select(requests)
+            .where(requests.c.state.in_([str(s) for s in states]))
+            .order_by(requests.c.deadline_at, requests.c.submitted_at)
+            .limit(limit)
+        )
+        with self._transaction() as connection:
+            return [_request(row) for row in connection.execute(query)]
+
+    def last_ended(self, limit: int) -> list[TuningRequest]:
+        """Return the requests that have ended, the last one first."""
+        query = (
+            sa.select(requests)
+            .where(requests.c.state.in_([str(s) for s in FINAL_STATES]))
+            .order_by(requests.c.finished_at.desc())
+            .limit(limit)
+        )
+        with self._transaction() as connection:
+            return [_request(row) for row in connection.execute(query)]
+
+    def newest(self, limit: int) -> tuple[list[TuningRequest], int]:
+        """Return at most `limit` requests, the newest last, and how many were left out.
+
+        Open requests have precedence over those that have ended.
+        """
+        is_over = requests.c.state.in_([str(s) for s in FINAL_STATES])
+        moment = sa.func.coalesce(requests.c.finished_at, requests.c.submitted_at)
+        query = sa.select(requests).order_by(is_over, moment.desc()).limit(limit)
+        with self._transaction() as connection:
+            rows = [_request(row) for row in connection.execute(query)]
+            total = connection.scalar(sa.select(sa.func.count()).select_from(requests))
+        rows.sort(key=lambda request: request.submitted_at)
+        return rows, (total or 0) - len(rows)
+
+    def get(self, request_id: str) -> TuningRequest:
+        """Return the request of that id; raise `RequestError` when it does not exist."""
+        query = sa.select(requests).where(requests.c.request_id == request_id)
+        with self._transaction() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise RequestError(f"no tuning request {request_id!r}: `maitre requests list` has all")
+        return _request(row)
+
+    def submitted(
+        self, task: str, base_model: str, tenant: str, idempotency_key: str | None
+    ) -> TuningRequest | None:
+        """Return the request that the tenant has submitted with the key, if there is one.
+
+        Raises `RequestError` when that request is for another task or base model.
+        """
+        if idempotency_key is None:
+            return None
+        check_names(tenant=tenant, idempotency_key=idempotency_key)
+        query = sa.select(requests).where(
+            requests.c.tenant == tenant, requests.c.idempotency_key == idempotency_key
+        )
+        with self._transaction() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        there = _request(row)
+        if (there.task, there.base_model) != (task, base_model):
+            raise RequestError(
+                f"idempotency key {idempotency_key!r} stands for request "
+                f"{there.request_id} (task {there.task}) of tenant {there.tenant}: "
+                "give another key"
+            )
+        return there
 
     def submit(
         self,
@@ -35,52 +116,50 @@ class RequestStore(RequestReader):
         deadline_at: datetime,
         now: datetime,
         base_model: str = "",
-        tenant: str = "default",
+        tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
-        **estimates: Any,
+        **fields: Any,
     ) -> TuningRequest:
-        """Add a request. With an `idempotency_key` that its tenant has used, return that one.
+        """Add a request, or return the one that its tenant has submitted with the same key.
 
-        That is so whatever the time is and however far it is: a client may ask again later.
-
-        `estimates` are further fields of `TuningRequest` (iterations, predictions). Raises
-        `RequestError` when the deadline is not after `now`, the key stands for another task, or a
-        field is not what `acceptance` asks for.
+        The time and the state of that one do not matter: a client may ask again later. `fields`
+        are further arguments of `new_request`, which raises `RequestError` for a value that is out
+        of bounds; so does a key that stands for another task.
         """
         there = self.submitted(task, base_model, tenant, idempotency_key)
         if there is not None:
             return there
-        now, deadline_at = in_utc("time", now), in_utc("deadline", deadline_at)
-        if deadline_at <= now:
-            raise RequestError(f"deadline {deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed already")
-        request = TuningRequest(
-            request_id=uuid.uuid4().hex,
-            task=task,
-            base_model=base_model,
-            tenant=tenant,
-            submitted_at=now,
-            deadline_at=deadline_at,
-            state=RequestState.QUEUED,
-            idempotency_key=idempotency_key,
-            **estimates,
+        return self.add(
+            new_request(
+                task,
+                deadline_at=deadline_at,
+                now=now,
+                base_model=base_model,
+                tenant=tenant,
+                idempotency_key=idempotency_key,
+                **fields,
+            )
         )
-        check_new(request)
+
+    def add(self, request: TuningRequest) -> TuningRequest:
+        """Add a new request; return the earlier one where another process has used its key."""
         try:
-            with self._begin() as connection:
+            with self._transaction() as connection:
                 connection.execute(requests.insert().values(**vars(request)))
         except sa.exc.IntegrityError:
-            # Somebody else has used the key since.
-            there = self.submitted(task, base_model, tenant, idempotency_key)
+            there = self.submitted(
+                request.task, request.base_model, request.tenant, request.idempotency_key
+            )
             if there is None:
                 raise
             return there
         return request
 
     def take(self, request_id: str, *, owner: str, now: datetime, hold_s: float) -> bool:
-        """Hand the request to `owner`, who makes a run of it within `hold_s`; whether it got it.
+        """Let `owner` hold the request for `hold_s` to start its run; return whether it does.
 
-        What is queued can be taken, and what was held too long without becoming a run; but
-        nothing that is to be cancelled.
+        A queued request can be taken, and a starting one whose hold has run out without a run; a
+        request that is to be cancelled cannot.
         """
         return self._change(
             request_id,
@@ -98,9 +177,9 @@ class RequestStore(RequestReader):
         message: str | None = None,
         now: datetime | None = None,
     ) -> bool:
-        """Queue a request again that `owner` holds and could not start; whether it held it.
+        """Queue a request again that `owner` holds and could not start; return whether it held it.
 
-        One that was to be cancelled meanwhile is cancelled.
+        A request that somebody has asked to cancel meanwhile is cancelled.
         """
         held = (requests.c.state == str(RequestState.STARTING)) & (requests.c.owner == owner)
         if self._end_cancelled(request_id, held, now or datetime.now(UTC)):
@@ -109,15 +188,31 @@ class RequestStore(RequestReader):
         queued = str(RequestState.QUEUED)
         if self._change(request_id, held & ~requests.c.cancel_requested, state=queued, **released):
             return True
-        # The cancel has come between these two.
+        # Somebody has asked to cancel it between these two statements.
         return self._end_cancelled(request_id, held, now or datetime.now(UTC))
 
     def end_cancelled(self, request_id: str, *, now: datetime) -> bool:
-        """End a request that is to be cancelled and that nobody makes a run of; whether it was.
+        """Cancel a request that is to be cancelled and that nobody holds; return whether it was.
 
-        For whoever knows that it has no run: one whose holder went silent may have one.
+        Call it only for a request that is known to have no run: a holder that went silent may have
+        started one.
         """
         return self._end_cancelled(request_id, _is_free(now), now)
+
+    def reject(self, request_id: str, *, reason: str, now: datetime) -> bool:
+        """End a request that waits for its first run as failed; return whether it waited.
+
+        A request that is to be cancelled is left alone: it ends as cancelled.
+        """
+        return self._change(
+            request_id,
+            _is_free(now) & ~requests.c.cancel_requested,
+            state=str(RequestState.FAILED),
+            owner=None,
+            held_until=None,
+            finished_at=now,
+            message=reason,
+        )
 
     def move(
         self,
@@ -129,7 +224,7 @@ class RequestStore(RequestReader):
         run_id: str | None = None,
         message: str | None = None,
     ) -> bool:
-        """Change a request's state if it is still `expected`; whether it was."""
+        """Change a request's state if it is still `expected`; return whether it was."""
         values: dict[str, Any] = {"state": str(state), "message": message}
         if run_id is not None:
             values["run_id"] = run_id
@@ -138,10 +233,10 @@ class RequestStore(RequestReader):
         return self._change(request_id, requests.c.state == str(expected), **values)
 
     def bind_run(self, request_id: str, *, attempt: int, run_id: str) -> bool:
-        """Make the run the one of the request's attempt; whether it is that now.
+        """Bind the run to the request's attempt; return whether it is bound to it now.
 
-        Of any number of runs for one attempt the first one that asks gets it, for good; none gets
-        an attempt that is over.
+        Of any number of runs for one attempt the first one that asks is bound, for good. An attempt
+        that is over binds no run.
         """
         is_open = requests.c.state.in_([str(state) for state in OPEN_STATES])
         unbound = requests.c.run_id.is_(None) | (requests.c.run_id == run_id)
@@ -149,18 +244,18 @@ class RequestStore(RequestReader):
         return self._change(request_id, is_open & unbound & same, run_id=run_id)
 
     def cancel(self, request_id: str, *, now: datetime) -> TuningRequest:
-        """Cancel: at once what is queued; of what has started the run is to be terminated.
+        """Cancel a queued request at once; ask for the run of a started one to be terminated.
 
-        The second kind keeps its state, with `cancel_requested` set, until its run has ended.
+        A started request keeps its state, with `cancel_requested` set, until its run has ended.
         Raises `RequestError` for a request that has ended.
         """
         queued = requests.c.state == str(RequestState.QUEUED)
         cancelled = {"state": str(RequestState.CANCELLED), "finished_at": now}
-        begun = requests.c.state.in_([str(RequestState.STARTING), str(RequestState.LAUNCHED)])
+        started = requests.c.state.in_([str(RequestState.STARTING), str(RequestState.LAUNCHED)])
         while True:
             if self._change(request_id, queued, message="cancelled in the queue", **cancelled):
                 return self.get(request_id)
-            if self._change(request_id, begun, cancel_requested=True):
+            if self._change(request_id, started, cancel_requested=True):
                 return self.get(request_id)
             request = self.get(request_id)
             if request.state.is_final:
@@ -169,25 +264,23 @@ class RequestStore(RequestReader):
     def to_retry(
         self, request_id: str, *, now: datetime, deadline_at: datetime | None = None
     ) -> TuningRequest:
-        """A failed or cancelled request with the deadline that `retry` would give it.
+        """Return a failed or cancelled request with the deadline that `retry` would give it.
 
-        Raises `RequestError` for any other state, or when its deadline has passed and no new one
-        is given.
+        Raises `RequestError` for a request in any other state, and when its deadline has passed and
+        no new one is given.
         """
         request = self.get(request_id)
         if request.state not in (RequestState.FAILED, RequestState.CANCELLED):
             raise RequestError(
                 f"request {request_id} is {request.state}: "
-                "only what has failed or was cancelled can be tried again"
+                "only a failed or cancelled request can be tried again"
             )
-        new_at = in_utc("deadline", deadline_at or request.deadline_at)
-        if new_at <= in_utc("time", now):
-            passed = (
-                "its deadline has passed; give a new one with --deadline"
-                if deadline_at is None
-                else f"deadline {new_at:%Y-%m-%d %H:%M:%S %Z} has passed already"
+        new_at, now = in_utc("deadline", deadline_at or request.deadline_at), in_utc("time", now)
+        if deadline_at is None and new_at <= now:
+            raise RequestError(
+                f"request {request_id}: its deadline has passed; give a new one with --deadline"
             )
-            raise RequestError(f"request {request_id}: {passed}")
+        check_deadline(new_at, now)
         return replace(request, deadline_at=new_at)
 
     def retry(
@@ -199,7 +292,7 @@ class RequestStore(RequestReader):
         predicted_finish_at: datetime | None = None,
         predicted_price: float | None = None,
     ) -> TuningRequest:
-        """Queue a failed or cancelled request once more, as its next attempt, with what is told.
+        """Queue a failed or cancelled request again, as its next attempt, with a new forecast.
 
         Raises what `to_retry` raises.
         """
@@ -220,7 +313,7 @@ class RequestStore(RequestReader):
             message=None,
         )
         if not changed:
-            raise RequestError(f"request {request_id}: somebody else has tried it again")
+            raise RequestError(f"request {request_id}: another retry has queued it already")
         return self.get(request_id)
 
     def _end_cancelled(self, request_id: str, holds: sa.ColumnElement[bool], now: datetime) -> bool:
@@ -235,13 +328,24 @@ class RequestStore(RequestReader):
         )
 
     def _change(self, request_id: str, holds: sa.ColumnElement[bool], **values: Any) -> bool:
+        """Set the values where the condition `holds`; return whether it did."""
         change = requests.update().where(requests.c.request_id == request_id, holds)
-        with self._begin() as connection:
+        with self._transaction() as connection:
             return connection.execute(change.values(**values)).rowcount == 1
+
+    def _transaction(self) -> AbstractContextManager[sa.Connection]:
+        """Return a transaction, which commits when its block ends."""
+        return engine(self.url).begin()
 
 
 def _is_free(now: datetime) -> sa.ColumnElement[bool]:
-    """Whether nobody holds a request, or did so for too long without making a run of it."""
+    """Return whether a request is queued, or was held too long without a run."""
     starting = requests.c.state == str(RequestState.STARTING)
     held_too_long = starting & (requests.c.held_until < now) & requests.c.run_id.is_(None)
     return (requests.c.state == str(RequestState.QUEUED)) | held_too_long
+
+
+def _request(row: sa.Row) -> TuningRequest:
+    values = dict(row._mapping)
+    values["state"] = RequestState(values["state"])
+    return TuningRequest(**values)

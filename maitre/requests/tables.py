@@ -1,30 +1,54 @@
-"""The tables of the request queue, and the engine to reach them."""
+"""The table of the request queue, and the engine of a database URL."""
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
-from maitre.requests.moments import Moment
-from maitre.requests.request import RequestError
+from maitre.requests.request import (
+    DEFAULT_ITERATIONS,
+    MAX_NAME_LENGTH,
+    RequestError,
+    in_utc,
+)
 
-metadata = sa.MetaData()
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """A time with its zone. SQLite keeps no zone, so the database holds UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _: sa.Dialect) -> datetime | None:
+        """Convert to UTC; raise `RequestError` for a time without a zone."""
+        return None if value is None else in_utc("a stored time", value)
+
+    def process_result_value(self, value: Any, _: sa.Dialect) -> datetime | None:
+        """Convert to UTC; rows of older versions are in UTC already."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+REQUEST_TABLES = sa.MetaData()
 requests = sa.Table(
     "tuning_requests",
-    metadata,
+    REQUEST_TABLES,
     sa.Column("request_id", sa.String(32), primary_key=True),
-    sa.Column("task", sa.String(200), nullable=False),
-    sa.Column("base_model", sa.String(200), nullable=False, server_default=""),
-    sa.Column("tenant", sa.String(200), nullable=False),
+    sa.Column("task", sa.String(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("base_model", sa.String(MAX_NAME_LENGTH), nullable=False, server_default=""),
+    sa.Column("tenant", sa.String(MAX_NAME_LENGTH), nullable=False),
     sa.Column("submitted_at", Moment, nullable=False),
     sa.Column("deadline_at", Moment, nullable=False),
     sa.Column("state", sa.String(20), nullable=False, index=True),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
-    sa.Column("iterations_cold", sa.Float, nullable=False, server_default="40"),
-    sa.Column("iterations_bank", sa.Float, nullable=False, server_default="40"),
-    sa.Column("max_iterations", sa.Integer, nullable=False, server_default="40"),
+    sa.Column("iterations_cold", sa.Float, nullable=False, server_default=str(DEFAULT_ITERATIONS)),
+    sa.Column("iterations_bank", sa.Float, nullable=False, server_default=str(DEFAULT_ITERATIONS)),
+    sa.Column("max_iterations", sa.Integer, nullable=False, server_default=str(DEFAULT_ITERATIONS)),
     sa.Column("lookup", sa.Boolean, nullable=False, server_default=sa.true()),
-    sa.Column("idempotency_key", sa.String(200)),
+    sa.Column("idempotency_key", sa.String(MAX_NAME_LENGTH)),
     sa.Column("predicted_finish_at", Moment),
     sa.Column("predicted_price", sa.Float),
     sa.Column("owner", sa.Text),
@@ -35,28 +59,10 @@ requests = sa.Table(
     sa.Column("message", sa.Text),
     sa.UniqueConstraint("tenant", "idempotency_key", name="one_request_per_key"),
 )
-# Which worker holds a run now: see `maitre.workers.leases`.
-placements = sa.Table(
-    "placements",
-    metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("attempt", sa.String(32), nullable=False),
-    sa.Column("worker", sa.String(200), nullable=False),
-    sa.Column("url", sa.String(200), nullable=False),
-    sa.Column("state", sa.String(20), nullable=False, index=True),
-    sa.Column("placed_at", Moment, nullable=False),
-    sa.Column("lease_until", Moment, nullable=False),
-    sa.Column("others", sa.Text, nullable=False, server_default=""),
-    sa.Column("meeting", sa.String(200)),
-    sa.Column("message", sa.Text),
-    sa.Column("iterations", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("taken", sa.Integer, nullable=False, server_default="1"),
-)
 
-_WAITS: dict[str, dict[str, float]] = {
+_DRIVER_TIMEOUTS: dict[str, dict[str, float]] = {
     "sqlite": {"timeout": 30.0},
-    # A server that is silent, as its node is gone, refuses nothing: libpq would wait for minutes.
+    # A server whose node is gone refuses nothing: libpq would wait for minutes.
     "postgresql": {
         "connect_timeout": 5,
         "keepalives_idle": 5,
@@ -65,40 +71,46 @@ _WAITS: dict[str, dict[str, float]] = {
         "tcp_user_timeout": 10_000,
     },
 }
-"""How long the drivers wait for a lock or for an answer."""
+"""How long each driver waits for a lock or for an answer."""
+
+
+@lru_cache(maxsize=16)
+def engine(url: str, tables: sa.MetaData = REQUEST_TABLES) -> sa.Engine:
+    """Return the process-wide engine of a SQLAlchemy URL; create missing tables and columns.
+
+    Raises `RequestError` when the URL is not one, its database or driver is not supported, or the
+    database refuses the tables.
+    """
+    made = _engine(url)
+    try:
+        _create_tables(made, tables)
+    except (sa.exc.OperationalError, sa.exc.InterfaceError):
+        # The database may answer at the next try.
+        raise
+    except sa.exc.DatabaseError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise RequestError(f"request queue {made.url}: {reason}") from None
+    return made
 
 
 @lru_cache(maxsize=8)
-def engine(url: str) -> sa.Engine:
-    """The engine of a SQLAlchemy URL, one a process, with the tables made if they are missing.
-
-    Raises `RequestError` for a URL that is none, of a database or driver that is not known here, or
-    of one that refuses the tables.
-    """
-    parsed = _checked(url)
+def _engine(url: str) -> sa.Engine:
+    """Return the process-wide engine of a SQLAlchemy URL, as `engine`, without its tables."""
+    parsed = _checked_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     try:
-        made = sa.create_engine(
+        return sa.create_engine(
             parsed,
-            connect_args=_WAITS[parsed.get_backend_name()],
+            connect_args=_DRIVER_TIMEOUTS[parsed.get_backend_name()],
             pool_pre_ping=not is_sqlite,
         )
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
         raise RequestError(f"request queue {parsed}: {error}") from None
-    try:
-        _make_tables(made)
-    except (sa.exc.OperationalError, sa.exc.InterfaceError):
-        # It may answer at the next try.
-        raise
-    except sa.exc.DatabaseError as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        raise RequestError(f"request queue {parsed}: {reason}") from None
-    return made
 
 
-def _checked(url: str) -> sa.URL:
+def _checked_url(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -111,27 +123,27 @@ def _checked(url: str) -> sa.URL:
     return parsed
 
 
-def _make_tables(made: sa.Engine) -> None:
-    """Make missing tables, and columns that a table of an older version lacks."""
+def _create_tables(made: sa.Engine, tables: sa.MetaData) -> None:
+    """Create missing tables, and the columns that a table of an older version lacks."""
     try:
-        metadata.create_all(made)
+        tables.create_all(made)
     except (sa.exc.OperationalError, sa.exc.ProgrammingError, sa.exc.IntegrityError):
-        # Another process made them between the look and the making; a second look settles it.
-        metadata.create_all(made)
-    for table in metadata.sorted_tables:
+        # Another process may have created them in between; the second call then finds them.
+        tables.create_all(made)
+    for table in tables.sorted_tables:
         there = {column["name"] for column in sa.inspect(made).get_columns(table.name)}
         for column in table.columns:
             if column.name not in there:
                 kind = column.type.compile(made.dialect)
-                rest = _default(column, made.dialect)
+                rest = _default_clause(column, made.dialect)
                 with made.begin() as connection:
                     connection.execute(
                         sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}{rest}")
                     )
 
 
-def _default(column: sa.Column, dialect: sa.Dialect) -> str:
-    """What rows that are there already get in a new column."""
+def _default_clause(column: sa.Column, dialect: sa.Dialect) -> str:
+    """Return the SQL that gives existing rows a value in a new column."""
     if not isinstance(column.server_default, sa.DefaultClause):
         return ""
     value = column.server_default.arg

@@ -1,54 +1,77 @@
-"""Which worker holds a run now: one row a run, changed by compare-and-set.
+"""Leases: which worker holds a run now. One row per run, changed by compare-and-set.
 
-Every placement has an attempt id of its own. A worker asks before each commit whether its attempt
-is still the run's; one that was stopped, taken for dead and replaced learns it here and writes
-nothing more. Beside that a lease, which the worker renews while it runs, tells a worker that does
-not answer from one that is gone.
+Every lease has an attempt id of its own. A worker asks before each commit whether its attempt still
+holds the run; a worker that was stopped, taken for dead and replaced learns it here and writes
+nothing more. The worker also renews the lease while it runs, which tells a worker that does not
+answer for a moment from one that is gone.
 """
 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
-from maitre.requests.tables import engine, placements
+from maitre.requests.tables import Moment, engine
 
 LEASE_S = 10.0
-"""How long a worker that does not answer is believed to live; it renews three times as often."""
-
+"""How long a worker that does not answer counts as alive; it renews three times as often."""
 
 PREEMPTED = "preempted by the scheduler"
-"""Why a run was released that only the scheduler may place again."""
+"""Why a run was released that only the scheduler may give to a worker again."""
+
+LEASE_TABLES = sa.MetaData()
+# The table and its columns keep the names that existing databases have.
+_leases = sa.Table(
+    "placements",
+    LEASE_TABLES,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.String(32), nullable=False),
+    sa.Column("worker", sa.String(200), nullable=False),
+    sa.Column("url", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False, index=True),
+    sa.Column("placed_at", Moment, nullable=False),
+    sa.Column("lease_until", Moment, nullable=False),
+    sa.Column("others", sa.Text, nullable=False, server_default=""),
+    sa.Column("meeting", sa.String(200)),
+    sa.Column("message", sa.Text),
+    sa.Column("iterations", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("taken", sa.Integer, nullable=False, server_default="1"),
+)
 
 
-class PlacementState(StrEnum):
-    """`placed`: on a worker; `released`: to be placed again; `ended`: its run is over."""
+class LeaseState(StrEnum):
+    """Whether a worker holds the run, it waits for the next worker, or it is over."""
 
-    PLACED = "placed"
+    HELD = "placed"
     RELEASED = "released"
     ENDED = "ended"
 
 
-class PlacementLost(BaseException):
-    """This worker no longer holds the run; what it was about to write must not be written.
+class LeaseLost(BaseException):
+    """This worker no longer holds the run: it must not write what it was about to write.
 
-    Not an `Exception`, so that nothing between the write and the worker's loop swallows it.
+    A `BaseException`, because it crosses code that catches every `Exception`: Dagster turns an
+    exception of an op into a step failure and writes that to the event log, and MLflow and the
+    tuner have handlers of their own. Such a handler would write for a run that another worker
+    executes by now. Only the worker's own loop catches this.
     """
 
 
 @dataclass(frozen=True)
-class Placement:
-    """A run on a worker. `number` counts the run's placements from 1.
+class RunLease:
+    """A run's lease. `number` counts the leases of the run from 1.
 
-    `taken` counts those that a worker has not refused, less those that ended with a preemption; it
-    is 0 only while no worker has taken the run at all.
+    `taken` counts the leases that a worker has accepted, without those that ended with a
+    preemption; it is 0 only while no worker has accepted the run.
 
-    `others` are the workers that tune it together with this one, by rank from 1; `meeting` is where
-    (`host:port`), once the first one says so. `iterations` is how far the run was when last told.
+    `others` are the workers that tune it together with `worker`, by rank from 1; `meeting` is where
+    they meet (`host:port`), once the first worker has published it. `iterations` is how far the run
+    was at the last renewal.
     """
 
     run_id: str
@@ -56,7 +79,7 @@ class Placement:
     attempt: str
     worker: str
     url: str
-    state: PlacementState
+    state: LeaseState
     placed_at: datetime
     lease_until: datetime
     message: str | None = None
@@ -67,75 +90,75 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class PlacementStore:
-    """The placements, kept beside the request queue."""
+class LeaseStore:
+    """Leases in the database of a SQLAlchemy URL, that of the request queue."""
 
     url: str
 
-    def current(self, run_id: str) -> Placement | None:
-        """The run's newest placement, `None` when it was never placed."""
-        query = sa.select(placements).where(placements.c.run_id == run_id)
-        with engine(self.url).begin() as connection:
+    def current(self, run_id: str) -> RunLease | None:
+        """Return the run's lease; `None` when no worker ever got one."""
+        query = sa.select(_leases).where(_leases.c.run_id == run_id)
+        with self._engine().begin() as connection:
             row = connection.execute(query).first()
-        return None if row is None else _placement(row)
+        return None if row is None else _lease(row)
 
-    def find(self, state: PlacementState) -> list[Placement]:
-        """All placements in a state, the oldest first."""
-        query = sa.select(placements).where(placements.c.state == str(state))
-        with engine(self.url).begin() as connection:
-            rows = connection.execute(query.order_by(placements.c.placed_at)).all()
-        return [_placement(row) for row in rows]
+    def find(self, state: LeaseState) -> list[RunLease]:
+        """Return all leases in a state, the oldest first."""
+        query = sa.select(_leases).where(_leases.c.state == str(state))
+        with self._engine().begin() as connection:
+            rows = connection.execute(query.order_by(_leases.c.placed_at)).all()
+        return [_lease(row) for row in rows]
 
-    def place(
+    def grant(
         self,
         run_id: str,
         *,
         worker: str,
         url: str,
-        after: Placement | None,
+        after: RunLease | None,
         now: datetime,
         others: Sequence[str] = (),
         lease_s: float = LEASE_S,
-    ) -> Placement | None:
-        """Put the run on a worker (and `others` beside it), in place of the placement `after`.
+    ) -> RunLease | None:
+        """Give the run to a worker (and to `others` with it), in place of the lease `after`.
 
-        `None` when another launcher has placed it since `after` was read: of two, one wins.
+        Returns `None` when another launcher has granted a lease since `after` was read.
         """
-        placed = Placement(
+        granted = RunLease(
             run_id=run_id,
             number=after.number + 1 if after else 1,
             attempt=uuid.uuid4().hex,
             worker=worker,
             url=url,
-            state=PlacementState.PLACED,
+            state=LeaseState.HELD,
             placed_at=now,
             lease_until=now + timedelta(seconds=lease_s),
             others=tuple(others),
             iterations=after.iterations if after else 0,
             taken=after.taken + 1 if after else 1,
         )
-        values: dict[str, Any] = vars(placed) | {
-            "state": str(placed.state),
+        values: dict[str, Any] = vars(granted) | {
+            "state": str(granted.state),
             "others": ",".join(others),
         }
         try:
-            with engine(self.url).begin() as connection:
+            with self._engine().begin() as connection:
                 if after is None:
-                    connection.execute(placements.insert().values(**values))
-                    return placed
-                change = placements.update().where(
-                    placements.c.run_id == run_id, placements.c.number == after.number
+                    connection.execute(_leases.insert().values(**values))
+                    return granted
+                change = _leases.update().where(
+                    _leases.c.run_id == run_id, _leases.c.number == after.number
                 )
-                return placed if connection.execute(change.values(**values)).rowcount else None
+                return granted if connection.execute(change.values(**values)).rowcount else None
         except sa.exc.IntegrityError:
             return None
 
     def is_current(self, run_id: str, attempt: str) -> bool:
-        """Whether the run is still placed by that attempt."""
-        query = sa.select(placements.c.attempt).where(
-            placements.c.run_id == run_id, placements.c.state == str(PlacementState.PLACED)
+        """Return whether that attempt still holds the run."""
+        query = sa.select(_leases.c.attempt).where(
+            _leases.c.run_id == run_id, _leases.c.state == str(LeaseState.HELD)
         )
-        with engine(self.url).begin() as connection:
+        with self._engine().begin() as connection:
             row = connection.execute(query).first()
         return row is not None and row[0] == attempt
 
@@ -148,64 +171,63 @@ class PlacementStore:
         iterations: int = 0,
         lease_s: float = LEASE_S,
     ) -> bool:
-        """Prolong the lease and say how far the run is; whether the attempt still holds it."""
+        """Extend the lease and record the iterations; return whether the attempt still holds it."""
         until = now + timedelta(seconds=lease_s)
-        return self._change(run_id, attempt, lease_until=until, **_reached(iterations))
+        return self._change(run_id, attempt, lease_until=until, **_iterations(iterations))
 
-    def meet(self, run_id: str, attempt: str, meeting: str) -> bool:
-        """Say where the workers of the run meet; whether the attempt still holds the run."""
+    def publish_meeting(self, run_id: str, attempt: str, meeting: str) -> bool:
+        """Record where the workers of the run meet; return whether the attempt holds the run."""
         return self._change(run_id, attempt, meeting=meeting)
 
     def release(self, run_id: str, attempt: str, message: str, iterations: int = 0) -> bool:
-        """Let go of a run that is not finished, so that another worker can take it."""
-        values: dict[str, Any] = _reached(iterations)
+        """Release a run that is not finished, so that another worker can take it."""
+        values: dict[str, Any] = _iterations(iterations)
         if message == PREEMPTED:
-            # It was not the run's fault. It has been taken, all the same.
-            taken = placements.c.taken
+            # A preemption is not the run's fault and does not count; but a worker had accepted it.
+            taken = _leases.c.taken
             values["taken"] = sa.case((taken > 1, taken - 1), else_=1)
-        released = str(PlacementState.RELEASED)
+        released = str(LeaseState.RELEASED)
         return self._change(run_id, attempt, state=released, message=message, **values)
 
     def refuse(self, run_id: str, attempt: str, message: str) -> bool:
-        """Let go of a run that the worker has not taken: as if it had not been placed there."""
-        released = str(PlacementState.RELEASED)
+        """Release a run that its worker has not accepted: the lease does not count."""
+        released = str(LeaseState.RELEASED)
         return self._change(
-            run_id, attempt, state=released, message=message, taken=placements.c.taken - 1
+            run_id, attempt, state=released, message=message, taken=_leases.c.taken - 1
         )
 
     def end(self, run_id: str, attempt: str) -> bool:
-        """Note that the run is over."""
-        return self._change(run_id, attempt, state=str(PlacementState.ENDED))
+        """Record that the run is over; return whether the attempt held it."""
+        return self._change(run_id, attempt, state=str(LeaseState.ENDED))
 
     def close(self, run_id: str, attempt: str) -> bool:
-        """Note that the run is over, for one that nobody may hold any more."""
-        change = placements.update().where(
-            placements.c.run_id == run_id, placements.c.attempt == attempt
-        )
-        with engine(self.url).begin() as connection:
-            ended = change.values(state=str(PlacementState.ENDED))
+        """Record that the run is over, whether or not the attempt still holds it."""
+        change = _leases.update().where(_leases.c.run_id == run_id, _leases.c.attempt == attempt)
+        with self._engine().begin() as connection:
+            ended = change.values(state=str(LeaseState.ENDED))
             return connection.execute(ended).rowcount == 1
 
     def _change(self, run_id: str, attempt: str, **values: Any) -> bool:
-        change = placements.update().where(
-            placements.c.run_id == run_id,
-            placements.c.attempt == attempt,
-            placements.c.state == str(PlacementState.PLACED),
+        """Set the values if the attempt holds the run; return whether it does."""
+        change = _leases.update().where(
+            _leases.c.run_id == run_id,
+            _leases.c.attempt == attempt,
+            _leases.c.state == str(LeaseState.HELD),
         )
-        with engine(self.url).begin() as connection:
+        with self._engine().begin() as connection:
             return connection.execute(change.values(**values)).rowcount == 1
 
+    def _engine(self) -> sa.Engine:
+        return engine(self.url, LEASE_TABLES)
 
-def _reached(iterations: int) -> dict[str, int]:
-    """Nothing for a run that has not begun to count: what is written then stays."""
+
+def _iterations(iterations: int) -> dict[str, int]:
+    """Return the column to set; none before the first iteration, so that an earlier count stays."""
     return {"iterations": iterations} if iterations else {}
 
 
-def _placement(row: sa.Row) -> Placement:
+def _lease(row: sa.Row) -> RunLease:
     values = dict(row._mapping)
-    for name in ("placed_at", "lease_until"):
-        moment = values[name]
-        values[name] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    values["state"] = PlacementState(values["state"])
+    values["state"] = LeaseState(values["state"])
     values["others"] = tuple(name for name in values["others"].split(",") if name)
-    return Placement(**values)
+    return RunLease(**values)

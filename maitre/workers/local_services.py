@@ -18,7 +18,7 @@ from maitre.workers.pool.client import direct
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import most_workers
 from maitre.workers.pool.registry import WorkerRegistry, read_token
-from maitre.workers.services_file import write_services
+from maitre.workers.running_services import write_services
 
 TRAINING_POOL = "training"
 """Dagster's pool of the ops that train; every warm worker may hold one of its slots."""

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from mlflow.entities import Run
 
-from maitre.workers.leases import PlacementLost
+from maitre.workers.leases import LeaseLost
 from resources.mlflow_tracking import MlflowTracking, run_links
 
 
@@ -66,6 +66,6 @@ def test_a_run_whose_asset_fails_has_failed(tracking: MlflowTracking) -> None:
 
 def test_the_run_of_a_worker_that_has_lost_its_lease_stays_open(tracking: MlflowTracking) -> None:
     """Another worker continues it, or has ended it."""
-    assert not materialise(tracking, PlacementLost("another worker has this run")).success
+    assert not materialise(tracking, LeaseLost("another worker has this run")).success
     [run] = runs(tracking)
     assert run.info.status == "RUNNING"

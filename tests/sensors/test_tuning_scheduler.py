@@ -15,7 +15,7 @@ from maitre.requests.request import RequestState
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from maitre.workers.leases import PlacementStore
+from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.protocol import ClaimView
 from maitre.workers.scheduling.decision_log import read_tick, replay
@@ -82,7 +82,7 @@ def test_a_preempted_jobs_worker_gets_the_other_when_it_has_let_go(
     view = pool.said[0].view
     assert view is not None
     pool.said[0] = replace(pool.said[0], view=replace(view, state="busy", claim=claim))
-    placed = PlacementStore(settings.request_queue_url).place(
+    placed = LeaseStore(settings.request_queue_url).grant(
         "run", worker="w0", url="http://127.0.0.1:1", after=None, now=NOW
     )
     assert placed is not None
@@ -122,9 +122,9 @@ def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
     instance: Any = SimpleNamespace(
         run_launcher=launcher, get_run_by_id=lambda _: run, event_log_storage=storage
     )
-    placements = PlacementStore(settings.request_queue_url)
+    leases = LeaseStore(settings.request_queue_url)
     # Nobody listens there.
-    placements.place("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
+    leases.grant("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
     pool = SaidPool(idle=1)
     pool.client = lambda url: WorkerClient(url, "token", 1.0)  # type: ignore[method-assign]
     rounds = [schedule(settings, instance, pool, [], NOW) for _ in range(3)]
@@ -140,11 +140,11 @@ def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -
     [request] = store.find()
     launched = RequestState.LAUNCHED
     store.move(request.request_id, expected=RequestState.QUEUED, state=launched, run_id="run")
-    placements = PlacementStore(settings.request_queue_url)
-    placed = placements.place("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
+    leases = LeaseStore(settings.request_queue_url)
+    placed = leases.grant("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
     assert placed is not None
-    placements.renew("run", placed.attempt, now=NOW, iterations=20)
-    placements.release("run", placed.attempt, "preempted", iterations=30)
+    leases.renew("run", placed.attempt, now=NOW, iterations=20)
+    leases.release("run", placed.attempt, "preempted", iterations=30)
     run = SimpleNamespace(is_finished=False, status=dg.DagsterRunStatus.STARTED, run_id="run")
     launcher = WarmPoolRunLauncher(settings=settings)
     instance: Any = SimpleNamespace(run_launcher=launcher, get_run_by_id=lambda _: run)
@@ -155,7 +155,7 @@ def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -
     [waiting] = read_tick(tick)["pools"]["tiny"]["queued"]
     assert (waiting["iterations_done"], waiting["started"]) == (30, True)
     # Nobody took it there: what it has done is not forgotten.
-    again = placements.current("run")
+    again = leases.current("run")
     assert again is not None
     assert (again.number, again.iterations) == (2, 30)
 
@@ -174,7 +174,7 @@ def test_requests_that_no_plan_covers_are_named_once_a_tick(
     # The live workers of other tests are in the environment for as long as there are any.
     monkeypatch.setenv("MAITRE_WARM_POOL", "off")
     monkeypatch.setattr("sensors.tuning_scheduler.pool_of", lambda _: SaidPool(idle=0))
-    monkeypatch.setattr("sensors.tuning_scheduler.Watch", lambda *_: SimpleNamespace(starts=list))
+    monkeypatch.setattr("sensors.tuning_scheduler.Tick", lambda *_: SimpleNamespace(starts=list))
     queue = RequestQueue(url=settings.request_queue_url)
     with dg.build_sensor_context(instance=instance) as context:
         tuning_scheduler(context, request_queue=queue)

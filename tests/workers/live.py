@@ -15,7 +15,7 @@ import yaml
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
-from maitre.workers.leases import PlacementStore
+from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.registry import WorkerRegistry, read_token
@@ -55,8 +55,8 @@ class Live:
     pool: LocalPool
 
     @property
-    def placements(self) -> PlacementStore:
-        return PlacementStore(self.settings.request_queue_url)
+    def leases(self) -> LeaseStore:
+        return LeaseStore(self.settings.request_queue_url)
 
     def worker(self, name: str) -> PoolWorker:
         return next(worker for worker in self.pool.workers() if worker.name == name)

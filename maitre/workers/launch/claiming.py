@@ -6,7 +6,7 @@ from contextlib import suppress
 import dagster as dg
 
 from maitre.workers.launch.run_tags import WORKERS_TAG
-from maitre.workers.leases import Placement
+from maitre.workers.leases import RunLease
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import PoolWorker, WarmPool
 from maitre.workers.pool.protocol import Claim
@@ -28,7 +28,7 @@ def groups_of(
 
 
 def groups_to_resume_on(
-    workers: Sequence[PoolWorker], before: Placement
+    workers: Sequence[PoolWorker], before: RunLease
 ) -> list[Sequence[PoolWorker]]:
     """As many idle workers as the run had, if there are so many, or any one of them."""
     idle = [worker for worker in workers if worker.is_idle]
@@ -42,19 +42,19 @@ def named_workers(run: dg.DagsterRun) -> frozenset[str]:
     return frozenset(name for name in run.tags.get(WORKERS_TAG, "").split(",") if name)
 
 
-def claim_all(pool: WarmPool, placement: Placement, workers: Sequence[PoolWorker]) -> str | None:
+def claim_all(pool: WarmPool, lease: RunLease, workers: Sequence[PoolWorker]) -> str | None:
     """Claim the workers, the one that executes the run last; why not, with none claimed then.
 
-    No claim waits for another, so nothing can block. Who was claimed for a placement that is
+    No claim waits for another, so nothing can block. Who was claimed for a lease that is
     released lets go by itself, too, should this process die here.
     """
     claimed: list[PoolWorker] = []
     for rank, worker in enumerate(workers, start=1):
         claim = Claim(
-            placement.attempt,
-            placement.run_id,
-            placement.number,
-            placement.number > 1,
+            lease.attempt,
+            lease.run_id,
+            lease.number,
+            lease.number > 1,
             rank=rank % len(workers),
             size=len(workers),
         )
@@ -63,7 +63,7 @@ def claim_all(pool: WarmPool, placement: Placement, workers: Sequence[PoolWorker
         except (ClaimRefusedError, WorkerUnreachableError) as error:
             for other in claimed:
                 with suppress(ClaimRefusedError, WorkerUnreachableError):
-                    pool.client(other.url).preempt(placement.attempt)
+                    pool.client(other.url).preempt(lease.attempt)
             return str(error)
         claimed.append(worker)
     return None

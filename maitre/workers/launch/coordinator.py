@@ -34,8 +34,7 @@ class WarmPoolRunCoordinator(QueuedRunCoordinator):
         if not isinstance(launcher, WarmPoolRunLauncher):
             return config
         none_now = [
-            {"key": BASE_MODEL_TAG, "value": model, "limit": 0}
-            for model in launcher.models_waited_for()
+            {"key": BASE_MODEL_TAG, "value": model, "limit": 0} for model in launcher.busy_models()
         ]
         limits = [*config.tag_concurrency_limits, *none_now]
         return config._replace(tag_concurrency_limits=limits)

@@ -43,7 +43,7 @@ from dagster._utils import interrupts
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
 
-from maitre.workers.leases import PlacementLost
+from maitre.workers.leases import LeaseLost
 
 __all__ = [
     "PRIORITY_TAG",
@@ -97,7 +97,7 @@ def execute_run(
 
     `before_write` is called before every event that the run writes; what it raises ends the
     execution with nothing more written. Within `capture_interrupts`, SIGINT cancels the run. Raises
-    `PlacementLost` for a run that waits in Dagster's queue.
+    `LeaseLost` for a run that waits in Dagster's queue.
     """
     run = instance.get_run_by_id(run_id)
     if run is None:
@@ -109,7 +109,7 @@ def execute_run(
         return
     if run.status is DagsterRunStatus.QUEUED:
         # Whoever placed it here was too late: Dagster starts it from its queue, perhaps elsewhere.
-        raise PlacementLost("the run has gone back to Dagster's queue")
+        raise LeaseLost("the run has gone back to Dagster's queue")
     if run.job_code_origin is None:
         raise LookupError(f"run {run_id}: has no code origin; it was not launched by a workspace")
     job = recon_job_from_origin(run.job_code_origin)

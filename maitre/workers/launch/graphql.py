@@ -16,7 +16,7 @@ from typing import Any
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
-from maitre.workers.launch.tune_run import config_of, tags_of
+from maitre.workers.launch.run_tags import config_of, tags_of
 from maitre.workers.pool.client import direct
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.scheduling.live_snapshot import HANDED_TO
@@ -57,7 +57,7 @@ class GraphqlError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Dagster:
+class DagsterClient:
     """A Dagster webserver."""
 
     url: str
@@ -143,7 +143,7 @@ def launch_held(
     has a run. Raises `GraphqlError` when it has none.
     """
     try:
-        run_id = Dagster(settings.dagster_url).launch(request, workers, lookup)
+        run_id = DagsterClient(settings.dagster_url).launch(request, workers, lookup)
     except GraphqlError as error:
         if not error.maybe_done:
             raise

@@ -15,6 +15,7 @@ import yaml
 
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
+from maitre.workers.launch.busy_models import BusyModels
 from maitre.workers.launch.claiming import claim_all, groups_of, groups_to_resume_on, named_workers
 from maitre.workers.launch.dagster_internals import (
     PRIORITY_TAG,
@@ -29,14 +30,12 @@ from maitre.workers.launch.dagster_internals import (
     WorkerStatus,
 )
 from maitre.workers.launch.ordinary_runs import ORDINARY_LAUNCHER, ordinary_health, start_ordinary
-from maitre.workers.launch.request_runs import why_not_launched
-from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKER_TAG
-from maitre.workers.launch.waited_for import WaitedFor
-from maitre.workers.lease_health import is_dagsters_to_start, why_gone
-from maitre.workers.leases import PREEMPTED, Placement, PlacementState, PlacementStore
+from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKER_TAG, why_not_launched
+from maitre.workers.lease_health import is_dagsters_to_start, why_lost
+from maitre.workers.leases import PREEMPTED, LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import PoolError, PoolWorker, WarmPool, pool_of
-from maitre.workers.transient_errors import PASSING, first_line
+from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     A run tagged `maitre/base-model` goes to the workers named in `maitre/workers` (comma-separated,
     all of them or none), or to any idle one of that model. With none idle it goes back to the
     queue; where no worker of the model is held at all and none is named, it starts cold. Whatever
-    launches, resumes or terminates a run goes through its placement, so that of two daemons one
+    launches, resumes or terminates a run goes through its lease, so that of two daemons one
     wins.
     """
 
@@ -60,7 +59,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         self._inst_data = inst_data
         self._otherwise_data = otherwise
         self._given_settings = settings
-        self._waited_for = WaitedFor()
+        self._busy_models = BusyModels()
         super().__init__()
 
     def __getattr__(self, name: str) -> Any:
@@ -118,7 +117,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
                 return
             if self._launched_warm(run):
                 return
-        except PASSING as error:
+        except TRANSIENT_ERRORS as error:
             raise self._back_to_queue(run, first_line(error)) from error
         try:
             start_ordinary(lambda: self._otherwise.launch_run(context))
@@ -132,8 +131,8 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         workers = pool.workers(run.tags[BASE_MODEL_TAG]) if pool else []
         if pool is None or (not workers and not named):
             return False
-        before = self._placements.current(run.run_id)
-        if before is not None and before.state is PlacementState.PLACED:
+        before = self._leases.current(run.run_id)
+        if before is not None and before.state is LeaseState.HELD:
             # Another daemon has launched it between this one's look and now.
             return True
         if not self.place(run, pool, groups_of(workers, named), before):
@@ -143,19 +142,19 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def _back_to_queue(self, run: dg.DagsterRun, why: str) -> DagsterUserCodeUnreachableError:
         """What makes Dagster queue the run again.
 
-        A warm run keeps its place: it is not tried until a worker is idle (`models_waited_for`).
+        A warm run keeps its place: it is not tried until a worker is idle (`busy_models`).
         Another one would be, each second: it goes behind those that it would keep waiting.
         """
         if BASE_MODEL_TAG in run.tags:
-            self._waited_for.note(run.tags[BASE_MODEL_TAG])
+            self._busy_models.add(run.tags[BASE_MODEL_TAG])
         elif PRIORITY_TAG not in run.tags:
-            with suppress(*PASSING):
+            with suppress(*TRANSIENT_ERRORS):
                 self._instance.add_run_tags(run.run_id, {PRIORITY_TAG: "-1"})
         return DagsterUserCodeUnreachableError(f"{why}; the run goes back to the queue")
 
-    def models_waited_for(self) -> list[str]:
+    def busy_models(self) -> list[str]:
         """The base models whose runs need not be tried now: they have found no idle worker."""
-        return self._waited_for.still(lambda: pool_of(self._settings()))
+        return self._busy_models.still_busy(lambda: pool_of(self._settings()))
 
     @property
     def supports_resume_run(self) -> bool:
@@ -171,13 +170,13 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         try:
             if not self._resumed_warm(run):
                 start_ordinary(lambda: self._otherwise.resume_run(context))
-        except PASSING as error:
+        except TRANSIENT_ERRORS as error:
             # What is raised here would fail the run.
             self._tell(run, f"Not resumed yet: {first_line(error)}")
 
     def _resumed_warm(self, run: dg.DagsterRun) -> bool:
         """Whether the run is one of the warm pool's, which takes it as soon as it can."""
-        before = self._placements.current(run.run_id)
+        before = self._leases.current(run.run_id)
         pool = self._pool_for(run)
         if before is None or pool is None:
             return False
@@ -187,8 +186,8 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
 
     def take_over(self, run: dg.DagsterRun, pool: WarmPool, workers: Sequence[PoolWorker]) -> bool:
         """Place a run that has no worker any more on all of `workers`; whether they have it."""
-        before = self._placements.current(run.run_id)
-        if before is None or before.state is not PlacementState.RELEASED:
+        before = self._leases.current(run.run_id)
+        if before is None or before.state is not LeaseState.RELEASED:
             return False
         if is_dagsters_to_start(run, before):
             return False
@@ -199,11 +198,11 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         run: dg.DagsterRun,
         pool: WarmPool,
         groups: Iterable[Sequence[PoolWorker]],
-        before: Placement | None,
+        before: RunLease | None,
     ) -> bool:
         """Claim all workers of the first of `groups` that can be had; whether the run has some now.
 
-        `before` is the placement that the new one replaces; when another launcher replaces it
+        `before` is the lease that the new one replaces; when another launcher replaces it
         first, that one has the run, and the answer is yes.
         """
         for group in groups:
@@ -212,7 +211,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             # Everybody claims in this order, and the last one, with whose claim the run begins,
             # is the first of the group: of two launchers that want the same workers one gets them.
             *others, first = sorted(group, key=lambda worker: worker.name)
-            placement = self._placements.place(
+            lease = self._leases.grant(
                 run.run_id,
                 worker=first.name,
                 url=first.url,
@@ -220,14 +219,14 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
                 now=datetime.now(UTC),
                 others=[worker.name for worker in others],
             )
-            if placement is None:
+            if lease is None:
                 return True
-            refusal = claim_all(pool, placement, [*others, first])
+            refusal = claim_all(pool, lease, [*others, first])
             if refusal is None:
-                self._note_placed(run, placement)
+                self._note_lease(run, lease)
                 return True
-            self._placements.refuse(run.run_id, placement.attempt, refusal)
-            before = self._placements.current(run.run_id)
+            self._leases.refuse(run.run_id, lease.attempt, refusal)
+            before = self._leases.current(run.run_id)
         return False
 
     def terminate(self, run_id: str) -> bool:
@@ -235,17 +234,17 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
-        placement = self._placements.current(run_id)
+        lease = self._leases.current(run_id)
         pool = self._pool_for(run)
-        if placement is None or pool is None:
+        if lease is None or pool is None:
             return bool(self._otherwise.terminate(run_id))
         self._instance.report_run_canceling(run)
-        if placement.state is PlacementState.PLACED:
+        if lease.state is LeaseState.HELD:
             try:
-                pool.client(placement.url).cancel(placement.attempt)
+                pool.client(lease.url).cancel(lease.attempt)
                 return True
             except (ClaimRefusedError, WorkerUnreachableError) as error:
-                self._placements.release(run_id, placement.attempt, str(error))
+                self._leases.release(run_id, lease.attempt, str(error))
         canceling = self._instance.get_run_by_id(run_id)
         if canceling is not None and not canceling.is_finished:
             self._instance.report_run_canceled(canceling)
@@ -259,26 +258,26 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """FAILED when the run's worker is gone and another is idle to take it.
 
-        While none is, the run waits and counts as running. A run without a placement is given up
+        While none is, the run waits and counts as running. A run without a lease is given up
         after a few resumes (`ordinary_runs`).
         """
-        placement = self._placements.current(run.run_id)
+        lease = self._leases.current(run.run_id)
         pool = self._pool_for(run)
-        if placement is None or pool is None:
+        if lease is None or pool is None:
             return ordinary_health(self._instance, self._otherwise, run)
-        if placement.state is PlacementState.ENDED:
+        if lease.state is LeaseState.ENDED:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
-        gone = why_gone(self._placements, pool, placement)
-        if gone is None or placement.message == PREEMPTED:
-            return CheckRunHealthResult(WorkerStatus.RUNNING, gone, run_worker_id=placement.worker)
+        gone = why_lost(self._leases, pool, lease)
+        if gone is None or lease.message == PREEMPTED:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, gone, run_worker_id=lease.worker)
         if not any(worker.is_idle for worker in pool.workers(run.tags[BASE_MODEL_TAG])):
             message = f"{gone}; waiting for an idle worker"
             return CheckRunHealthResult(WorkerStatus.RUNNING, message)
-        return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=placement.worker)
+        return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=lease.worker)
 
     @property
-    def _placements(self) -> PlacementStore:
-        return PlacementStore(self._settings().request_queue_url)
+    def _leases(self) -> LeaseStore:
+        return LeaseStore(self._settings().request_queue_url)
 
     def _settings(self) -> Settings:
         return self._given_settings or Settings.read()
@@ -287,13 +286,13 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         """The warm pool, for a run that is tagged for one."""
         return pool_of(self._settings()) if BASE_MODEL_TAG in run.tags else None
 
-    def _note_placed(self, run: dg.DagsterRun, placement: Placement) -> None:
+    def _note_lease(self, run: dg.DagsterRun, lease: RunLease) -> None:
         """Say in Dagster where the run is; it is there already, whether this is noted or not."""
-        names = ",".join([placement.worker, *placement.others])
+        names = ",".join([lease.worker, *lease.others])
         try:
             self._instance.add_run_tags(run.run_id, {WORKER_TAG: names})
-            self._tell(run, f"Placed on warm worker {names} ({placement.attempt})")
-        except PASSING as error:
+            self._tell(run, f"Placed on warm worker {names} ({lease.attempt})")
+        except TRANSIENT_ERRORS as error:
             _log.warning("run %s is on %s, not noted: %s", run.run_id, names, first_line(error))
 
     def _tell(self, run: dg.DagsterRun, message: str) -> None:

@@ -7,8 +7,8 @@ import dagster as dg
 from maitre.settings import Settings
 from maitre.workers.launch.dagster_internals import free_slots
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from maitre.workers.lease_health import is_dagsters_to_start, why_gone
-from maitre.workers.leases import Placement, PlacementState, PlacementStore
+from maitre.workers.lease_health import is_dagsters_to_start, why_lost
+from maitre.workers.leases import LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.pool import WarmPool
 from maitre.workers.process.checkpoints import CheckpointStore
 
@@ -25,45 +25,45 @@ def runs_to_resume(
     """Runs whose worker is gone, each with about how many iterations it has done.
 
     What Dagster starts itself is left to it: a run in its queue, and one that no worker has taken
-    yet, whose launcher is about to queue it. The placements of runs that are over are closed.
+    yet, whose launcher is about to queue it. The leases of runs that are over are closed.
     """
     found: dict[str, int] = {}
     if not isinstance(instance.run_launcher, WarmPoolRunLauncher):
         return found
-    store = PlacementStore(settings.request_queue_url)
-    for state in (PlacementState.PLACED, PlacementState.RELEASED):
-        for placement in store.find(state):
-            run = instance.get_run_by_id(placement.run_id)
+    store = LeaseStore(settings.request_queue_url)
+    for state in (LeaseState.HELD, LeaseState.RELEASED):
+        for lease in store.find(state):
+            run = instance.get_run_by_id(lease.run_id)
             if run is None or run.is_finished:
-                _close(settings, store, placement, tell)
+                _close(settings, store, lease, tell)
                 continue
-            if is_dagsters_to_start(run, placement):
+            if is_dagsters_to_start(run, lease):
                 continue
-            if why_gone(store, pool, placement) is None:
+            if why_lost(store, pool, lease) is None:
                 continue
             if run.status is dg.DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run)
                 continue
-            if placement.taken >= MOST_TAKEN:
-                instance.report_run_failed(run, f"gave up after {placement.taken} workers")
+            if lease.taken >= MOST_TAKEN:
+                instance.report_run_failed(run, f"gave up after {lease.taken} workers")
                 continue
             # It waits from now on: said once, not in each of the rounds that it waits.
-            if store.release(placement.run_id, placement.attempt, "its worker is gone"):
-                free_slots(instance, placement.run_id)
-                tell(f"{placement.run_id} waits for a worker")
+            if store.release(lease.run_id, lease.attempt, "its worker is gone"):
+                free_slots(instance, lease.run_id)
+                tell(f"{lease.run_id} waits for a worker")
             # Of a worker that was lost that is as old as its lease. One says that it has begun.
-            found[placement.run_id] = max(1, placement.iterations)
+            found[lease.run_id] = max(1, lease.iterations)
     return found
 
 
 def _close(
-    settings: Settings, store: PlacementStore, placement: Placement, tell: Callable[[str], None]
+    settings: Settings, store: LeaseStore, lease: RunLease, tell: Callable[[str], None]
 ) -> None:
     """Forget a run that is over, its checkpoints first: what fails is done at the next round."""
     try:
-        CheckpointStore.of(settings).remove(placement.run_id)
+        CheckpointStore.of(settings).remove(lease.run_id)
     except Exception as error:
         # An object store has errors of its own.
-        tell(f"{placement.run_id}: its checkpoints cannot be removed: {error}")
+        tell(f"{lease.run_id}: its checkpoints cannot be removed: {error}")
         return
-    store.close(placement.run_id, placement.attempt)
+    store.close(lease.run_id, lease.attempt)

@@ -8,7 +8,7 @@ WorkerState = Literal["loading", "idle", "busy", "draining"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A run for a worker, by its placement's attempt id and number.
+    """A run for a worker, by its lease's attempt id and number.
 
     Claiming twice with one attempt is claiming once. `resume`: an earlier worker has begun the run.
     Of the `size` workers of a run that of rank 0 executes it; the others lend it their step.

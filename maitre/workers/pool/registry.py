@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from maitre.workers.pool import processes
+from maitre.processes.identity import identity_of, is_alive
 
 _FAILURE = "last-failure-"
 TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
@@ -25,7 +25,7 @@ class RegisteredWorker:
 
     def is_alive(self) -> bool:
         """Whether its very process is there, and neither a zombie nor on its way out."""
-        return processes.is_alive(self.pid, self.identity)
+        return is_alive(self.pid, self.identity)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class WorkerRegistry:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.json"
         unfinished = self.folder / f".{name}.{secrets.token_hex(4)}.tmp"
-        worker = RegisteredWorker(name, url, base_model, pid, processes.identity(pid))
+        worker = RegisteredWorker(name, url, base_model, pid, identity_of(pid))
         unfinished.write_text(json.dumps(vars(worker)))
         try:
             if url:

@@ -1,8 +1,8 @@
-"""Checkpoints of runs: one file a placement, kept where the next worker finds it.
+"""Checkpoints of runs: one file per lease, stored where the next worker finds it.
 
-A worker writes to a local file of its own; where the workers share no disk, a copy goes to the data
-home (an object store through fsspec) whenever there is a new one. As each placement has its own
-file, a worker that has lost its run cannot spoil its successor's.
+A worker writes to a local file of its own. Where the workers share no disk, each new checkpoint is
+also copied to the data home (an object store through fsspec). Every lease has its own file, so a
+worker that has lost its run cannot overwrite the checkpoint of its successor.
 """
 
 import posixpath
@@ -30,11 +30,11 @@ class CheckpointStore:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Where the settings' workers keep theirs."""
+        """Return the store of the settings' workers."""
         return cls(f"{settings.home}/checkpoints", settings.scratch / "checkpoints")
 
     def prepare(self, run_id: str, number: int) -> Path:
-        """The file that the op of placement `number` writes, holding what came before it."""
+        """Return the file for the op of lease `number`, with the last checkpoint before it."""
         path = self.folder / _name(run_id, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         earlier = [n for n in self._numbers(run_id) if n < number]
@@ -46,28 +46,29 @@ class CheckpointStore:
             unfinished.replace(path)
         return path
 
-    def keeper(self, run_id: str, number: int, check: Callable[[], None]) -> Callable[[], None]:
-        """A function to call after every step: passes a new checkpoint on.
+    def copier(self, run_id: str, number: int, check: Callable[[], None]) -> Callable[[], None]:
+        """Return a function to call after every step: it copies a new checkpoint to `root`.
 
-        `check` goes ahead of each copy and raises when the run is another worker's by now.
+        It calls `check` before each copy, which raises when another worker holds the run by now.
         """
         path = self.folder / _name(run_id, number)
-        seen = [_written(path)]
+        last_written = _written_ns(path)
 
-        def keep() -> None:
-            written = _written(path)
-            if written != seen[0]:
-                seen[0] = written
+        def copy_if_new() -> None:
+            nonlocal last_written
+            written = _written_ns(path)
+            if written != last_written:
+                last_written = written
                 check()
                 self._copy(path)
 
-        return keep
+        return copy_if_new
 
     def remove(self, run_id: str) -> None:
-        """Forget a run that is over."""
+        """Delete the checkpoints of a run that is over."""
         filesystem, folder = fsspec.core.url_to_fs(self.root)
         for number in self._numbers(run_id):
-            # A worker and the scheduler may both find the run to be over.
+            # A worker and the scheduler may both find that the run is over.
             with suppress(FileNotFoundError):
                 filesystem.rm_file(posixpath.join(folder, _name(run_id, number)))
         for path in self.folder.glob(f"{run_id}-*.safetensors"):
@@ -83,6 +84,7 @@ class CheckpointStore:
         filesystem.mv(unfinished, posixpath.join(folder, path.name))
 
     def _numbers(self, run_id: str) -> list[int]:
+        """Return the lease numbers of which the run has checkpoints."""
         filesystem, folder = fsspec.core.url_to_fs(self.root)
         if not filesystem.exists(folder):
             return []
@@ -95,5 +97,5 @@ def _name(run_id: str, number: int) -> str:
     return f"{run_id}-{number}.safetensors"
 
 
-def _written(path: Path) -> int | None:
+def _written_ns(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.is_file() else None

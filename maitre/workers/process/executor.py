@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from maitre.settings import Settings
-from maitre.workers.leases import PlacementStore
+from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.worker import Worker
 
@@ -71,7 +71,7 @@ class Executor:
         finally:
             _give_memory_back()
 
-    def let_go(self, run_id: str) -> None:
+    def release_slots(self, run_id: str) -> None:
         """Give back what a run that is given up holds of Dagster's."""
         from maitre.workers.launch.dagster_internals import free_slots
 
@@ -84,9 +84,9 @@ class Executor:
 
         settings = self._settings
         model = LanguageModel(path_or_id=settings.base_model)
-        placements = PlacementStore(settings.request_queue_url)
+        leases = LeaseStore(settings.request_queue_url)
         try:
-            follow(claim, placements, model.load, settings.tasks, is_leaving)
+            follow(claim, leases, model.load, settings.tasks, is_leaving)
         finally:
             _give_memory_back()
 

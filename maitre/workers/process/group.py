@@ -1,7 +1,7 @@
 """Several warm workers that tune one task together: how they meet, and how they part.
 
 The first one (rank 0) executes the run. When it comes to tuning, it opens a store on its own
-address, says where in the run's placement, and puts there what the others need to take the same
+address, says where in the run's lease, and puts there what the others need to take the same
 steps; then all of them form a group of `torch.distributed`. When one goes, the sums of the others
 fail at once: the group is over, and the run goes on from its checkpoint on whom it is placed next.
 """
@@ -26,12 +26,12 @@ from maitre.tuning.config import TuneConfig
 from maitre.tuning.tasks import find_task
 from maitre.tuning.tune import tune
 from maitre.tuning.workers import Workers
-from maitre.workers.leases import PlacementState, PlacementStore
+from maitre.workers.leases import LeaseState, LeaseStore
 from maitre.workers.pool.protocol import Claim
 
 if TYPE_CHECKING:
     from maitre.tuning.base_model import BaseModel
-    from maitre.workers.process.held_run import Told
+    from maitre.workers.process.run_context import TuningInputs
 
 JOIN = timedelta(seconds=30)
 """How long the workers of a run wait for one another before the first step."""
@@ -67,7 +67,7 @@ class GroupWorkers(Workers):
 
 @contextmanager
 def lead(
-    told: "Told",
+    told: "TuningInputs",
     *,
     address: str,
     size: int,
@@ -107,7 +107,7 @@ def lead(
 
 def follow(
     claim: Claim,
-    placements: PlacementStore,
+    leases: LeaseStore,
     model: "Callable[[], BaseModel]",
     tasks: str,
     is_leaving: Callable[[], bool],
@@ -117,7 +117,7 @@ def follow(
     Raises `GroupLost` when the first worker goes, `ValueError` when this one has another model or
     task than it.
     """
-    meeting = _meeting(claim, placements, is_leaving)
+    meeting = _meeting(claim, leases, is_leaving)
     if meeting is None:
         return
     host, _, port = meeting.rpartition(":")
@@ -148,7 +148,7 @@ def follow(
             )
 
 
-def _tell(store: dist.TCPStore, told: "Told", checkpoint: Path | None) -> None:
+def _tell(store: dist.TCPStore, told: "TuningInputs", checkpoint: Path | None) -> None:
     facts = {
         "task": told.task.name,
         "task_fingerprint": told.task.fingerprint(),
@@ -163,17 +163,15 @@ def _tell(store: dist.TCPStore, told: "Told", checkpoint: Path | None) -> None:
     store.set("checkpoint", begun)
 
 
-def _meeting(
-    claim: Claim, placements: PlacementStore, is_leaving: Callable[[], bool]
-) -> str | None:
+def _meeting(claim: Claim, leases: LeaseStore, is_leaving: Callable[[], bool]) -> str | None:
     """Where the first worker waits, once it does; `None` when the run is no longer placed so."""
     while not is_leaving():
-        placement = placements.current(claim.run_id)
-        is_placed = placement is not None and placement.state is PlacementState.PLACED
-        if placement is None or not is_placed or placement.attempt != claim.attempt:
+        lease = leases.current(claim.run_id)
+        is_placed = lease is not None and lease.state is LeaseState.HELD
+        if lease is None or not is_placed or lease.attempt != claim.attempt:
             return None
-        if placement.meeting is not None:
-            return placement.meeting
+        if lease.meeting is not None:
+            return lease.meeting
         time.sleep(_LOOK_EVERY_S)
     return None
 

@@ -24,7 +24,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
 from maitre.settings import Settings
-from maitre.workers.leases import PlacementStore
+from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.pool.registry import WorkerRegistry, read_token
 from maitre.workers.process.checkpoints import CheckpointStore
@@ -156,11 +156,11 @@ def main(
         name,
         base_model,
         executor,
-        PlacementStore(settings.request_queue_url),
+        LeaseStore(settings.request_queue_url),
         checkpoints,
         log,
         executor.help,
-        executor.let_go,
+        executor.release_slots,
     )
     listener = socket.create_server((host, port))
     url = f"http://{host}:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A worker: takes one claim at a time, from any thread, and runs it on the main thread."""
+"""A worker: accepts one claim at a time, from any thread; executes it on the main thread."""
 
 import logging
 import signal
@@ -12,19 +12,24 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from maitre.workers.leases import LEASE_S, PREEMPTED, PlacementLost, PlacementStore
+from maitre.workers.leases import LEASE_S, PREEMPTED, LeaseLost, LeaseStore
 from maitre.workers.pool.protocol import Claim, ClaimView, WorkerState, WorkerView
 from maitre.workers.process.checkpoints import CheckpointStore
-from maitre.workers.process.held_run import HeldRun, Told, holding
-from maitre.workers.process.hold import Hold
+from maitre.workers.process.claimed_run import (
+    ClaimedRun,
+    Execute,
+    Help,
+    LeaseGuard,
+    release_nothing,
+)
 from maitre.workers.process.metrics import WorkerMetrics
-from maitre.workers.process.running import Execute, Help, Running, nothing_more
+from maitre.workers.process.run_context import RunContext, TuningInputs, use_context
 
 if TYPE_CHECKING:
     from maitre.tuning.workers import Workers
 
 STOP_GRACE_S = 15.0
-"""How long a run that is to stop may take to reach its next step, before it is interrupted."""
+"""How long a run that is to stop may take to reach its next step before it is interrupted."""
 
 
 class BusyError(RuntimeError):
@@ -36,31 +41,31 @@ class NoSuchClaimError(LookupError):
 
 
 class Worker:
-    """One base model, one run at a time. All methods but `serve` may be called from any thread."""
+    """One base model, one run at a time. Any thread may call any method except `serve`."""
 
     def __init__(
         self,
         name: str,
         base_model: str,
         execute: Execute,
-        placements: PlacementStore,
+        leases: LeaseStore,
         checkpoints: CheckpointStore,
         log: logging.Logger,
-        help_along: Help | None = None,
-        let_go: Callable[[str], None] = nothing_more,
+        help_run: Help | None = None,
+        release_slots: Callable[[str], None] = release_nothing,
     ) -> None:
         self.name = name
         self.base_model = base_model
         self.metrics = WorkerMetrics(base_model)
         self._execute = execute
-        self._placements = placements
+        self._leases = leases
         self._checkpoints = checkpoints
         self._log = log
-        self._help_along = help_along
-        self._let_go = let_go
+        self._help_run = help_run
+        self._release_slots = release_slots
         self._lock = threading.Lock()
-        self._inbox: SimpleQueue[Running | None] = SimpleQueue()
-        self._running: Running | None = None
+        self._inbox: SimpleQueue[ClaimedRun | None] = SimpleQueue()
+        self._claimed: ClaimedRun | None = None
         self._last: ClaimView | None = None
         self._state: WorkerState = "loading"
         self._started_s = self._since_s = time.time()
@@ -68,17 +73,17 @@ class Worker:
         self._drop_interrupt: Callable[[], object] = lambda: None
 
     def ready(self, load_s: dict[str, float]) -> None:
-        """The model is loaded: take claims from now."""
+        """Take claims from now on: the model is loaded, in these seconds by stage."""
         self._load_s = load_s
         self.metrics.loaded(load_s)
         with self._lock:
             if self._state == "loading":
-                self._enter("idle")
+                self._enter(state="idle")
 
     def view(self) -> WorkerView:
-        """The worker as it is now."""
+        """Return the worker's state as it reports it."""
         with self._lock:
-            claim = self._running.view() if self._running else None
+            claim = self._claimed.view() if self._claimed else None
             return WorkerView(
                 self.name,
                 self.base_model,
@@ -91,189 +96,190 @@ class Worker:
             )
 
     def claim(self, claim: Claim) -> None:
-        """Take a run; `BusyError` when there is one already, or while loading or draining."""
+        """Take a run; raise `BusyError` when there is one already, or while loading or draining."""
         with self._lock:
-            if self._running is not None and self._running.claim.attempt == claim.attempt:
+            if self._claimed is not None and self._claimed.claim.attempt == claim.attempt:
                 return
             if self._state != "idle":
                 raise BusyError(f"{self.name} is {self._state}")
-            self._running = Running(claim)
-            self._running.progress.mark("claimed")
-            self._enter("busy")
-            self._inbox.put(self._running)
+            self._claimed = ClaimedRun(claim)
+            self._claimed.progress.mark("claimed")
+            self._enter(state="busy")
+            self._inbox.put(self._claimed)
 
     def cancel(self, attempt: str) -> None:
         """Cancel the run at its next step, with Dagster's own interrupt.
 
-        One that has not begun here needs none: it is seen to be canceling when it begins.
+        A run that has not started here needs no interrupt: its status says that it is canceling.
         """
         with self._lock:
-            running = self._held(attempt)
-            if running.claim.rank > 0:
-                running.stop.set()
-            elif running.started:
+            run = self._claimed_by(attempt)
+            if run.claim.rank > 0:
+                run.stop.set()
+            elif run.started:
                 self._interrupt()
 
-    def preempt(self, attempt: str, why: str = PREEMPTED) -> None:
-        """Give the run up at its next step, with its checkpoint; another worker goes on."""
+    def preempt(self, attempt: str, reason: str = PREEMPTED) -> None:
+        """Give the run up at its next step, with its checkpoint; another worker continues it."""
         with self._lock:
-            running = self._held(attempt)
-            if running.given_up is not None or running.stop.is_set():
+            run = self._claimed_by(attempt)
+            if run.given_up is not None or run.stop.is_set():
                 return
-            running.why_stop = why
-            running.stop.set()
-            if running.claim.rank > 0:
-                # It has nothing to hand on: it leaves at the next sum.
+            run.stop_reason = reason
+            run.stop.set()
+            if run.claim.rank > 0:
+                # A helper has no checkpoint to hand on: it leaves at the next sum.
                 return
-        threading.Thread(target=self._give_up, args=(running, why), daemon=True).start()
+        threading.Thread(target=self._give_up, args=(run, reason), daemon=True).start()
 
     def drain(self, preempt: bool = True) -> None:
-        """Take nothing more; end when the current run, if any, has been given up or is over."""
+        """Take no more claims; end when the current run, if any, has been given up or is over."""
         with self._lock:
             if self._state != "draining":
-                self._enter("draining")
+                self._enter(state="draining")
                 self._inbox.put(None)
-            running = self._running
-        if running is not None and preempt:
-            # It may be over by now.
+            run = self._claimed
+        if run is not None and preempt:
+            # The run may be over by now.
             with suppress(NoSuchClaimError):
-                self.preempt(running.claim.attempt, "its worker is drained")
+                self.preempt(run.claim.attempt, "its worker is drained")
 
     def serve(self, drop_interrupt: Callable[[], object] = lambda: None) -> None:
-        """Run what is claimed until drained. On the main thread: Dagster's interrupts need it.
+        """Execute claimed runs until drained. Call it on the main thread: Dagster interrupts that.
 
-        `drop_interrupt` forgets one that is captured and not raised yet.
+        `drop_interrupt` forgets an interrupt that is captured and not raised yet.
         """
         self._drop_interrupt = drop_interrupt
-        threading.Thread(target=self._keep_lease, daemon=True).start()
-        while (running := self._inbox.get()) is not None:
-            self._run(running)
+        threading.Thread(target=self._renew_leases, daemon=True).start()
+        while (run := self._inbox.get()) is not None:
+            self._run(run)
 
-    def _run(self, running: Running) -> None:
-        claim = running.claim
+    def _run(self, run: ClaimedRun) -> None:
+        claim = run.claim
         started_s = time.monotonic()
         if claim.rank > 0:
-            self._finish(running, self._help(running), time.monotonic() - started_s)
+            self._finish(run, self._help(run), time.monotonic() - started_s)
             return
         end = "broken"
         try:
             with self._lock:
-                running.started = True
-            with holding(self._held_run(running)):
+                run.started = True
+            with use_context(self._context_of(run)):
                 self._execute(
                     claim.run_id,
                     resume=claim.resume,
-                    before_write=self._hold(running).check,
+                    before_write=self._guard(run).check,
                 )
-            self._hold(running).end()
+            self._guard(run).end()
             self._checkpoints.remove(claim.run_id)
             end = "finished"
-        except PlacementLost as lost:
-            end = "preempted" if running.given_up else "lost"
+        except LeaseLost as lost:
+            end = "preempted" if run.given_up else "lost"
             self._log.warning("run %s: %s", claim.run_id, lost)
         except Exception:
             self._log.exception("run %s broke outside of its steps", claim.run_id)
-            running.given_up = "broke outside of its steps; see its worker's log"
+            run.given_up = "broke outside of its steps; see its worker's log"
         finally:
-            self._finish(running, end, time.monotonic() - started_s)
+            self._finish(run, end, time.monotonic() - started_s)
 
-    def _help(self, running: Running) -> str:
-        """Lend the run of another worker this one's steps; how that ended."""
-        running.progress.phase = "helping"
+    def _help(self, run: ClaimedRun) -> str:
+        """Take the steps of a run that another worker executes; return how that ended."""
+        run.progress.phase = "helping"
         try:
-            assert self._help_along is not None
-            self._help_along(running.claim, is_leaving=running.stop.is_set)
+            assert self._help_run is not None
+            self._help_run(run.claim, is_leaving=run.stop.is_set)
         except BaseException as error:
-            self._log.warning("left run %s: %s", running.claim.run_id, error)
+            self._log.warning("left run %s: %s", run.claim.run_id, error)
             return "left"
         return "helped"
 
-    def _held_run(self, running: Running) -> HeldRun:
-        """The run as its op sees it, with the checkpoint of the worker before, if there was one."""
-        claim = running.claim
+    def _context_of(self, run: ClaimedRun) -> RunContext:
+        """Return what the run's op sees, with the checkpoint of the worker before, if any."""
+        claim = run.claim
         checkpoint = self._checkpoints.prepare(claim.run_id, claim.number)
-        hold = self._hold(running)
-        keep = self._checkpoints.keeper(claim.run_id, claim.number, hold.check)
+        guard = self._guard(run)
+        copy_checkpoint = self._checkpoints.copier(claim.run_id, claim.number, guard.check)
 
-        def check() -> None:
-            keep()
+        def check_lease() -> None:
+            copy_checkpoint()
             # A result that is being stored is finished first.
-            if running.stop.is_set() and running.progress.phase != "registering":
-                running.given_up = running.given_up or running.why_stop
-            hold.check()
+            if run.stop.is_set() and run.progress.phase != "registering":
+                run.given_up = run.given_up or run.stop_reason
+            guard.check()
 
-        lead = self._leads(running, checkpoint) if claim.size > 1 else None
-        return HeldRun(running.progress, running.stop, check, checkpoint, keep, lead)
+        lead = self._group_leader(run, checkpoint) if claim.size > 1 else None
+        return RunContext(run.progress, run.stop, check_lease, checkpoint, copy_checkpoint, lead)
 
-    def _leads(
-        self, running: Running, checkpoint: Path
-    ) -> "Callable[[Told], AbstractContextManager[Workers]]":
-        """Forms the group of a run that other workers were claimed for, too."""
-        claim = running.claim
+    def _group_leader(
+        self, run: ClaimedRun, checkpoint: Path
+    ) -> "Callable[[TuningInputs], AbstractContextManager[Workers]]":
+        """Return the function that forms the group of a run that several workers hold."""
+        claim = run.claim
 
-        def give_up(why: str) -> NoReturn:
-            running.given_up = running.given_up or why
-            raise PlacementLost(why)
+        def give_up(reason: str) -> NoReturn:
+            run.given_up = run.given_up or reason
+            raise LeaseLost(reason)
 
-        def form(told: Told) -> "AbstractContextManager[Workers]":
+        def form_group(inputs: TuningInputs) -> "AbstractContextManager[Workers]":
             from maitre.workers.process.group import lead
 
-            placement = self._placements.current(claim.run_id)
-            url = placement.url if placement is not None else ""
+            lease = self._leases.current(claim.run_id)
+            url = lease.url if lease is not None else ""
             return lead(
-                told,
+                inputs,
                 address=urlsplit(url).hostname or "127.0.0.1",
                 size=claim.size,
                 checkpoint=checkpoint,
-                publish=partial(self._placements.meet, claim.run_id, claim.attempt),
+                publish=partial(self._leases.publish_meeting, claim.run_id, claim.attempt),
                 give_up=give_up,
             )
 
-        return form
+        return form_group
 
-    def _finish(self, running: Running, end: str, busy_s: float) -> None:
-        if running.given_up:
-            # Only now, when nothing of the run executes here any more, may another take it.
-            self._hold(running).give_back(running.given_up, self._let_go)
+    def _finish(self, run: ClaimedRun, end: str, busy_s: float) -> None:
+        if run.given_up:
+            # Only now, when nothing of the run executes here any more, may another worker take it.
+            self._guard(run).release(run.given_up, self._release_slots)
         with self._lock:
-            running.started = False
-            # Whoever interrupts holds the lock, too: a cancel that came since the run ended (while
-            # its checkpoint was removed, say) is here by now, and must not hit the next run.
+            run.started = False
+            # Whoever interrupts holds the lock too. A cancel that came after the run had ended
+            # (while its checkpoint was removed, say) is captured by now; it must not hit the next
+            # run.
             self._drop_interrupt()
-            running.progress.mark("free")
-            self._last = running.view()
-            self._running = None
+            run.progress.mark("free")
+            self._last = run.view()
+            self._claimed = None
             if self._state == "busy":
-                self._enter("idle")
+                self._enter(state="idle")
         self.metrics.claim_ended(end, busy_s)
 
-    def _give_up(self, running: Running, why: str) -> None:
-        """Wait for the next step's checkpoint, or for a result to be stored; else cut it off."""
+    def _give_up(self, run: ClaimedRun, reason: str) -> None:
+        """Wait for the next checkpoint, or for a result to be stored; then interrupt the run."""
         until_s = time.monotonic() + STOP_GRACE_S
-        while running.progress.phase in ("tuning", "registering") and time.monotonic() < until_s:
-            if self._running is not running:
+        while run.progress.phase in ("tuning", "registering") and time.monotonic() < until_s:
+            if self._claimed is not run:
                 return
             time.sleep(0.02)
         with self._lock:
-            if self._running is running:
-                running.given_up = why
-                if running.started:
+            if self._claimed is run:
+                run.given_up = reason
+                if run.started:
                     self._interrupt()
 
-    def _hold(self, running: Running) -> Hold:
-        return Hold(self._placements, running, self._log)
+    def _guard(self, run: ClaimedRun) -> LeaseGuard:
+        return LeaseGuard(self._leases, run, self._log)
 
-    def _keep_lease(self) -> None:
+    def _renew_leases(self) -> None:
         while True:
             time.sleep(LEASE_S / 3)
-            running = self._running
-            if running is not None and running.claim.rank == 0:
-                self._hold(running).renew()
+            run = self._claimed
+            if run is not None and run.claim.rank == 0:
+                self._guard(run).renew()
 
-    def _held(self, attempt: str) -> Running:
-        if self._running is None or self._running.claim.attempt != attempt:
+    def _claimed_by(self, attempt: str) -> ClaimedRun:
+        if self._claimed is None or self._claimed.claim.attempt != attempt:
             raise NoSuchClaimError(f"{self.name} does not hold attempt {attempt}")
-        return self._running
+        return self._claimed
 
     def _enter(self, state: WorkerState) -> None:
         self._state = state

@@ -19,13 +19,13 @@ from maitre.scheduling.policies import named_policy
 from maitre.settings import Settings
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.launch.lost_runs import runs_to_resume
-from maitre.workers.leases import PlacementState, PlacementStore
+from maitre.workers.leases import LeaseState, LeaseStore
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import PoolWorker, WarmPool
 from maitre.workers.scheduling.cluster_file import planned_cluster
 from maitre.workers.scheduling.decision_log import to_document, write_tick
 from maitre.workers.scheduling.live_snapshot import HANDED_TO, live_snapshot
-from maitre.workers.transient_errors import PASSING, first_line
+from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 POLICY = "maitre"
 HOLD_S = 60.0
@@ -156,7 +156,7 @@ def _noting(done: Round, what: str) -> Iterator[None]:
     """Note what the pool or the database refuses: what the round has taken starts all the same."""
     try:
         yield
-    except PASSING as error:
+    except TRANSIENT_ERRORS as error:
         done.notes.append(f"{what}: {first_line(error)}")
 
 
@@ -197,12 +197,12 @@ def _is_kept(worker: PoolWorker, now: datetime) -> bool:
 
 
 def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: Round) -> None:
-    placement = PlacementStore(settings.request_queue_url).current(request.run_id or "")
-    if placement is None or placement.state is not PlacementState.PLACED:
+    lease = LeaseStore(settings.request_queue_url).current(request.run_id or "")
+    if lease is None or lease.state is not LeaseState.HELD:
         return
     try:
-        pool.client(placement.url).preempt(placement.attempt)
-        done.notes.append(f"preempted {request.request_id} on {placement.worker}")
+        pool.client(lease.url).preempt(lease.attempt)
+        done.notes.append(f"preempted {request.request_id} on {lease.worker}")
     except (ClaimRefusedError, WorkerUnreachableError) as error:
         done.notes.append(f"could not preempt {request.request_id}: {error}")
 

@@ -1,47 +1,48 @@
-"""Takes a tuning request: tells when it would be done and for how much, queues it, starts it."""
+"""Accept a tuning request: forecast its finish and price, queue it, start it where one can."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from maitre.requests.acceptance import check_new
 from maitre.requests.request import (
+    DEFAULT_ITERATIONS,
+    DEFAULT_TENANT,
     OPEN_STATES,
     RequestError,
     RequestState,
     TuningRequest,
+    new_request,
 )
 from maitre.requests.store import RequestStore
 from maitre.scheduling.cluster import Cluster, read_cluster
 from maitre.settings import Settings
 from maitre.workers.pool.pool import PoolWorker, pool_of
+from maitre.workers.running_services import with_running_services
 from maitre.workers.scheduling.cluster_file import cluster_knowing
 from maitre.workers.scheduling.forecast import earliest_deadline_s, forecast
 from maitre.workers.scheduling.live_snapshot import job_view, live_snapshot
-from maitre.workers.services_file import while_up
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What somebody asks for."""
+class TuneOrder:
+    """What a user asks for: a task, a deadline, and how to tune."""
 
     task: str
     deadline_at: datetime
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     idempotency_key: str | None = None
-    max_iterations: int = 40
+    max_iterations: int = DEFAULT_ITERATIONS
     lookup: bool = True
     accept_late: bool = False
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A request that was taken; `worker` is where it starts at once, if anywhere.
+    """An accepted request; `worker` is the one on which it starts at once, if any.
 
-    `is_new`: whether it was added now, or is what its idempotency key stands for already.
+    `is_new` is false where the idempotency key stands for an earlier request.
     """
 
     request: TuningRequest
@@ -49,50 +50,30 @@ class Submitted:
     is_new: bool = True
 
 
-def submit(settings: Settings, wish: Wish, now: datetime) -> Submitted:
-    """Queue a wish, and start it when a warm worker is idle; once for an idempotency key.
+def submit(settings: Settings, order: TuneOrder, now: datetime) -> Submitted:
+    """Queue an order and start it when a warm worker is idle; once per idempotency key.
 
-    Raises `RequestError` when the deadline has passed, or cannot be met by the forecast unless the
-    wish accepts that, and `SchedulingError` when warm workers would never get to it; then nothing
-    is queued.
+    Raises `RequestError` when the deadline has passed, or when the forecast cannot meet it and the
+    order does not accept that; `SchedulingError` when the warm workers hold another base model. No
+    request is queued then.
     """
-    settings = while_up(settings)
+    settings = with_running_services(settings)
     store = RequestStore(settings.request_queue_url)
-    there = store.submitted(wish.task, settings.pool, wish.tenant, wish.idempotency_key)
+    there = store.submitted(order.task, settings.pool, order.tenant, order.idempotency_key)
     if there is not None:
         return Submitted(there, None, is_new=False)
-    if wish.deadline_at <= now:
-        raise RequestError(f"deadline {wish.deadline_at:%Y-%m-%d %H:%M:%S %Z} has passed already")
-    estimates: dict[str, Any] = {
-        "max_iterations": wish.max_iterations,
-        "lookup": wish.lookup,
-        "iterations_cold": float(wish.max_iterations),
-        "iterations_bank": float(wish.max_iterations),
-    }
-    asked = TuningRequest(
-        request_id="asked",
-        task=wish.task,
-        base_model=settings.pool,
-        tenant=wish.tenant,
-        submitted_at=now,
-        deadline_at=wish.deadline_at,
-        state=RequestState.QUEUED,
-        idempotency_key=wish.idempotency_key,
-        **estimates,
-    )
-    check_new(asked)
-    workers, told = _told(settings, store, asked, wish.accept_late, now)
-    request = store.submit(
-        wish.task,
-        deadline_at=wish.deadline_at,
+    request = new_request(
+        order.task,
+        deadline_at=order.deadline_at,
         now=now,
         base_model=settings.pool,
-        tenant=wish.tenant,
-        idempotency_key=wish.idempotency_key,
-        **estimates,
-        **told,
+        tenant=order.tenant,
+        idempotency_key=order.idempotency_key,
+        max_iterations=order.max_iterations,
+        lookup=order.lookup,
     )
-    return _started(settings, store, request, workers, now)
+    workers, predicted = _predict(settings, store, request, order.accept_late, now)
+    return _start_where_idle(settings, store, store.add(predicted), workers, now)
 
 
 def retry(
@@ -102,46 +83,52 @@ def retry(
     deadline_at: datetime | None = None,
     accept_late: bool = False,
 ) -> Submitted:
-    """Queue a failed or cancelled request once more, forecast and started as at submission.
+    """Queue a failed or cancelled request again, forecast and started as at submission.
 
-    Raises what `submit` and `RequestStore.retry` raise; then nothing is changed.
+    Raises what `submit` and `RequestStore.retry` raise; then the request is unchanged.
     """
-    settings = while_up(settings)
+    settings = with_running_services(settings)
     store = RequestStore(settings.request_queue_url)
-    asked = store.to_retry(request_id, now=now, deadline_at=deadline_at)
-    workers, told = _told(settings, store, asked, accept_late, now)
-    request = store.retry(request_id, now=now, deadline_at=asked.deadline_at, **told)
-    return _started(settings, store, request, workers, now)
+    request = store.to_retry(request_id, now=now, deadline_at=deadline_at)
+    workers, predicted = _predict(settings, store, request, accept_late, now)
+    queued = store.retry(
+        request_id,
+        now=now,
+        deadline_at=predicted.deadline_at,
+        predicted_finish_at=predicted.predicted_finish_at,
+        predicted_price=predicted.predicted_price,
+    )
+    return _start_where_idle(settings, store, queued, workers, now)
 
 
-def _told(
+def _predict(
     settings: Settings,
     store: RequestStore,
-    asked: TuningRequest,
+    request: TuningRequest,
     accept_late: bool,
     now: datetime,
-) -> tuple[list[PoolWorker], dict[str, Any]]:
-    """The pool's workers; and the finish and the price that are told, if anything is known."""
+) -> tuple[list[PoolWorker], TuningRequest]:
+    """Return the pool's workers, and the request with its forecast where there can be one."""
     pool = pool_of(settings)
-    cluster = _cluster(settings, asked.base_model, pool is not None)
+    cluster = _cluster(settings, request.base_model, pool is not None)
     workers = pool.workers() if pool is not None else []
     if cluster is None:
-        return workers, {"predicted_finish_at": None, "predicted_price": None}
-    seen = live_snapshot(now.timestamp(), cluster, store.find(OPEN_STATES), workers, {})
-    job = replace(job_view(asked, cluster.models[asked.base_model]), job_id="asked")
-    told = forecast(seen, job)
-    finish_at = _moment(told.finish_s)
-    if told.finish_s > job.deadline_s and not accept_late:
+        return workers, replace(request, predicted_finish_at=None, predicted_price=None)
+    snapshot = live_snapshot(now.timestamp(), cluster, store.find(OPEN_STATES), workers, {})
+    job = job_view(request, cluster.models[request.base_model])
+    predicted = forecast(snapshot, job)
+    finish_at = _moment(predicted.finish_s)
+    if predicted.finish_s > job.deadline_s and not accept_late:
         raise RequestError(
-            f"{asked.task}: cannot meet this deadline; earliest is "
-            f"{_as_deadlines(earliest_deadline_s(seen, job), now)}; "
+            f"{request.task}: cannot meet this deadline; earliest is "
+            f"{_as_deadlines(earliest_deadline_s(snapshot, job), now)}; "
             "--accept-late queues it all the same)"
         )
-    return workers, {"predicted_finish_at": finish_at, "predicted_price": told.price}
+    return workers, replace(request, predicted_finish_at=finish_at, predicted_price=predicted.price)
 
 
 def _cluster(settings: Settings, base_model: str, has_pool: bool) -> Cluster | None:
-    """The cluster file; without a pool, which needs no plan, `None` where it says nothing."""
+    """Return the cluster; without a pool `None` where no cluster file has the base model."""
     if has_pool:
         return cluster_knowing(settings, base_model)
     path = Path(settings.cluster)
@@ -150,9 +137,9 @@ def _cluster(settings: Settings, base_model: str, has_pool: bool) -> Cluster | N
 
 
 def _as_deadlines(moment_s: float, now: datetime) -> str:
-    """A time, and how long that is from now, each as `--deadline` takes it.
+    """Return a time, and the span until it, each as `--deadline` takes it.
 
-    The span can still be met a moment later: what is not begun moves with the clock.
+    The span can still be met a moment later: the start of waiting runs moves with the clock.
     """
     span_s = math.ceil(moment_s - now.timestamp())
     return f"{_moment(moment_s).astimezone().isoformat()} (--deadline {span_s}s"
@@ -165,7 +152,7 @@ def _moment(time_s: float) -> datetime:
         raise RequestError(f"it would take {time_s:.3g} s: that has no date") from None
 
 
-def _started(
+def _start_where_idle(
     settings: Settings,
     store: RequestStore,
     request: TuningRequest,

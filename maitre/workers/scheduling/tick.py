@@ -18,7 +18,7 @@ from maitre.settings import Settings
 from maitre.workers.launch.graphql import GraphqlError, launch_held
 from maitre.workers.pool.pool import WarmPool
 from maitre.workers.scheduling.round import StartRun, now_utc, schedule
-from maitre.workers.transient_errors import PASSING, first_line
+from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 WATCH_S = 4.0
 """How long a tick lasts; the daemon's loop takes 5 s, and other sensors want a turn in it."""
@@ -28,7 +28,7 @@ _LOOK_EVERY_S = 0.15
 
 
 @dataclass(frozen=True)
-class Watch:
+class Tick:
     """A tick. `waiting` notes what became of the runs and gives the requests without one."""
 
     settings: Settings
@@ -76,7 +76,7 @@ class Watch:
         except GraphqlError as error:
             self.tell(f"{start.request.request_id} is left to Dagster: {error}")
             return False
-        except PASSING as error:
+        except TRANSIENT_ERRORS as error:
             # It is launched and its row does not say so; the next tick sees the run by its tag.
             self.tell(f"launched {what}, not noted: {first_line(error)}")
             return True

@@ -13,7 +13,7 @@ from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuneResult
 from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.tasks import find_task
-from maitre.workers.leases import PlacementLost
+from maitre.workers.leases import LeaseLost
 from resources.data_home import DataHome
 from tests.tiny_inputs import write_model, write_tasks
 
@@ -27,7 +27,7 @@ class Lost:
     def __call__(self) -> None:
         self.passes -= 1
         if self.passes < 0:
-            raise PlacementLost("another worker has been given this run")
+            raise LeaseLost("another worker has been given this run")
 
 
 def test_a_run_that_is_lost_adds_nothing_to_the_bank(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_run_that_is_lost_adds_nothing_to_the_bank(tmp_path: Path) -> None:
     home = DataHome(root=str(tmp_path / "home"))
     prompt = random_init(model, 2, 0)
     tuned = TuneResult("first", prompt, True, 4, 0.5, 1.0, 1.0, ((0, 0.5, 1.0),), "target")
-    with pytest.raises(PlacementLost):
+    with pytest.raises(LeaseLost):
         add_to_bank(home, model, task, tuned, None, "run", Lost(0))
     assert len(load_bank(home, model)) == 0
     add_to_bank(home, model, task, tuned, None, "run", Lost(1))
@@ -44,7 +44,7 @@ def test_a_run_that_is_lost_adds_nothing_to_the_bank(tmp_path: Path) -> None:
     choice = Candidate(entry.entry_id, "bank", entry.prompt)
     start = Lookup(choice, (), (), 1, "", 0.1, start_loss=1.0, predicted_cold_iterations=30.0)
     for passes, noted in ((0, 0), (1, 1)):
-        with pytest.raises(PlacementLost):
+        with pytest.raises(LeaseLost):
             record_use(
                 home, model, task, start, tuned, None, run_id=f"run{passes}", check=Lost(passes)
             )

@@ -18,7 +18,7 @@ from maitre.workers.launch.dagster_internals import (
     WorkerStatus,
 )
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from maitre.workers.leases import PlacementState
+from maitre.workers.leases import LeaseState
 from tests.workers.live import Live, until
 
 LONG = {"max_iterations": 100_000}
@@ -37,8 +37,8 @@ def monitor_until_moved(live: Live, run_id: str, worker: str) -> None:
 
     def look() -> bool:
         monitor(live, run_id)
-        placement = live.placements.current(run_id)
-        return placement is not None and placement.worker != worker
+        lease = live.leases.current(run_id)
+        return lease is not None and lease.worker != worker
 
     until(look)
 
@@ -79,12 +79,12 @@ def test_a_tagged_run_executes_in_a_workers_process(live: Live) -> None:
     run_id = live.launch()
     assert live.ended(run_id) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
-    placement = live.placements.current(run_id)
-    assert placement is not None
-    assert placement.worker in names
-    assert placement.state is PlacementState.ENDED
+    lease = live.leases.current(run_id)
+    assert lease is not None
+    assert lease.worker in names
+    assert lease.state is LeaseState.ENDED
     pids = {e.dagster_event.pid for e in live.instance.all_logs(run_id) if e.dagster_event}
-    assert live.pid(placement.worker) in pids
+    assert live.pid(lease.worker) in pids
 
 
 def test_a_cancelled_run_ends_at_its_next_step_and_the_next_run_is_whole(live: Live) -> None:
@@ -151,13 +151,13 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(live: Live) -> Non
     pid = live.pid(first)
     os.kill(pid, signal.SIGSTOP)
     try:
-        placement = live.placements.current(run_id)
-        assert placement is not None
+        lease = live.leases.current(run_id)
+        assert lease is not None
         # Not yet: its lease still runs.
         run = live.instance.get_run_by_id(run_id)
         assert run is not None
         assert launcher(live).check_run_worker_health(run).status is WorkerStatus.RUNNING
-        live.placements.release(run_id, placement.attempt, "its lease has run out")
+        live.leases.release(run_id, lease.attempt, "its lease has run out")
         status = monitor_until_ended(live, run_id)
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -174,14 +174,14 @@ def test_a_worker_that_is_stopped_while_it_registers_makes_no_second_version(liv
     experiment = until(lambda: mlflow.get_experiment_by_name("maitre")).experiment_id
     # It logs the model, of which there is no version yet.
     until(lambda: mlflow.search_logged_models([experiment], filter_string=is_third))
-    placement = live.placements.current(run_id)
-    assert placement is not None
-    first = placement.worker
+    lease = live.leases.current(run_id)
+    assert lease is not None
+    first = lease.worker
     pid = live.pid(first)
     os.kill(pid, signal.SIGSTOP)
     try:
         assert mlflow.search_model_versions(is_third) == []
-        assert live.placements.release(run_id, placement.attempt, "its lease has run out")
+        assert live.leases.release(run_id, lease.attempt, "its lease has run out")
         status = monitor_until_ended(live, run_id)
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -215,9 +215,9 @@ def test_a_run_whose_worker_dies_after_its_result_was_stored_stores_it_once(live
     run_id = live.launch()
     stored = dg.DagsterEventType.ASSET_MATERIALIZATION
     until(lambda: live.instance.all_logs(run_id, of_type=stored))
-    placement = live.placements.current(run_id)
-    assert placement is not None
-    os.kill(live.pid(placement.worker), signal.SIGKILL)
+    lease = live.leases.current(run_id)
+    assert lease is not None
+    os.kill(live.pid(lease.worker), signal.SIGKILL)
     assert monitor_until_ended(live, run_id) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
 
@@ -228,9 +228,9 @@ def test_a_drained_worker_hands_its_run_on(live: Live) -> None:
     first = live.tuning_on(run_id, after_iteration=20)
     os.kill(live.pid(first), signal.SIGTERM)
     until(lambda: first not in [w.name for w in live.pool.workers()])
-    placement = live.placements.current(run_id)
-    assert placement is not None
-    assert placement.state is PlacementState.RELEASED
+    lease = live.leases.current(run_id)
+    assert lease is not None
+    assert lease.state is LeaseState.RELEASED
     assert monitor_until_ended(live, run_id) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
 
@@ -242,9 +242,9 @@ def test_a_run_that_waits_for_a_worker_holds_no_slot_of_a_pool(live: Live) -> No
     try:
         run_id = live.launch(**SOME)
         live.tuning_on(run_id, after_iteration=3)
-        placement = live.placements.current(run_id)
-        assert placement is not None
-        live.pool.client(placement.url).preempt(placement.attempt)
+        lease = live.leases.current(run_id)
+        assert lease is not None
+        live.pool.client(lease.url).preempt(lease.attempt)
         until(lambda: all(worker.is_idle for worker in live.pool.workers()))
         assert not storage.get_concurrency_info("training").claimed_slots
         assert live.ended(live.launch()) is dg.DagsterRunStatus.SUCCESS

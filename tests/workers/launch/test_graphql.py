@@ -9,14 +9,14 @@ from dagster_graphql.schema import create_schema
 from graphql import parse, validate
 from graphql.utilities import coerce_input_value
 
-from maitre.workers.launch import graphql as quick_launch
+from maitre.workers.launch import graphql
 
 SCHEMA = create_schema().graphql_schema
 
 
 @pytest.mark.parametrize("query", ["_LAUNCH", "_TERMINATE"])
 def test_the_queries_are_valid(query: str) -> None:
-    assert validate(SCHEMA, parse(getattr(quick_launch, query))) == []
+    assert validate(SCHEMA, parse(getattr(graphql, query))) == []
 
 
 def test_the_parameters_of_a_launch_are_those_of_the_schema(
@@ -32,10 +32,10 @@ def test_the_parameters_of_a_launch_are_those_of_the_schema(
         asked.append(variables)
         return {"launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "r"}}}
 
-    monkeypatch.setattr(quick_launch.Dagster, "_ask", ask)
+    monkeypatch.setattr(graphql.DagsterClient, "_ask", ask)
     now = datetime(2030, 1, 1, tzinfo=UTC)
     request = TuningRequest("id", "task", "tiny", "t", now, now, RequestState.STARTING)
-    assert quick_launch.Dagster("http://nowhere").launch(request, ["v", "w"], True) == "r"
+    assert graphql.DagsterClient("http://nowhere").launch(request, ["v", "w"], True) == "r"
     problems: list[str] = []
     coerce_input_value(
         asked[0]["parameters"],
@@ -73,4 +73,4 @@ def test_no_proxy_of_the_environment_stands_between(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert quick_launch.Dagster(webserver).terminate("run")
+    assert graphql.DagsterClient(webserver).terminate("run")

@@ -18,7 +18,7 @@ from maitre.workers.launch.dagster_internals import (
 )
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
-from maitre.workers.leases import PlacementStore
+from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.kubernetes import KubernetesPool
 from maitre.workers.pool.pool import PoolError
 from tests.workers.kubernetes_double import Cluster, kubernetes_double
@@ -78,7 +78,7 @@ def test_a_run_waits_in_the_queue_while_the_database_is_away(
     def locked(*_: object) -> None:
         raise sa.exc.OperationalError("SELECT", {}, Exception("database is locked"))
 
-    monkeypatch.setattr(PlacementStore, "current", locked)
+    monkeypatch.setattr(LeaseStore, "current", locked)
     run = a_run(launcher)
     with pytest.raises(DagsterUserCodeUnreachableError, match=r"^database is locked; the run"):
         launcher.launch_run(LaunchRunContext(run, None))
@@ -100,12 +100,12 @@ def test_a_run_that_a_worker_has_is_not_queued_again_for_a_note(
         raise sa.exc.OperationalError("UPDATE", {}, Exception("database is locked"))
 
     monkeypatch.setattr(launcher._instance, "add_run_tags", locked)
-    placed = launcher._placements.place(
+    placed = launcher._leases.grant(
         "r", worker="w0", url="", after=None, now=datetime.now(UTC), others=["w1"]
     )
     assert placed is not None
     with caplog.at_level(logging.WARNING):
-        launcher._note_placed(a_run(launcher), placed)
+        launcher._note_lease(a_run(launcher), placed)
     assert "is on w0,w1, not noted: database is locked" in caplog.text
 
 

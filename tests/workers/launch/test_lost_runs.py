@@ -20,10 +20,10 @@ from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.launch.lost_runs import MOST_TAKEN, runs_to_resume
 from maitre.workers.leases import (
     PREEMPTED,
-    Placement,
-    PlacementLost,
-    PlacementState,
-    PlacementStore,
+    LeaseLost,
+    LeaseState,
+    LeaseStore,
+    RunLease,
 )
 from maitre.workers.pool.client import WorkerClient
 
@@ -36,11 +36,11 @@ NOBODY = "http://127.0.0.1:1"
 
 
 class Runs:
-    """Runs of an instance whose launcher is the warm one, and their placements."""
+    """Runs of an instance whose launcher is the warm one, and their leases."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.instance = settings, instance
-        self.store = PlacementStore(settings.request_queue_url)
+        self.store = LeaseStore(settings.request_queue_url)
         self.told: list[str] = []
 
     def add(self, status: dg.DagsterRunStatus) -> dg.DagsterRun:
@@ -48,13 +48,13 @@ class Runs:
             nothing, status=status, remote_job_origin=OF_TUNING, job_code_origin=None
         )
 
-    def place(self, run_id: str, after: Placement | None = None) -> Placement:
-        placed = self.store.place(run_id, worker="w0", url=NOBODY, after=after, now=NOW)
+    def place(self, run_id: str, after: RunLease | None = None) -> RunLease:
+        placed = self.store.grant(run_id, worker="w0", url=NOBODY, after=after, now=NOW)
         assert placed is not None
         return placed
 
-    def checkpoint(self, placed: Placement) -> Path:
-        """A file of the placement's op."""
+    def checkpoint(self, placed: RunLease) -> Path:
+        """A file of the lease's op."""
         path = Path(self.settings.home) / "checkpoints" / f"{placed.run_id}-{placed.number}"
         path = path.with_name(f"{path.name}.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +65,10 @@ class Runs:
         pool: Any = SimpleNamespace(client=lambda url: WorkerClient(url, "token", 1.0))
         return runs_to_resume(self.settings, self.instance, pool, self.told.append)
 
-    def state(self, run_id: str) -> PlacementState:
-        placement = self.store.current(run_id)
-        assert placement is not None
-        return placement.state
+    def state(self, run_id: str) -> LeaseState:
+        lease = self.store.current(run_id)
+        assert lease is not None
+        return lease.state
 
     def status(self, run_id: str) -> dg.DagsterRunStatus:
         run = self.instance.get_run_by_id(run_id)
@@ -104,13 +104,13 @@ def test_a_run_that_went_back_to_dagsters_queue_is_left_to_it(runs: Runs) -> Non
     assert isinstance(launcher, WarmPoolRunLauncher)
     for run in (queued, starting):
         assert not launcher.take_over(run, None, [])  # type: ignore[arg-type]
-        assert runs.state(run.run_id) is PlacementState.RELEASED
+        assert runs.state(run.run_id) is LeaseState.RELEASED
         assert runs.status(run.run_id) is run.status
 
 
 def test_a_worker_drops_a_run_that_went_back_to_dagsters_queue(runs: Runs) -> None:
     run = runs.add(dg.DagsterRunStatus.QUEUED)
-    with pytest.raises(PlacementLost, match="queue"):
+    with pytest.raises(LeaseLost, match="queue"):
         execute_run(runs.instance, run.run_id, resume=True, before_write=lambda: None)
     assert runs.status(run.run_id) is dg.DagsterRunStatus.QUEUED
 
@@ -134,7 +134,7 @@ def test_what_is_over_is_forgotten_with_its_checkpoints(runs: Runs, is_deleted: 
     if is_deleted:
         runs.instance.delete_run(run.run_id)
     assert runs.to_resume() == {}
-    assert runs.state(run.run_id) is PlacementState.ENDED
+    assert runs.state(run.run_id) is LeaseState.ENDED
     assert not file.exists()
 
 
@@ -156,7 +156,7 @@ def test_checkpoints_that_cannot_be_removed_are_tried_again(
     assert file.exists()
     runs.to_resume()
     assert not file.exists()
-    assert runs.state(run.run_id) is PlacementState.ENDED
+    assert runs.state(run.run_id) is LeaseState.ENDED
 
 
 def test_neither_refusals_nor_preemptions_count_towards_giving_a_run_up(runs: Runs) -> None:

@@ -19,7 +19,7 @@ from maitre.workers.launch.dagster_internals import (
     report_enqueued,
 )
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from maitre.workers.leases import PlacementStore
+from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.protocol import WorkerState, WorkerView
 from tests.workers.launch.test_lost_runs import OF_TUNING
@@ -41,7 +41,7 @@ class Queue:
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self.instance, self.now_s = instance, 1e9
         self.worker: WorkerState | None = "busy"
-        self.placements = PlacementStore(settings.request_queue_url)
+        self.leases = LeaseStore(settings.request_queue_url)
         self.daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
         launcher = instance.run_launcher
         assert isinstance(launcher, WarmPoolRunLauncher)
@@ -125,7 +125,7 @@ def test_a_run_that_waits_for_a_worker_blocks_no_other(queue: Queue) -> None:
     queue.second()
     assert queue.status(waiting[0]) is dg.DagsterRunStatus.STARTING
     assert queue.status(waiting[1]) is dg.DagsterRunStatus.QUEUED
-    placed = queue.placements.current(waiting[0].run_id)
+    placed = queue.leases.current(waiting[0].run_id)
     assert placed is not None
     assert placed.worker == "w0"
 
@@ -138,7 +138,7 @@ def test_a_run_starts_cold_when_the_worker_that_it_waits_for_is_gone(queue: Queu
     queue.worker = None
     queue.second()
     assert queue.status(run) is dg.DagsterRunStatus.STARTING
-    assert queue.placements.current(run.run_id) is None
+    assert queue.leases.current(run.run_id) is None
 
 
 def test_a_run_that_was_cancelled_while_it_was_refused_is_not_queued(

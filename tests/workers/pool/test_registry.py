@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from maitre.workers.pool import processes
+from maitre.processes import identity as identity_module
+from maitre.processes.identity import identity_of
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.registry import WorkerRegistry
 
@@ -49,7 +50,7 @@ def test_a_process_that_has_a_workers_pid_now_is_none_and_is_left_alone(
 ) -> None:
     registry = WorkerRegistry(str(tmp_path))
     registry.add("w", "", "tiny", process.pid)
-    now = processes.identity(process.pid)
+    now = identity_of(process.pid)
     assert now is not None
     boot, start = now.split("/")
     was = {"another boot": f"{boot[::-1]}/{start}", "another start": f"{boot}/{int(start) - 1}"}
@@ -65,7 +66,7 @@ def test_without_proc_a_worker_lives_as_long_as_its_pid(
     tmp_path: Path, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on macOS: else each look would forget all workers, and others would be started."""
-    monkeypatch.setattr(processes, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(identity_module, "_PROC", tmp_path / "proc")
     registry = WorkerRegistry(str(tmp_path))
     registry.add("w", "", "tiny", process.pid)
     registry.add("self", "http://127.0.0.1:1", "tiny", os.getpid())

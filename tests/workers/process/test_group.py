@@ -12,7 +12,7 @@ from maitre.workers.launch.dagster_internals import (
     DagsterUserCodeUnreachableError,
     LaunchRunContext,
 )
-from maitre.workers.leases import PlacementState
+from maitre.workers.leases import LeaseState
 from maitre.workers.pool.protocol import ClaimView
 from tests.workers.launch.test_dagster_contract import (
     LONG,
@@ -81,9 +81,9 @@ def test_all_workers_are_claimed_or_none(live: Live) -> None:
     run = live.instance.get_run_by_id(group)
     assert run is not None
     assert not launcher(live).place(run, live.pool, [idle], None)
-    placement = live.placements.current(group)
-    assert placement is not None
-    assert placement.state is PlacementState.RELEASED
+    lease = live.leases.current(group)
+    assert lease is not None
+    assert lease.state is LeaseState.RELEASED
     until(lambda: sorted(claims(live)) == [names[1]])
     launcher(live).terminate(busy)
     live.ended(busy)
@@ -112,14 +112,14 @@ def test_a_group_stops_together_and_its_run_can_go_on_alone(live: Live) -> None:
     names = live.start_workers(2)[:2]
     run_id = live.launch(tags={"maitre/workers": ",".join(names)}, **SOME)
     live.tuning_on(run_id, after_iteration=12)
-    placement = live.placements.current(run_id)
-    assert placement is not None
+    lease = live.leases.current(run_id)
+    assert lease is not None
     # As the scheduler resizes a job: stop at the next step, then start elsewhere.
-    live.pool.client(placement.url).preempt(placement.attempt)
+    live.pool.client(lease.url).preempt(lease.attempt)
     all_idle(live)
-    released = live.placements.current(run_id)
+    released = live.leases.current(run_id)
     assert released is not None
-    assert released.state is PlacementState.RELEASED
+    assert released.state is LeaseState.RELEASED
     run = live.instance.get_run_by_id(run_id)
     assert run is not None
     assert launcher(live).take_over(run, live.pool, live.pool.workers()[:1])
@@ -141,8 +141,8 @@ def test_a_group_that_loses_a_worker_goes_on_from_its_checkpoint(live: Live, ran
     os.kill(live.pid(victim), signal.SIGKILL)
     assert monitor_until_ended(live, run_id) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, run_id) == ONCE
-    placement = live.placements.current(run_id)
-    assert placement is not None
-    assert (placement.number, placement.others) == (2, ())
-    assert victim != placement.worker
+    lease = live.leases.current(run_id)
+    assert lease is not None
+    assert (lease.number, lease.others) == (2, ())
+    assert victim != lease.worker
     all_idle(live)

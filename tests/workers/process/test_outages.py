@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from maitre.workers.leases import PlacementState, PlacementStore
+from maitre.workers.leases import LeaseState, LeaseStore
 from maitre.workers.process import worker as worker_module
-from maitre.workers.process.hold import Hold
-from tests.workers.held_worker import Held, Steps
+from maitre.workers.process.claimed_run import LeaseGuard
 from tests.workers.live import until
+from tests.workers.worker_thread import Held, Steps
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def held(tmp_path: Path) -> Iterator[Held]:
 
 
 def refuse(patch: pytest.MonkeyPatch, method: str, times: int) -> list[str]:
-    """Let the placements' database refuse a method so many times; the calls it has refused."""
+    """Let the leases' database refuse a method so many times; the calls it has refused."""
     refused: list[str] = []
-    call = getattr(PlacementStore, method)
+    call = getattr(LeaseStore, method)
 
     def refusing(*arguments: Any, **named: Any) -> Any:
         if len(refused) < times:
@@ -36,7 +36,7 @@ def refuse(patch: pytest.MonkeyPatch, method: str, times: int) -> list[str]:
             raise sa.exc.OperationalError("SELECT", {}, Exception("connection refused"))
         return call(*arguments, **named)
 
-    patch.setattr(PlacementStore, method, refusing)
+    patch.setattr(LeaseStore, method, refusing)
     return refused
 
 
@@ -48,15 +48,17 @@ def test_a_database_that_is_away_for_a_moment_costs_nothing(
     held.claim(held.place("r"))
     held.free()
     assert len(refused) == 2
-    ended = held.placements.current("r")
+    ended = held.leases.current("r")
     assert ended is not None
-    assert ended.state is PlacementState.ENDED
+    assert ended.state is LeaseState.ENDED
 
 
 def test_one_that_is_away_for_longer_ends_neither_run_nor_worker(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "Hold", lambda *arguments: Hold(*arguments, patience_s=0.3))
+    monkeypatch.setattr(
+        worker_module, "LeaseGuard", lambda *arguments: LeaseGuard(*arguments, patience_s=0.3)
+    )
     placed = held.place("r")
     with monkeypatch.context() as patch:
         refuse(patch, "is_current", 1_000)
@@ -68,9 +70,9 @@ def test_one_that_is_away_for_longer_ends_neither_run_nor_worker(
     assert isinstance(execute, Steps)
     assert execute.committed == []
     # The row still names the worker, which says that it does not have the run: it is resumed.
-    now = held.placements.current("r")
+    now = held.leases.current("r")
     assert now is not None
-    assert (now.attempt, now.state) == (placed.attempt, PlacementState.PLACED)
+    assert (now.attempt, now.state) == (placed.attempt, LeaseState.HELD)
     held.claim(held.place("r", after=now))
     until(lambda: execute.committed == ["r"])
     held.free()
@@ -79,7 +81,9 @@ def test_one_that_is_away_for_longer_ends_neither_run_nor_worker(
 def test_an_end_that_cannot_be_told_ends_no_worker(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "Hold", lambda *arguments: Hold(*arguments, patience_s=0.3))
+    monkeypatch.setattr(
+        worker_module, "LeaseGuard", lambda *arguments: LeaseGuard(*arguments, patience_s=0.3)
+    )
     with monkeypatch.context() as patch:
         refuse(patch, "end", 1_000)
         held.claim(held.place("r"))

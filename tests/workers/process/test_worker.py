@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from maitre.workers.launch.dagster_internals import capture_interrupts, pop_captured_interrupt
-from maitre.workers.leases import PREEMPTED, PlacementState, PlacementStore
+from maitre.workers.leases import PREEMPTED, LeaseState, LeaseStore
 from maitre.workers.pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.checkpoints import CheckpointStore
-from maitre.workers.process.held_run import held_run
+from maitre.workers.process.run_context import current_run
 from maitre.workers.process.worker import Worker
-from tests.workers.held_worker import Held, Steps
 from tests.workers.live import until
+from tests.workers.worker_thread import Held, Steps
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_it_takes_claims_only_when_loaded_and_one_at_a_time(held: Held, execute:
     held.claim(second)
     until(lambda: execute.committed == ["r2"])
     held.free()
-    ended = held.placements.current("r2")
+    ended = held.leases.current("r2")
     assert ended is not None
-    assert ended.state is PlacementState.ENDED
+    assert ended.state is LeaseState.ENDED
 
 
 def test_a_preempted_run_goes_on_from_its_last_step(held: Held, execute: Steps) -> None:
@@ -70,17 +70,17 @@ def test_a_preempted_run_goes_on_from_its_last_step(held: Held, execute: Steps) 
     until(lambda: (c := held.client.status().claim) and c.iteration > 3)
     held.client.preempt(placed.attempt)
     held.free()
-    before = held.placements.current("r")
+    before = held.leases.current("r")
     assert before is not None
-    assert (before.state, before.message) == (PlacementState.RELEASED, PREEMPTED)
+    assert (before.state, before.message) == (LeaseState.RELEASED, PREEMPTED)
     last = held.client.status().last
     assert last is not None
     assert before.iterations == last.iteration
-    assert held.let_go == ["r"]
+    assert held.released == ["r"]
     execute.steps = 2
     held.claim(held.place("r", after=before))
     until(lambda: execute.committed == ["r"])
-    assert execute.began_at[1] == f"step {last.iteration} of placement 1"
+    assert execute.began_at[1] == f"step {last.iteration} of lease 1"
     held.free()
     # What is over needs no checkpoint.
     assert not list((held.worker._checkpoints.folder).glob("*.safetensors"))
@@ -96,9 +96,9 @@ def test_a_worker_whose_run_was_placed_elsewhere_commits_nothing(
     successor = held.place("r", after=placed)
     held.free()
     assert execute.committed == []
-    now = held.placements.current("r")
+    now = held.leases.current("r")
     assert now is not None
-    assert (now.attempt, now.state) == (successor.attempt, PlacementState.PLACED)
+    assert (now.attempt, now.state) == (successor.attempt, LeaseState.HELD)
 
 
 def test_a_drained_worker_gives_its_run_up_and_ends(held: Held, execute: Steps) -> None:
@@ -110,9 +110,9 @@ def test_a_drained_worker_gives_its_run_up_and_ends(held: Held, execute: Steps) 
     held.thread.join(timeout=10)
     assert not held.thread.is_alive()
     assert "draining" in status_of(lambda: held.claim(held.place("other")))
-    now = held.placements.current("r")
+    now = held.leases.current("r")
     assert now is not None
-    assert now.state is PlacementState.RELEASED
+    assert now.state is LeaseState.RELEASED
 
 
 def test_one_that_may_finish_its_run_gives_it_up_when_it_is_to_end_at_once(
@@ -127,16 +127,16 @@ def test_one_that_may_finish_its_run_gives_it_up_when_it_is_to_end_at_once(
     held.worker.drain()
     held.thread.join(timeout=10)
     assert not held.thread.is_alive()
-    now = held.placements.current("r")
+    now = held.leases.current("r")
     assert now is not None
-    assert now.state is PlacementState.RELEASED
+    assert now.state is LeaseState.RELEASED
 
 
 def test_a_result_that_is_being_stored_is_finished_first(tmp_path: Path) -> None:
     stored: list[str] = []
 
     def store(run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        run = held_run()
+        run = current_run()
         run.enter("registering")
         until(run.should_stop)
         run.check()
@@ -151,9 +151,9 @@ def test_a_result_that_is_being_stored_is_finished_first(tmp_path: Path) -> None
     held.thread.join(timeout=10)
     held.server.should_exit = True
     assert stored == ["r"]
-    ended = held.placements.current("r")
+    ended = held.leases.current("r")
     assert ended is not None
-    assert ended.state is PlacementState.ENDED
+    assert ended.state is LeaseState.ENDED
 
 
 def test_an_answer_that_breaks_off_is_none() -> None:
@@ -220,19 +220,19 @@ def test_a_cancel_that_comes_when_a_run_is_over_does_not_hit_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With real signals: on the main thread, as the worker's process does it."""
-    placements = PlacementStore(f"sqlite:///{tmp_path}/queue.db")
+    leases = LeaseStore(f"sqlite:///{tmp_path}/queue.db")
     checkpoints = CheckpointStore(str(tmp_path / "shared"), tmp_path / "own")
     interrupted: list[bool] = []
 
     def execute(run_id: str, **_: object) -> None:
         interrupted.append(pop_captured_interrupt())
 
-    worker = Worker("w", "tiny", execute, placements, checkpoints, logging.getLogger("worker"))
+    worker = Worker("w", "tiny", execute, leases, checkpoints, logging.getLogger("worker"))
     worker.ready({})
 
     def place(run_id: str) -> str:
         now = datetime.now(UTC)
-        placed = placements.place(run_id, worker="w", url="", after=None, now=now)
+        placed = leases.grant(run_id, worker="w", url="", after=None, now=now)
         assert placed is not None
         worker.claim(Claim(placed.attempt, run_id, 1, False))
         return placed.attempt
@@ -240,7 +240,7 @@ def test_a_cancel_that_comes_when_a_run_is_over_does_not_hit_the_next_one(
     first = place("r1")
     late: list[str] = []
 
-    def end(_: PlacementStore, run_id: str, attempt: str) -> bool:
+    def end(_: LeaseStore, run_id: str, attempt: str) -> bool:
         if attempt == first:
             worker.cancel(attempt)
             late.append(attempt)
@@ -252,7 +252,7 @@ def test_a_cancel_that_comes_when_a_run_is_over_does_not_hit_the_next_one(
         until(lambda: worker.view().claim is None)
         worker.drain()
 
-    monkeypatch.setattr(PlacementStore, "end", end)
+    monkeypatch.setattr(LeaseStore, "end", end)
     threading.Thread(target=go_on, daemon=True).start()
     with capture_interrupts():
         worker.serve(drop_interrupt=pop_captured_interrupt)

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
-from maitre.workers.launch.graphql import Dagster, GraphqlError
+from maitre.workers.launch.graphql import DagsterClient, GraphqlError
 from maitre.workers.scheduling import tick as module
 from maitre.workers.scheduling.round import Round, StartRun
-from maitre.workers.scheduling.tick import Watch
+from maitre.workers.scheduling.tick import Tick
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def tick(
     settings = Settings(request_queue_url=store.url, dagster_url=url)
     with dg.DagsterInstance.ephemeral() as instance:
         pool: object = None
-        return Watch(
+        return Tick(
             settings,
             instance,
             pool,  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_a_request_that_comes_during_a_tick_is_launched_in_it(
 ) -> None:
     launched: dict[str, float] = {}
     monkeypatch.setattr(
-        Dagster,
+        DagsterClient,
         "launch",
         lambda _, request, workers, lookup: (
             launched.setdefault(request.task, time.monotonic()) and "run"
@@ -77,7 +77,7 @@ def test_what_the_webserver_does_not_take_is_left_to_dagster(
     def refuse(*_: object) -> str:
         raise GraphqlError("no")
 
-    monkeypatch.setattr(Dagster, "launch", refuse)
+    monkeypatch.setattr(DagsterClient, "launch", refuse)
     request_id = submit(store, "a")
     [start] = tick(store, monkeypatch, "http://dagster")
     assert (start.request.task, start.workers) == ("a", ("w",))
@@ -90,7 +90,7 @@ def test_a_launch_that_cannot_be_noted_keeps_none_of_the_others(
 ) -> None:
     launched: list[str] = []
     monkeypatch.setattr(
-        Dagster, "launch", lambda _, request, *__: launched.append(request.task) or "run"
+        DagsterClient, "launch", lambda _, request, *__: launched.append(request.task) or "run"
     )
 
     def locked(*_: object, **__: object) -> None:
@@ -122,6 +122,6 @@ def test_a_run_that_comes_after_another_for_its_request_is_not_noted(
         assert store.bind_run(request_id, attempt=1, run_id="other")
         return "run"
 
-    monkeypatch.setattr(Dagster, "launch", launch)
+    monkeypatch.setattr(DagsterClient, "launch", launch)
     assert tick(store, monkeypatch, "http://dagster", for_s=0.0) == []
     assert store.get(request_id).run_id == "other"

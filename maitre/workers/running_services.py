@@ -1,4 +1,4 @@
-"""What `maitre up` tells other commands of this machine: where its servers are."""
+"""Where the servers of `maitre up` are: a file in the data home, for other commands."""
 
 import json
 import os
@@ -11,7 +11,7 @@ _NAME = "services.json"
 
 
 def write_services(home: str, services: Mapping[str, str]) -> Path:
-    """Write the file; whoever stops the servers removes it."""
+    """Write the file and return its path; the process that stops the servers deletes it."""
     path = Path(home) / _NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
@@ -20,13 +20,13 @@ def write_services(home: str, services: Mapping[str, str]) -> Path:
     return path
 
 
-def while_up(settings: Settings) -> Settings:
-    """The settings, with what `maitre up` has started where they leave it open."""
+def with_running_services(settings: Settings) -> Settings:
+    """Return the settings, completed by what `maitre up` has started where they leave it open."""
     try:
         services = json.loads((Path(settings.home) / _NAME).read_text())
         warm_pool, dagster_url = services["warm_pool"], services["dagster_url"]
     except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
-        # None is up, or the file is of another version.
+        # Nothing is running, or the file is of another version.
         return settings
     changes: dict[str, str] = {}
     if settings.warm_pool == "off":

@@ -10,17 +10,17 @@ _MEMORY = 20
 _STARTED = 19
 
 
-def identity(pid: int) -> str | None:
+def identity_of(pid: int) -> str | None:
     """What no other process has, after a restart of the machine either.
 
     `None` when there is no such process, or no `/proc` to ask.
     """
     fields = _fields(pid)
-    return f"{_boot(_PROC)}/{fields[_STARTED]}" if fields else None
+    return f"{_boot_id(_PROC)}/{fields[_STARTED]}" if fields else None
 
 
 def is_alive(pid: int, was: str | None) -> bool:
-    """Whether the process whose `identity` was that is there, no zombie, nor on its way out.
+    """Whether the process whose identity was that is there, no zombie, nor on its way out.
 
     Of a large process that was killed the kernel takes many seconds to free the memory; it then
     runs still, but without any. Without `/proc` any process of this user counts that has the pid.
@@ -34,7 +34,7 @@ def is_alive(pid: int, was: str | None) -> bool:
     fields = _fields(pid)
     if not fields or fields[0] in ("Z", "X") or int(fields[_MEMORY]) == 0:
         return False
-    return f"{_boot(_PROC)}/{fields[_STARTED]}" == was
+    return f"{_boot_id(_PROC)}/{fields[_STARTED]}" == was
 
 
 def _fields(pid: int) -> list[str]:
@@ -45,7 +45,7 @@ def _fields(pid: int) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _boot(proc: Path) -> str:
+def _boot_id(proc: Path) -> str:
     """This boot of the machine."""
     try:
         return (proc / "sys/kernel/random/boot_id").read_text().strip()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import uvicorn
 
-from maitre.workers.leases import Placement, PlacementStore
+from maitre.workers.leases import LeaseStore, RunLease
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.checkpoints import CheckpointStore
-from maitre.workers.process.held_run import held_run
-from maitre.workers.process.running import Execute
+from maitre.workers.process.claimed_run import Execute
+from maitre.workers.process.run_context import current_run
 from maitre.workers.process.server import app_for
 from maitre.workers.process.worker import Worker
 from tests.workers.live import until
@@ -29,7 +29,7 @@ class Steps:
         self.began_at: list[str] = []
 
     def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        held = held_run()
+        held = current_run()
         assert held.checkpoint is not None
         before = held.checkpoint.read_text() if held.checkpoint.exists() else "nothing"
         self.began_at.append(before)
@@ -37,10 +37,10 @@ class Steps:
         for step in range(1, self.steps + 1):
             if held.should_stop():
                 break
-            held.checkpoint.write_text(f"step {step} of placement {held.checkpoint.stem[-1]}")
+            held.checkpoint.write_text(f"step {step} of lease {held.checkpoint.stem[-1]}")
             held.step(step)
             time.sleep(0.002)
-        held.check()
+        held.check_lease()
         before_write()
         self.committed.append(run_id)
 
@@ -49,12 +49,12 @@ class Held:
     """A worker that serves in a thread, and its client."""
 
     def __init__(self, folder: Path, execute: Execute) -> None:
-        self.placements = PlacementStore(f"sqlite:///{folder}/queue.db")
+        self.leases = LeaseStore(f"sqlite:///{folder}/queue.db")
         checkpoints = CheckpointStore(str(folder / "shared"), folder / "own")
         log = logging.getLogger("worker")
-        self.let_go: list[str] = []
+        self.released: list[str] = []
         self.worker = Worker(
-            "w", "tiny", execute, self.placements, checkpoints, log, let_go=self.let_go.append
+            "w", "tiny", execute, self.leases, checkpoints, log, release_slots=self.released.append
         )
         # Dagster's interrupts are not at hand here; the steps ask by themselves.
         self.worker._interrupt = lambda: None  # type: ignore[method-assign]
@@ -67,14 +67,14 @@ class Held:
         self.thread = threading.Thread(target=self.worker.serve, daemon=True)
         self.thread.start()
 
-    def place(self, run_id: str, after: Placement | None = None) -> Placement:
-        placed = self.placements.place(
+    def place(self, run_id: str, after: RunLease | None = None) -> RunLease:
+        placed = self.leases.grant(
             run_id, worker="w", url=self.client.url, after=after, now=datetime.now(UTC)
         )
         assert placed is not None
         return placed
 
-    def claim(self, placed: Placement) -> None:
+    def claim(self, placed: RunLease) -> None:
         claim = Claim(placed.attempt, placed.run_id, placed.number, placed.number > 1)
         self.client.claim(claim)
 
