@@ -149,8 +149,8 @@ def test_an_idempotency_key_adds_one_request_for_its_tenant(queue: RequestStore)
         ("tenant", " ", "tenant: must not be empty"),
         ("task", "t" * 201, "task ttt"),
         ("base_model", "t" * 201, "base model ttt"),
-        ("max_iterations", 0, "max_iterations 0: expected 1 to"),
-        ("max_iterations", 2**40, "max_iterations 1099511627776: expected 1 to"),
+        ("max_iterations", 0, "max_iterations: expected 1 to"),
+        ("max_iterations", 2**40, "max_iterations: expected 1 to"),
     ],
 )
 def test_what_no_column_holds_is_refused_by_name(
