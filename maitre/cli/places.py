@@ -5,6 +5,7 @@ from pathlib import Path
 
 def bank_url(bank: str | None) -> str:
     """The bank that was asked for, or the data home's bank of the base model in the settings."""
+    from maitre.home_files import HomeFiles
     from maitre.settings import Settings
     from maitre.tuning.weights_hash import weights_hash
 
@@ -13,7 +14,7 @@ def bank_url(bank: str | None) -> str:
     settings = Settings.read()
     if not Path(settings.base_model).is_dir():
         raise ValueError(f"base model {settings.base_model} is no local folder: give --bank")
-    return f"{settings.home.rstrip('/')}/bank/{weights_hash(Path(settings.base_model))[:12]}"
+    return HomeFiles(settings.home).bank_url(weights_hash(Path(settings.base_model)))
 
 
 def task_folder(task: str) -> Path:
