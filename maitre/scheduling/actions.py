@@ -59,9 +59,10 @@ class PreemptJob:
 
 @dataclass(frozen=True, slots=True)
 class RejectJob:
-    """Refuse the queued job for good. It counts as a violation."""
+    """Refuse the queued job for good; it counts as a violation. `reason` is for its owner."""
 
     job_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

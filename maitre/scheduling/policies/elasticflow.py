@@ -109,7 +109,9 @@ class _Round:
         for entry in entries:
             share = self.fill(entry, free)
             if share is None and entry.new:
-                self.rejected.append(RejectJob(entry.job.job_id))
+                self.rejected.append(
+                    RejectJob(entry.job.job_id, "the GPUs do not suffice to meet its deadline")
+                )
                 continue
             if share is None:  # admitted before, its estimate was wrong: the least it can run on
                 share = np.zeros_like(free)

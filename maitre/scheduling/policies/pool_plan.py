@@ -91,7 +91,9 @@ class _Planner(PoolWorkers):
     def reject(self, job: JobView) -> bool:
         if not self.p.reject_hopeless or job.job_id not in self.pool.queued:
             return False
-        self.plan.actions.append(RejectJob(job.job_id))
+        self.plan.actions.append(
+            RejectJob(job.job_id, "it would miss its deadline even on the most workers")
+        )
         return True
 
     def full(self) -> bool:

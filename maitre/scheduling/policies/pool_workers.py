@@ -127,7 +127,10 @@ class PoolWorkers:
         if not is_lost(running, self.now, self.error, self.ways.fastest_s, self.p):
             return False
         job_id = running.job.job_id
-        self.plan.actions += [PreemptJob(job_id), RejectJob(job_id)]
+        self.plan.actions += [
+            PreemptJob(job_id),
+            RejectJob(job_id, "it would miss its deadline even on the most workers"),
+        ]
         self.taken.update(running.workers)
         self.hold(running.workers, self.now + ROUNDING_S)
         return True

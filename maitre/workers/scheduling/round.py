@@ -5,17 +5,18 @@ compare-and-set, a run is placed by compare-and-set, and only the winner acts.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from maitre.requests.request import OPEN_STATES, TuningRequest
+from maitre.requests.request import OPEN_STATES, RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.scheduling import actions as act
 from maitre.scheduling.policies import named_policy
+from maitre.scheduling.policy import Policy
 from maitre.settings import Settings
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.launch.lost_runs import runs_to_resume
@@ -67,8 +68,12 @@ def schedule(
     pool: WarmPool,
     waiting: Sequence[TuningRequest],
     now: datetime,
+    policy: Policy | None = None,
 ) -> Round:
-    """Decide on the open requests (`waiting`: those without a run) and act on it."""
+    """Decide on the open requests (`waiting`: those without a run) and act on it.
+
+    `policy`: by default the policy named `POLICY`.
+    """
     done = Round()
     store = RequestStore(settings.request_queue_url)
     workers = pool.workers()
@@ -78,11 +83,12 @@ def schedule(
     requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
     cluster = planned_cluster(settings)
     snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
-    actions = list(named_policy(POLICY).decide(snapshot))
+    policy = policy or named_policy(POLICY)
+    actions = list(policy.decide(snapshot))
     decided = [a for a in actions if not isinstance(a, act.WaitUntil)]
     if decided:
         folder = settings.scratch / "ticks"
-        write_tick(folder, to_document(snapshot, POLICY, actions))
+        write_tick(folder, to_document(snapshot, policy.name, actions))
     by_id = {request.request_id: request for request in requests}
     by_name = {worker.name: worker for worker in workers}
     startable = {request.request_id for request in waiting}
@@ -103,6 +109,8 @@ def schedule(
                     for_quality = request.iterations_bank >= request.iterations_cold
                     lookup = request.lookup and (asked or for_quality)
                     done.starts.append(StartRun(request, tuple(names), lookup))
+            elif isinstance(action, act.RejectJob):
+                _reject(instance, store, by_id[action.job_id], to_resume, policy, action, now, done)
             else:
                 _act(settings, pool, action, by_id, by_name, done)
     _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
@@ -186,6 +194,41 @@ def _act(
         _preempt(settings, pool, requests[action.job_id], done)
     else:
         done.notes.append(f"cannot do {action}")
+
+
+def _reject(
+    instance: dg.DagsterInstance,
+    store: RequestStore,
+    request: TuningRequest,
+    waiting_runs: Collection[str],
+    policy: Policy,
+    action: act.RejectJob,
+    now: datetime,
+    done: Round,
+) -> None:
+    """End a request that waits as failed, with the policy's reason.
+
+    A request whose run waits for a worker ends first, so that its run's end changes nothing; then
+    the run is cancelled. A request whose run is on a worker is left alone: the policy preempts it
+    first, and rejects it at a later round.
+    """
+    reason = f"rejected by the policy {policy.name}: {action.reason or 'it gave no reason'}"
+    if request.run_id is None:
+        is_rejected = store.reject(request.request_id, reason=reason, now=now)
+    elif request.run_id in waiting_runs:
+        is_rejected = store.move(
+            request.request_id,
+            expected=request.state,
+            state=RequestState.FAILED,
+            now=now,
+            message=reason,
+        )
+        if is_rejected:
+            instance.run_coordinator.cancel_run(request.run_id)
+    else:
+        is_rejected = False
+    shown = reason if is_rejected else "not rejected: it no longer waits"
+    done.notes.append(f"{request.request_id}: {shown}")
 
 
 def _is_kept(worker: PoolWorker, now: datetime) -> bool:
