@@ -1,10 +1,55 @@
 """The error that the user can mend."""
 
+import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-class UserError(Exception):
+
+class UserError(ValueError):
     """Something that the user can mend: an input, a setting, a service that does not answer.
 
     The command line prints the message on one line and exits with 2. Any other exception is a
     defect of Maitre: it keeps its traceback. A message says what is wrong, where, what was
     expected, what was found and what to do.
     """
+
+
+@contextmanager
+def named_file_errors(*paths: str | Path | None) -> Iterator[None]:
+    """Raise `UserError` where the operating system refuses a file that the user named.
+
+    It covers an `OSError` whose file is one of `paths`, or lies in one of them: a missing file, a
+    folder in place of a file, no permission, a full disk. Any other `OSError` passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        failed = Path(os.fsdecode(error.filename)).absolute()
+        named = [Path(path).absolute() for path in paths if path is not None]
+        if not any(failed == path or path in failed.parents for path in named):
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Raise `UserError` naming `path` where the file cannot be read or parsed.
+
+    It covers an `OSError` (no such file, a folder, no permission), text that is not UTF-8, and a
+    parser's error: JSON, CSV, Parquet. A `UserError` passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text") from error
+    except (ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read: {reason[:200]}") from error

@@ -14,8 +14,10 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from maitre.errors import UserError
 
-class SettingsError(ValueError):
+
+class SettingsError(UserError):
     """The settings file or an environment variable cannot be used; the message names the field."""
 
 

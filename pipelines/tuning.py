@@ -11,6 +11,7 @@ from assets.tuning.bank_quality import bank_is_sound, bank_quality
 from assets.tuning.prompt_bank import prompt_bank
 from assets.tuning.tuned_prompts import tuned_prompt_beats_majority, tuned_prompts
 from assets.tuning.tuning_tasks import tuning_tasks
+from maitre.errors import UserError
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
@@ -77,5 +78,5 @@ def warm_up() -> None:
         try:
             task = find_task(settings.tasks, header.parent.name)
             tune_prompt(model, task, init=None, config=config, seed=0)
-        except ValueError as error:
+        except UserError as error:
             logging.getLogger(__name__).warning("no step to warm up with: %s", error)

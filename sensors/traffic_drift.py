@@ -12,6 +12,7 @@ from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import WINDOW_S
 from assets.serving.placement_plan import PLAN, plan_in_service
 from assets.serving.traffic_looks import note
+from maitre.errors import UserError
 from maitre.placement.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
 from maitre.serving.observe import Sight, counted, starving
 from maitre.tracking.maxpack import load_champion
@@ -70,7 +71,7 @@ def watch_once(
         return _skip(blind, watch)
     try:
         verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits, gateway)
-    except ValueError as error:
+    except UserError as error:
         # A champion of another profile, or a catalogue that the profile does not cover.
         return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", watch)
     if not verdict.ask:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from assets.serving.traffic_looks import note
 from assets.shared.ownership import OWNERS
+from maitre.errors import UserError
 from maitre.serving.observe import Sight, counted, starving, throughput_tps
 from resources.data_home import DataHome
 from resources.gateway import Gateway
@@ -41,7 +42,7 @@ def observed_traffic(
     looks once more. Plans made from now on are for these rates.
     """
     if not gateway.routes().servers:
-        raise ValueError(
+        raise UserError(
             f"no server is routed to: {gateway.routes_file} names none; `maitre deploy local` "
             "writes it"
         )
@@ -52,7 +53,7 @@ def observed_traffic(
         seen = note(home, gateway.look(time.time()), config.window_s)
     requests, span_s = counted(seen)
     if span_s <= 0:
-        raise ValueError(f"rates are not known: {seen[-1].gateway or 'one look is not enough'}")
+        raise UserError(f"rates are not known: {seen[-1].gateway or 'one look is not enough'}")
     rates = pd.DataFrame(
         {"adapter": adapter, "requests": count, "rate_rps": count / span_s}
         for adapter, count in sorted(requests.items())

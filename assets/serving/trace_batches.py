@@ -12,6 +12,7 @@ import pandas as pd
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.server_profiles import server_profiles
 from assets.shared.ownership import OWNERS
+from maitre.errors import UserError
 from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
 
@@ -51,7 +52,7 @@ def batch_sizes(config: TracesConfig) -> list[int]:
         ValueError: there are none, or more than all batches hold.
     """
     if not 0 < config.configurations <= BATCH * BATCHES:
-        raise ValueError(f"configurations is {config.configurations}; 1 to {BATCH * BATCHES}")
+        raise UserError(f"configurations is {config.configurations}; 1 to {BATCH * BATCHES}")
     spread = config.configurations - refined_configurations(config)
     return [min(BATCH, spread - begin) for begin in range(0, spread, BATCH)]
 
@@ -59,7 +60,7 @@ def batch_sizes(config: TracesConfig) -> list[int]:
 def refined_configurations(config: TracesConfig) -> int:
     """How many configurations active learning chooses: whole batches of them."""
     if not 0 <= config.refined_share < 1:
-        raise ValueError(f"refined_share is {config.refined_share}; from 0 to below 1")
+        raise UserError(f"refined_share is {config.refined_share}; from 0 to below 1")
     return int(config.refined_share * config.configurations) // BATCH * BATCH
 
 

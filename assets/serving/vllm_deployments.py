@@ -10,6 +10,7 @@ from pydantic import Field
 
 from assets.serving.placement_plan import DEPLOYED, PLAN, placement_plan
 from assets.shared.ownership import OWNERS
+from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan
 from maitre.serving.manifests.kubernetes import DeploymentOptions, render
 from resources.data_home import DataHome
@@ -74,7 +75,7 @@ def vllm_deployments(
         metadata = {"kubectl": dg.MetadataValue.md(f"```\n{_apply_to_cluster(files)}\n```")}
         home.write_bytes(DEPLOYED, plan.to_json().encode())
     elif config.apply != NOWHERE:
-        raise ValueError(f"apply: {config.apply!r} is none of {NOWHERE}, {LOCAL}, {KUBERNETES}")
+        raise UserError(f"apply: {config.apply!r} is none of {NOWHERE}, {LOCAL}, {KUBERNETES}")
     return dg.MaterializeResult(
         metadata={
             "deployments": plan.gpus,
@@ -96,7 +97,7 @@ def _apply_locally(
     from maitre.serving.fleet.local_server import LaunchOptions, vllm_python
 
     if not Path(config.adapters_folder or "?").is_dir():
-        raise ValueError(f"adapters_folder: {config.adapters_folder!r} is no folder")
+        raise UserError(f"adapters_folder: {config.adapters_folder!r} is no folder")
     base = language_model.path_or_id
     options = FleetOptions(
         vllm_python(),

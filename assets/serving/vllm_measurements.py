@@ -9,6 +9,7 @@ from pydantic import Field
 
 from assets.serving.measured_profiles import about_name, kind_of, samples_name
 from assets.shared.ownership import OWNERS
+from maitre.errors import UserError
 from resources.data_home import DataHome
 
 SERVER_KINDS_NAME = "server_kinds"
@@ -44,7 +45,7 @@ def vllm_measurements(
     samples, about = measurement.read(), measurement.about()
     measured = str(about.get("name", ""))
     if kind_of(measured) != kind:
-        raise ValueError(
+        raise UserError(
             f"{config.samples}: is a measurement of {measured!r}, not of the partition {kind!r}; "
             f"take it over as {kind_of(measured)!r}"
         )

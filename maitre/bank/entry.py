@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from maitre.errors import UserError
 
-class BankError(ValueError):
+
+class BankError(UserError):
     """A bank, or something given to it, that cannot be used; one line that says what and where."""
 
 

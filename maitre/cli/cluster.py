@@ -8,6 +8,7 @@ import typer
 
 from maitre.cli import replay_tick
 from maitre.cli.output import check_writable, print_json, print_table
+from maitre.errors import UserError
 
 app = typer.Typer(
     help="Simulate the tuning cluster, compare policies, check event logs.", no_args_is_help=True
@@ -214,7 +215,7 @@ def _parameters(given: list[str] | None) -> dict[str, float | bool]:
         try:
             parsed[name] = text == "true" if text in ("true", "false") else float(text)
         except ValueError:
-            raise ValueError(f"--set {item}: expected NAME=NUMBER or NAME=true|false") from None
+            raise UserError(f"--set {item}: expected NAME=NUMBER or NAME=true|false") from None
     return parsed
 
 
@@ -226,4 +227,4 @@ def _load(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"--load {text}: expected {', '.join(LOADS)} or a number") from None
+        raise UserError(f"--load {text}: expected {', '.join(LOADS)} or a number") from None

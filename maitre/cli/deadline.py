@@ -3,6 +3,8 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+from maitre.errors import UserError
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SPAN = re.compile(r"(?:in\s+)?(\d+(?:\.\d+)?)\s*([smhd])")
 
@@ -10,13 +12,13 @@ _SPAN = re.compile(r"(?:in\s+)?(\d+(?:\.\d+)?)\s*([smhd])")
 def parse_deadline(text: str, now: datetime) -> datetime:
     """The moment in UTC that `text` names: `90s`, `10m`, `in 2h`, `1d`, or ISO 8601.
 
-    A time without a zone is in the zone of this machine. Raises `ValueError` for anything else.
+    A time without a zone is in the zone of this machine. Raises `UserError` for anything else.
     """
     span = _SPAN.fullmatch(text.strip().lower())
     try:
         moment = now if span else datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"deadline {text!r}: expected a span (90s, 10m, 2h, 1d) or a time (2030-01-31T18:00)"
         ) from None
     try:

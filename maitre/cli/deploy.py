@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maitre.cli.output import print_json, print_table
+from maitre.errors import UserError, reading
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
@@ -108,7 +109,7 @@ def kubernetes(
     from maitre.serving.manifests.kubectl import apply_folder
 
     if not (folder / "kustomization.yaml").is_file():
-        raise ValueError(f"{folder}: has no kustomization.yaml; `maitre deploy render` writes one")
+        raise UserError(f"{folder}: has no kustomization.yaml; `maitre deploy render` writes one")
     print(apply_folder(folder, dry_run=dry_run), end="")
 
 
@@ -136,7 +137,7 @@ def proxy(
     paths = _pairs("--model", model or [])
     if prompt:
         if len(paths) != 1:
-            raise ValueError("--prompt needs exactly one --model, the base model it was tuned for")
+            raise UserError("--prompt needs exactly one --model, the base model it was tuned for")
         base = next(iter(paths))
         found = {
             name: _prompt_folder(fleet.folder / "prompts", text)
@@ -171,11 +172,11 @@ def _prompt_folder(kept: Path, text: str) -> str:
         try:
             folder = tracking.fetch(text, kept) / "prompt"
         except TrackingError as error:
-            raise ValueError(str(error)) from None
+            raise UserError(str(error)) from None
     try:
         read_tuned_prompt(folder)
     except TuningInputError as error:
-        raise ValueError(f"--prompt {text}: {error}") from None
+        raise UserError(f"--prompt {text}: {error}") from None
     return str(folder.resolve())
 
 
@@ -183,8 +184,10 @@ def _read_plan(path: Path) -> "PlacementPlan":
     from maitre.placement.plan import PlacementPlan
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such plan")
-    return PlacementPlan.from_json(path.read_text())
+        raise UserError(f"{path}: no such plan")
+    with reading(path):
+        text = path.read_text()
+    return PlacementPlan.from_json(text)
 
 
 def _fleet(
@@ -206,6 +209,6 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not (name and sign and value):
-            raise ValueError(f"{option} {json.dumps(text)}: give NAME=FOLDER")
+            raise UserError(f"{option} {json.dumps(text)}: give NAME=FOLDER")
         pairs[name] = value
     return pairs

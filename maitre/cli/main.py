@@ -1,10 +1,13 @@
-"""Puts the command groups together and turns an error of the user's into one line and exit 2."""
+"""Put the command groups together; show an error that the user can mend on one line."""
 
 import sys
 
 import typer
 
 from maitre.cli import bank, cluster, deploy, maxpack, place, requests, tune, twin, up
+from maitre.errors import UserError, named_file_errors
+
+ISSUES = "https://github.com/maitre-project/maitre/issues"
 
 app = typer.Typer(
     name="maitre",
@@ -25,36 +28,37 @@ app.command("up")(up.up)
 
 
 def main() -> None:
-    """Entry point. A `ValueError` or a file that cannot be used is the user's: one line, exit 2.
+    """Run the command line.
 
-    So are a pool and a database that cannot be asked: a setting names them.
+    A `UserError` becomes one line on stderr and exit code 2. So does an error of the operating
+    system on a file that is named on the command line, and a database that does not answer (a
+    setting names it). Any other exception is a defect: a traceback, where to report it, exit
+    code 1.
     """
-    from maitre.processes.service_error import ServiceError
-    from maitre.serving.errors import VllmError
-
     try:
-        app()
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+        with named_file_errors(*_values(sys.argv[1:])):
+            app()
+    except UserError as error:
         print(f"maitre: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        # A folder where a file is meant, a disk that is full or may only be read.
-        if error.filename is None:
-            raise
-        print(f"maitre: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (ServiceError, VllmError) as error:
-        print(f"maitre: {error}", file=sys.stderr)
-        sys.exit(1)
-    except _passing() as error:
-        from maitre.workers.transient_errors import first_line
-
-        print(f"maitre: {first_line(error)}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        if line := _database_error(error):
+            print(f"maitre: {line}", file=sys.stderr)
+            sys.exit(2)
+        print(f"maitre: this is a defect of Maitre; please report it: {ISSUES}", file=sys.stderr)
+        raise
 
 
-def _passing() -> tuple[type[Exception], ...]:
-    """Errors of the warm pool and of the database; asked for only when something was raised."""
-    from maitre.workers.transient_errors import TRANSIENT_ERRORS
+def _values(arguments: list[str]) -> list[str]:
+    """Return what may be a path among the arguments: each of them, and what follows a `=`."""
+    return [part for argument in arguments for part in {argument, argument.rpartition("=")[2]}]
 
-    return TRANSIENT_ERRORS
+
+def _database_error(error: Exception) -> str | None:
+    """Return the line of an error that a database gave, None for any other error."""
+    # Whoever has raised one of its errors has imported it.
+    if "sqlalchemy" not in sys.modules:
+        return None
+    from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
+
+    return first_line(error) if isinstance(error, TRANSIENT_ERRORS) else None

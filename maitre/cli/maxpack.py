@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from maitre.cli.output import check_writable, print_json, print_table
+from maitre.errors import reading
 
 app = typer.Typer(help="The learned capacity model of a server.", no_args_is_help=True)
 
@@ -76,7 +77,8 @@ def fit(
     from maitre.maxpack.traces import at_objective
 
     check_writable(out, folder=True)
-    frame = pd.read_parquet(traces)
+    with reading(traces):
+        frame = pd.read_parquet(traces)
     if ttft_slo is not None:
         frame = at_objective(frame, ttft_slo)
     training, test = split_traces(frame, held_out, seed)

@@ -9,21 +9,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from maitre.errors import UserError
+
 
 def check_writable(path: Path, *, folder: bool = False) -> None:
     """Refuse a target that cannot be written, before the work and not after it.
 
     Raises:
-        FileNotFoundError: its folder does not exist.
-        PermissionError: it may not be written to.
-        ValueError: it is a folder where a file is to be written, or the other way round.
+        UserError: its folder does not exist or may not be written to, or it is a folder where a
+            file is to be written, or the other way round.
     """
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}")
+        raise UserError(f"{path}: there is no folder {path.absolute().parent}")
     if path.exists() and path.is_dir() != folder:
-        raise ValueError(f"{path} is {'no folder' if folder else 'a folder'}")
+        raise UserError(f"{path} is {'no folder' if folder else 'a folder'}")
     if not os.access(path.absolute().parent, os.W_OK):
-        raise PermissionError(f"{path}: its folder may not be written to")
+        raise UserError(f"{path}: its folder may not be written to")
 
 
 def print_json(document: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maitre.cli.output import check_writable, print_json, print_table
+from maitre.errors import UserError, reading
 
 if TYPE_CHECKING:
     from maitre.placement.gpu_kinds import GpuKind
@@ -163,10 +164,12 @@ def _running_plan(path: Path) -> "PlacementPlan":
     if path.is_dir():
         raise PlanError(f"--from {path} is a folder; give the file of a plan")
     if not path.is_file():
-        raise FileNotFoundError(f"--from {path}: there is no such plan")
+        raise UserError(f"--from {path}: there is no such plan")
     try:
-        return PlacementPlan.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        return PlacementPlan.from_json(text)
+    except PlanError as error:
         raise PlanError(f"--from {path}: {error}") from error
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from maitre.errors import UserError
+
 
 def bank_url(bank: str | None) -> str:
     """The bank that was asked for, or the data home's bank of the base model in the settings."""
@@ -13,7 +15,7 @@ def bank_url(bank: str | None) -> str:
         return bank
     settings = Settings.read()
     if not Path(settings.base_model).is_dir():
-        raise ValueError(f"base model {settings.base_model} is no local folder: give --bank")
+        raise UserError(f"base model {settings.base_model} is no local folder: give --bank")
     return HomeFiles(settings.home).bank_url(weights_hash(Path(settings.base_model)))
 
 

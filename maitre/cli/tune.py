@@ -7,6 +7,7 @@ import typer
 
 from maitre.cli import requests
 from maitre.cli.local_tuning import LocalTuning, tune_here
+from maitre.errors import UserError
 
 LOCAL = "With --local"
 QUEUED_ONLY = ("deadline", "key", "accept_late")
@@ -136,4 +137,4 @@ def _refuse_what_is_not_for(context: typer.Context, local: bool) -> None:
     ]
     if ignored:
         what = "of the queue, not with --local" if local else "only with --local"
-        raise ValueError(f"{', '.join(ignored)}: {what}")
+        raise UserError(f"{', '.join(ignored)}: {what}")

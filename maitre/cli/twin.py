@@ -9,6 +9,7 @@ import typer
 
 from maitre.cli import twin_measure
 from maitre.cli.output import print_json, print_table
+from maitre.errors import UserError, reading
 
 app = typer.Typer(help="The digital twin of a multi-LoRA vLLM server.", no_args_is_help=True)
 
@@ -67,7 +68,7 @@ def simulate(
     from maitre import twin
 
     if (catalogue is None) == (trace is None):
-        raise ValueError("give either --catalogue or --trace")
+        raise UserError("give either --catalogue or --trace")
     rank = max_lora_rank or 16
     if trace is not None:
         workload = twin.Workload.from_trace(_read(trace), ranks=rank)
@@ -138,11 +139,11 @@ def calibrate(
     from maitre.twin.calibration.tables import prefill_ms_of, read_tables
 
     if out.is_dir():
-        raise ValueError(f"--out {out} is a folder, give a file")
+        raise UserError(f"--out {out} is a folder, give a file")
     if report.exists() and not report.is_dir():
-        raise ValueError(f"--report {report} is a file, give a folder")
+        raise UserError(f"--report {report} is a file, give a folder")
     if prefill_from is None and prefill_scale != 1.0:
-        raise ValueError("--prefill-scale scales --prefill-from, which is not given")
+        raise UserError("--prefill-scale scales --prefill-from, which is not given")
     first = ServerProfile.load(start)
     renamed = {"name": name or first.name, "base_model": base_model or first.base_model}
     first = first.model_copy(update=renamed)
@@ -189,7 +190,8 @@ def _fit_document(found: Any, out: Path, written: list[Path]) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     import pandas as pd
 
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    with reading(path):
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
 
 
 def _adapters(frame: Any, name: str) -> list[Any]:
@@ -197,7 +199,7 @@ def _adapters(frame: Any, name: str) -> list[Any]:
 
     for column in ("adapter", "rank", "rate_rps"):
         if column not in frame:
-            raise ValueError(f"{name} has no column {column!r}")
+            raise UserError(f"{name} has no column {column!r}")
     optional = [name for name in ("mean_input_tokens", "mean_output_tokens") if name in frame]
     return [
         AdapterLoad(

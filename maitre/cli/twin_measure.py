@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maitre.cli.output import print_json
+from maitre.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -48,11 +49,11 @@ def measure(
 
     folders = {path.name: path for path in sorted(adapters.glob("*")) if path.is_dir()}
     if not folders:
-        raise ValueError(f"--adapters {adapters}: holds no adapter folders")
+        raise UserError(f"--adapters {adapters}: holds no adapter folders")
     ranks = {adapter: adapter_rank(folder) for adapter, folder in folders.items()}
     if max(ranks.values()) > max_lora_rank:
         largest = max(ranks, key=lambda key: ranks[key])
-        raise ValueError(
+        raise UserError(
             f"{largest}: rank {ranks[largest]} is above --max-lora-rank {max_lora_rank}"
         )
     with VllmClient(url) as client:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maitre.errors import UserError
+
 if TYPE_CHECKING:
     from maitre.serving.proxy.proxy_process import ProxyProcess
     from maitre.settings import Settings
@@ -46,7 +48,7 @@ def up(
         os.environ["MAITRE_GATEWAY_METRICS_URL"] = f"http://127.0.0.1:{proxy_port}/metrics"
     settings = Settings.read()
     if keep is not None and keep > workers:
-        raise ValueError(f"--keep {keep}: there are {workers} to keep (--workers)")
+        raise UserError(f"--keep {keep}: there are {workers} to keep (--workers)")
     if workers:
         cluster_knowing(settings, settings.pool)
     services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)
@@ -73,7 +75,6 @@ def _proxy_or_why_not(
     settings: "Settings", log_folder: Path, port: int
 ) -> tuple["ProxyProcess | None", str]:
     """The proxy and its address, or none and why: nothing else depends on it."""
-    from maitre.processes.service_error import ServiceError
     from maitre.serving.proxy.proxy_process import ProxyProcess
 
     serving, base_model = settings.scratch / "serving", (settings.pool, settings.base_model)
@@ -83,7 +84,7 @@ def _proxy_or_why_not(
         if proxy is None:
             return None, "none: no server is deployed here"
         proxy.wait_until_ready()
-    except (ServiceError, ValueError) as error:
+    except UserError as error:
         return None, f"no proxy: {' '.join(str(error).split())}"
     except KeyboardInterrupt:
         if proxy is not None:

@@ -18,6 +18,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from maitre.errors import reading
 from maitre.maxpack.calibration import Calibration, ResidualBand
 from maitre.maxpack.card import FORMAT, MaxpackError, ModelCard
 from maitre.maxpack.features import SetSums
@@ -137,7 +138,8 @@ class MaxpackModel:
         if missing:
             raise MaxpackError(f"{folder} holds no capacity model: {', '.join(missing)} missing")
         try:
-            document = json.loads((folder / "card.json").read_text())
+            with reading(folder / "card.json"):
+                document = json.loads((folder / "card.json").read_text())
             known = document["card"].get("format") == FORMAT
             if not known or document["features"] != list(FEATURES):
                 raise MaxpackError(f"{folder} is of another format; fit the model again")

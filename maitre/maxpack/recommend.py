@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from maitre.errors import UserError
 from maitre.maxpack.features import SetSums, adapter_terms
 from maitre.maxpack.fluid import FLUID_FEATURES, fluid_features
 from maitre.maxpack.model import MaxpackModel
@@ -59,13 +60,13 @@ def recommend_server(
         ValueError: no adapters, or a rank for which the profile has no tier.
     """
     if not adapters:
-        raise ValueError("adapters: there are none; give at least one AdapterLoad")
+        raise UserError("adapters: there are none; give at least one AdapterLoad")
     lengths = lengths or default_lengths()
     options = ServerOptions.of(profile, lengths)
     largest = max(load.rank for load in adapters)
     tier = int(options.rank_tier(np.array([largest]))[0])
     if tier == 0:
-        raise ValueError(
+        raise UserError(
             f"adapters: rank {largest} is above {options.tiers[-1]}, the largest that profile "
             f"{profile.name} covers"
         )

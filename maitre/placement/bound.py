@@ -39,6 +39,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
+from maitre.errors import UserError
 from maitre.maxpack.compiled import compiled
 from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.options import ServerOptions
@@ -55,7 +56,7 @@ _ENOUGH = 1.02
 _TYPES_AT_ONCE = 512
 
 
-class BoundError(ValueError):
+class BoundError(UserError):
     """Servers too slow for any bound."""
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow.parquet
 
+from maitre.errors import UserError
 from maitre.placement.problems import ROWS_SHOWN, CatalogueError
 
 REQUIRED_COLUMNS = ("adapter", "base_model", "rank", "rate_rps")
@@ -37,7 +38,7 @@ def read_columns(path: Path) -> pd.DataFrame:
     if path.is_dir():
         raise CatalogueError(str(path), ["it is a folder; give a CSV or Parquet file"])
     if not path.is_file():
-        raise FileNotFoundError(f"no adapter catalogue at {path}")
+        raise UserError(f"no adapter catalogue at {path}")
     try:
         return _of_parquet(path) if path.suffix.lower() == ".parquet" else _of_csv(path)
     except CatalogueError:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maitre.errors import UserError
+
 if TYPE_CHECKING:
     from maitre.maxpack.model import MaxpackModel
     from maitre.placement.catalogue import AdapterCatalogue
@@ -84,9 +86,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 0 < self.leave <= self.enter <= 1:
-            raise ValueError(f"limits: need 0 < leave <= enter <= 1, got {self}")
+            raise UserError(f"limits: need 0 < leave <= enter <= 1, got {self}")
         if self.looks < 1 or self.calm_s < 0:
-            raise ValueError(f"limits: looks is at least 1 and calm_s not negative, got {self}")
+            raise UserError(f"limits: looks is at least 1 and calm_s not negative, got {self}")
 
 
 @dataclass(frozen=True)

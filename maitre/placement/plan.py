@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from maitre.errors import UserError
 from maitre.placement.diff import PlanDiff, compare
 
 SHARE_TOLERANCE = 1e-6
@@ -20,7 +21,7 @@ CONFIG_FIELDS = (
 )
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """A plan that contradicts itself, or a document that is no plan."""
 
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from maitre.errors import UserError
+
 ROWS_SHOWN = 20
 
 
-class CatalogueError(ValueError):
+class CatalogueError(UserError):
     """A catalogue that cannot be placed: how many rows offend, the first 20 of them spelled out.
 
     `problems` are those lines, `count` the number of all. `rows` tells whether a line stands for a

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from maitre.errors import UserError
 from maitre.maxpack.card import ModelCard
 from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError, is_safe_name
@@ -17,7 +18,7 @@ DEFAULT_HEADROOM = 0.05
 SHORTEST_CHECK_S = 300.0
 
 
-class PlacementError(ValueError):
+class PlacementError(UserError):
     """No plan keeps the promise: the message says which server fails and why."""
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from maitre.errors import UserError
 from maitre.placement.catalogue import AdapterCatalogue
 
 _FORM = "COUNT:rank=R,rate=RPS[,input=TOKENS,output=TOKENS]"
 _FIELDS = {"rank": int, "rate": float, "input": float, "output": float}
 
 
-class AdditionError(ValueError):
+class AdditionError(UserError):
     """A what-if that cannot be understood."""
 
 

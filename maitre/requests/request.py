@@ -40,7 +40,7 @@ FINAL_STATES = (RequestState.DONE, RequestState.FAILED, RequestState.CANCELLED)
 OPEN_STATES = tuple(state for state in RequestState if state not in FINAL_STATES)
 
 
-class RequestError(UserError, ValueError):
+class RequestError(UserError):
     """A request cannot be accepted, found or changed; the message names it and the reason."""
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from maitre.errors import reading
 from maitre.scheduling.errors import SchedulingError
 
 
@@ -81,7 +82,9 @@ def read_cluster(path: Path) -> Cluster:
     `gpus` and `gpu_price_per_hour`. Raises `SchedulingError` that names the field.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SchedulingError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     except UnicodeDecodeError:

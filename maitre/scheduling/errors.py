@@ -1,7 +1,9 @@
 """The errors that the scheduler raises for its caller to mend."""
 
+from maitre.errors import UserError
 
-class SchedulingError(ValueError):
+
+class SchedulingError(UserError):
     """A cluster, a job list or a parameter is wrong; the message names the file and the field."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from maitre.errors import reading
 from maitre.scheduling.errors import SchedulingError
 
 COLUMNS = ("time_s", "event", "worker", "job_id", "base_model")
@@ -51,7 +52,7 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
 
 def read_events(path: Path) -> Iterator[Event]:
     """Read `events.csv`. Raises `SchedulingError` naming the line of a malformed row."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         try:
             header = next(reader, [])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maitre.errors import reading
 from maitre.scheduling.cluster import Cluster
 from maitre.scheduling.errors import SchedulingError
 
@@ -42,7 +43,7 @@ def read_jobs(path: Path, cluster: Cluster) -> tuple[Job, ...]:
     deadline not after submission, an unknown base model, a `job_id` twice, no jobs at all.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import httpx2
 
+from maitre.errors import UserError
 from maitre.serving.errors import VllmError
 from maitre.serving.metrics import ServerMetrics, parse_metrics
 
@@ -41,7 +42,7 @@ class VllmClient:
     ) -> None:
         self.url = url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{url}: a server's address begins with http:// or https://")
+            raise UserError(f"{url}: a server's address begins with http:// or https://")
         self._http = httpx2.Client(base_url=self.url, timeout=timeout_s, transport=transport)
 
     def __enter__(self) -> Self:

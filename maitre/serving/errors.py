@@ -1,7 +1,9 @@
 """What goes wrong with a server, in one line each."""
 
+from maitre.errors import UserError
 
-class VllmError(RuntimeError):
+
+class VllmError(UserError):
     """A server is not there, or refused; the message names its address."""
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maitre.errors import UserError
 
-class TaskError(ValueError):
+
+class TaskError(UserError):
     """A task that cannot be used; the message is one line and names the file, and its line."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from maitre.errors import UserError
 from maitre.tuning import attention
 from maitre.tuning.weights_hash import tokenizer_hash, weights_hash
 
@@ -66,7 +67,7 @@ class BaseModel:
 
         `device="auto"` is a GPU where there is one, else the CPU. `dtype="auto"` is bfloat16, but
         float32 on a CPU without bfloat16 instructions (with them a step is about 3 times cheaper).
-        Raises `ValueError` when nothing loadable is there or the arguments name no such thing.
+        Raises `UserError` when nothing loadable is there or the arguments name no such thing.
         """
         chosen_device = _device(device)
         chosen_dtype = _dtype(dtype, chosen_device)
@@ -86,7 +87,7 @@ class BaseModel:
             fingerprint = weights_hash(folder)
             vocabulary = tokenizer_hash(folder)
         except Exception as error:
-            raise ValueError(f"base model {path_or_hub_id}: cannot be loaded: {error}") from error
+            raise UserError(f"base model {path_or_hub_id}: cannot be loaded: {error}") from error
         model.requires_grad_(False)
         model.eval()
         model.to(chosen_device)
@@ -108,11 +109,11 @@ def _folder(path_or_hub_id: str | Path) -> Path:
     path = Path(path_or_hub_id)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"base model {path}: the folder has no config.json")
+            raise UserError(f"base model {path}: the folder has no config.json")
         return path
     looks_local = path.is_absolute() or str(path_or_hub_id).startswith((".", "~"))
     if looks_local or len(path.parts) > 2:
-        raise ValueError(f"base model {path_or_hub_id}: no such folder")
+        raise UserError(f"base model {path_or_hub_id}: no such folder")
     from huggingface_hub import snapshot_download
 
     try:
@@ -123,7 +124,7 @@ def _folder(path_or_hub_id: str | Path) -> Path:
             )
         )
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"base model {path_or_hub_id}: neither a local folder nor a model the hub gives out "
             f"({type(error).__name__})"
         ) from error
@@ -135,9 +136,9 @@ def _device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: this machine has no usable CUDA GPU")
+        raise UserError(f"device {device!r}: this machine has no usable CUDA GPU")
     return chosen
 
 
@@ -157,5 +158,5 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
             torch.float32 if device.type == "cpu" and not _cpu_multiplies_bf16() else torch.bfloat16
         )
     if dtype not in _DTYPES:
-        raise ValueError(f"dtype {dtype!r}: expected auto, {', '.join(_DTYPES)}")
+        raise UserError(f"dtype {dtype!r}: expected auto, {', '.join(_DTYPES)}")
     return _DTYPES[dtype]

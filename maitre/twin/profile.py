@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from maitre.errors import reading
 from maitre.twin.errors import TwinInputError, require
 from maitre.twin.kernel.state import StepCost
 from maitre.twin.server import ServerConfig
@@ -141,7 +142,8 @@ class ServerProfile(_Section):
                 path.is_file(),
                 f"profile: {str(name_or_path)!r} is neither a file nor one of {cls.names()}",
             )
-            text = path.read_text()
+            with reading(path):
+                text = path.read_text()
         try:
             return cls.model_validate(yaml.safe_load(text))
         except (ValidationError, yaml.YAMLError) as error:

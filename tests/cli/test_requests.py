@@ -118,7 +118,7 @@ def test_options_of_a_request_are_honoured_or_refused_by_name(maitre, store: Req
     code, _, err = maitre("tune", "first", "--local", "--key", "k", "--deadline", "1m")
     assert (code, err) == (2, "maitre: --deadline, --key: of the queue, not with --local\n")
     code, _, err = maitre("tune", "first", "--max-iterations", "0")
-    assert (code, err) == (2, "maitre: max_iterations 0: expected 1 to 1,000,000\n")
+    assert (code, err) == (2, "maitre: max_iterations: expected 1 to 1,000,000; got 0\n")
     assert len(store.find()) == 1
 
 

@@ -76,7 +76,7 @@ def test_routes_that_cannot_be_read_cost_the_proxy_only(
 ) -> None:
     write_text(tmp_path / "home" / "serving" / "routes.json", "{")
     up(workers=0, proxy_port=taken)
-    assert "is no route file" in capsys.readouterr().out
+    assert "not a route file" in capsys.readouterr().out
     assert services.stopped
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maitre.errors import UserError
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 
 MODEL = "llama-3.1-8b-instruct"
@@ -78,7 +79,7 @@ def test_missing_column_and_empty_files(tmp_path: Path) -> None:
         AdapterCatalogue.read(write(tmp_path, "adapter,base_model,rank,rate_rps\n"))
     with pytest.raises(CatalogueError, match="empty"):
         AdapterCatalogue.read(write(tmp_path, ""))
-    with pytest.raises(FileNotFoundError, match="no adapter catalogue"):
+    with pytest.raises(UserError, match="no adapter catalogue"):
         AdapterCatalogue.read(tmp_path / "absent.csv")
 
 

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+from maitre.errors import UserError, reading
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError):
     """An adapter that no server could load; the message names it and says why."""
 
 
@@ -23,7 +25,8 @@ def adapter_rank(folder: Path) -> int:
     if not any((folder / name).is_file() for name in WEIGHTS_FILES):
         raise AdapterError(f"adapter file missing: {folder / WEIGHTS_FILES[0]}")
     try:
-        config = json.loads(file.read_text())
+        with reading(file):
+            config = json.loads(file.read_text())
         kind, rank = config.get("peft_type"), config["r"]
     except (json.JSONDecodeError, KeyError, AttributeError) as error:
         raise AdapterError(f"{file}: no LoRA adapter's configuration ({error})") from None

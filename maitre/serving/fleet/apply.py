@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from maitre.errors import UserError
 from maitre.placement.steps import Step
 from maitre.progress import ReportLine
-from maitre.serving.errors import VllmError
 
 
 class Servers(Protocol):
@@ -114,7 +114,7 @@ class _Run:
             return
         try:
             self._carry_out(step)
-        except (VllmError, ValueError) as error:
+        except UserError as error:
             self._applied.failed.append(Failure(step, str(error)))
             if step.action == "load":
                 self._not_loaded.add((step.server, step.adapter))

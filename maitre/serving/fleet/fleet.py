@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.steps import Step, ordered_steps
 from maitre.progress import ReportLine
@@ -66,7 +67,7 @@ def read_fleet(folder: Path) -> dict[str, FleetServer]:
     try:
         return {entry["name"]: FleetServer(**entry) for entry in json.loads(file.read_text())}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: is no list of servers ({error})") from error
+        raise UserError(f"{file}: is no list of servers ({error})") from error
 
 
 class LocalFleet:
@@ -158,7 +159,7 @@ class LocalFleet:
         for name in names:
             try:
                 started[name] = self._launch(self._wanted[name])
-            except (VllmError, ValueError) as error:
+            except UserError as error:
                 complaints[name] = str(error)
         for name, server in started.items():
             try:
@@ -180,7 +181,7 @@ class LocalFleet:
             with VllmClient(old.url) as before, VllmClient(server.url) as after:
                 for adapter in sorted(set(before.adapters()) & staying):
                     after.load_adapter(adapter, str(self._checked(wanted.config, adapter)))
-        except (VllmError, ValueError):
+        except UserError:
             server.stop()
             raise
         self._keep(wanted, server)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from maitre.errors import UserError
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 
@@ -113,7 +114,7 @@ def slot_rank(rank: int) -> int:
     for allowed in VLLM_RANKS:
         if rank <= allowed:
             return allowed
-    raise ValueError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
+    raise UserError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
 
 
 @dataclass(frozen=True)

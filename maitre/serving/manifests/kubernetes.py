@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 
 PORT = 8000
@@ -87,7 +88,7 @@ def vllm_rank(rank: int) -> int:
     for allowed in VLLM_RANKS:
         if rank <= allowed:
             return allowed
-    raise ValueError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
+    raise UserError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
 
 
 def _selector(name: str) -> dict[str, str]:

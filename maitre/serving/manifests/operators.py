@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.serving.manifests.kubernetes import (
     DeploymentOptions,
@@ -125,7 +126,7 @@ def render_as(name: str, plan: PlacementPlan, options: DeploymentOptions) -> dic
         ValueError: there is no such format.
     """
     if name not in FORMATS:
-        raise ValueError(f"--format {name}: give one of {', '.join(FORMATS)}")
+        raise UserError(f"--format {name}: give one of {', '.join(FORMATS)}")
     return FORMATS[name](plan, options)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from maitre.errors import UserError, reading
 from maitre.tuning.export import write_folder
 
 LAYERS = ("q_proj", "v_proj")
@@ -24,7 +25,7 @@ def write_blank_adapter(
         ValueError: the rank is not positive, or the model's `config.json` is of another kind.
     """
     if rank < 1:
-        raise ValueError(f"an adapter's rank is at least 1, not {rank}")
+        raise UserError(f"an adapter's rank is at least 1, not {rank}")
     shapes = _layer_shapes(base_model)
     random = np.random.default_rng(seed)
     tensors = {}
@@ -68,13 +69,14 @@ def blank_adapters(folder: Path, base_model: Path, ranks: list[int]) -> dict[str
 def _layer_shapes(base_model: Path) -> dict[str, int]:
     file = base_model / "config.json"
     if not file.is_file():
-        raise ValueError(f"{base_model}: no model folder (config.json is missing)")
-    config = json.loads(file.read_text())
+        raise UserError(f"{base_model}: no model folder (config.json is missing)")
+    with reading(file):
+        config = json.loads(file.read_text())
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         width = int(config.get("head_dim") or hidden // heads)
         values = int(config.get("num_key_value_heads") or heads) * width
         blocks = int(config["num_hidden_layers"])
     except KeyError as error:
-        raise ValueError(f"{file}: has no {error.args[0]}, which Llama-like models have") from None
+        raise UserError(f"{file}: has no {error.args[0]}, which Llama-like models have") from None
     return {"hidden": hidden, "queries": heads * width, "values": values, "blocks": blocks}

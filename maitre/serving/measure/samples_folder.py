@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from maitre.errors import UserError, reading
 from maitre.twin.fitting.design import MeasuredServer
 from maitre.twin.fitting.fit import ProfileIdentity
 
@@ -33,7 +34,7 @@ class Measurement:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / SERVER_FILE).exists():
-            raise ValueError(f"{self.folder}: holds a measurement already; give another folder")
+            raise UserError(f"{self.folder}: holds a measurement already; give another folder")
         self.note(server, about)
 
     def note(self, server: MeasuredServer, about: dict[str, Any]) -> None:
@@ -59,8 +60,9 @@ class Measurement:
         """
         parts = sorted(self.folder.glob("part-*.parquet"))
         if not parts:
-            raise FileNotFoundError(f"{self.folder}: holds no samples")
-        return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+            raise UserError(f"{self.folder}: holds no samples")
+        with reading(self.folder):
+            return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
     def about(self) -> dict[str, Any]:
         """What is known of the server, `server` apart.
@@ -70,8 +72,9 @@ class Measurement:
         """
         file = self.folder / SERVER_FILE
         if not file.is_file():
-            raise FileNotFoundError(f"{self.folder}: no measurement (it has no {SERVER_FILE})")
-        return dict(json.loads(file.read_text()))
+            raise UserError(f"{self.folder}: no measurement (it has no {SERVER_FILE})")
+        with reading(file):
+            return dict(json.loads(file.read_text()))
 
     def server(self) -> MeasuredServer:
         """The server as the design knew it."""

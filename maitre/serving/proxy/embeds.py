@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from maitre.errors import UserError, reading
 from maitre.tuning.export import StoredPrompt, import_prompt
 
 REGISTERED_CARD, REGISTERED_PROMPT = "prompt.json", "prompt.safetensors"
@@ -51,7 +52,7 @@ def read_input_embeddings(folder: Path) -> np.ndarray:
                 if name in tensors.keys():  # noqa: SIM118
                     matrix: np.ndarray = tensors.get_tensor(name).float().numpy()
                     return matrix
-    raise ValueError(f"{folder}: no input embeddings ({' or '.join(EMBEDDING_TENSORS)})")
+    raise UserError(f"{folder}: no input embeddings ({' or '.join(EMBEDDING_TENSORS)})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ class PromptEmbedder:
         """
         hidden = self.embeddings.shape[1]
         if tuned.prompt.shape[1] != hidden:
-            raise ValueError(
+            raise UserError(
                 f"the tuned prompt has width {tuned.prompt.shape[1]}, the base model {hidden}"
             )
         if isinstance(text, str):
@@ -96,7 +97,7 @@ class PromptEmbedder:
             )
             ids = self.tokenizer(chat, add_special_tokens=False).input_ids
         if not ids:
-            raise ValueError("the prompt tokenises to nothing")
+            raise UserError("the prompt tokenises to nothing")
         parts = [tuned.prompt, self.embeddings[np.asarray(ids)]]
         if tuned.position == "suffix":
             parts.reverse()
@@ -108,7 +109,8 @@ def read_tuned_prompt(folder: Path) -> StoredPrompt:
     card = folder / REGISTERED_CARD
     if not card.is_file():
         return import_prompt(folder)
-    known = json.loads(card.read_text())
+    with reading(card):
+        known = json.loads(card.read_text())
     stored = import_prompt(folder / REGISTERED_PROMPT)
     return replace(
         stored,

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from maitre.errors import UserError
 from maitre.serving.proxy.embeds import PromptEmbedder, read_tuned_prompt
 from maitre.serving.proxy.routes import RoutedPrompt, Routes, read_routes
 
@@ -110,7 +111,7 @@ class _Proxy:
         if model in routes.prompts:
             try:
                 body = await asyncio.to_thread(self._with_prompt, body, routes.prompts[model], path)
-            except ValueError as error:
+            except UserError as error:
                 return _refuse(400, f"{model}: {error}")
             path = "/v1/completions"
         answer = await self._try_each(routes, weights, path, body)
@@ -155,9 +156,9 @@ class _Proxy:
         chat = path.endswith("chat/completions")
         asked = body.get("messages") if chat else body.get("prompt")
         if not (isinstance(asked, list) if chat else isinstance(asked, str)) or not asked:
-            raise ValueError("give 'messages'" if chat else "give 'prompt' as one text")
+            raise UserError("give 'messages'" if chat else "give 'prompt' as one text")
         if body.get("stream"):
-            raise ValueError("a tuned prompt's answers are not streamed")
+            raise UserError("a tuned prompt's answers are not streamed")
         base = prompt.base_model
         if base not in self._embedders:
             self._embedders[base] = self._embedder_of(base)

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from maitre.errors import UserError
+
 
 @dataclass(frozen=True)
 class RoutedServer:
@@ -70,7 +72,7 @@ def read_routes(path: Path) -> Routes:
     """The routes of a file; none where there is no file.
 
     Raises:
-        ValueError: it is no route file.
+        UserError: it is not a route file.
     """
     if not path.is_file():
         return Routes()
@@ -86,8 +88,8 @@ def read_routes(path: Path) -> Routes:
                 name: RoutedPrompt(**entry) for name, entry in document.get("prompts", {}).items()
             },
         )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: is no route file ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a route file: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

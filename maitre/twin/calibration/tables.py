@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from maitre.errors import reading
 from maitre.twin.errors import require
 
 MEMORY_COLUMNS = ("max_loras", "max_lora_rank", "kv_cache_tokens")
@@ -112,7 +113,8 @@ def _read(path: Path, model: str, columns: Sequence[str]) -> Any:
 
 def _columns(path: Path, columns: Sequence[str]) -> Any:
     require(path.is_file(), f"calibration: there is no {path.name} in {path.parent}")
-    frame = pd.read_parquet(path)
+    with reading(path):
+        frame = pd.read_parquet(path)
     for column in columns:
         require(column in frame, f"calibration: {path.name} has no column {column!r}")
     return frame

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from maitre.errors import UserError
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
@@ -45,7 +46,7 @@ _TERMINATE = """
 mutation($run: String!) { terminateRun(runId: $run) { __typename } }"""
 
 
-class GraphqlError(RuntimeError):
+class GraphqlError(UserError):
     """Dagster's webserver did not do what was asked; the message says why.
 
     `maybe_done`: it did not answer, and may have done it.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from maitre.errors import UserError
 from maitre.scheduling.cluster import read_cluster
 from maitre.settings import Settings
 from maitre.workers.pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
@@ -43,7 +44,7 @@ class PoolWorker:
         return self.view is not None and self.view.state == "draining"
 
 
-class PoolError(RuntimeError):
+class PoolError(UserError):
     """A pool could not do what it was asked; the message says what and why."""
 
 

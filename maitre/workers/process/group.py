@@ -22,6 +22,7 @@ import safetensors.numpy
 import torch
 import torch.distributed as dist
 
+from maitre.errors import UserError
 from maitre.tuning.config import TuneConfig
 from maitre.tuning.tasks import find_task
 from maitre.tuning.tune import tune
@@ -131,7 +132,7 @@ def follow(
         raise GroupLost(f"the first worker is gone: {_first_line(error)}") from error
     loaded, task = model(), find_task(tasks, facts["task"])
     if (loaded.hash, task.fingerprint()) != (facts["model_hash"], facts["task_fingerprint"]):
-        raise ValueError(f"{task.name}: the first worker has another model or task of that name")
+        raise UserError(f"{task.name}: the first worker has another model or task of that name")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.safetensors"
         if begun:

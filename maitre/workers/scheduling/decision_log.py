@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from maitre.errors import UserError
 from maitre.scheduling import actions as act
 from maitre.scheduling.cluster import ModelSpec, cluster_from_mapping
 from maitre.scheduling.policies import named_policy
@@ -43,7 +44,7 @@ _NOT_SO = (KeyError, TypeError, AttributeError, ValueError)
 _PARTS = ("policy", "time_s", "held", "cluster", "pools", "actions")
 
 
-class TickError(ValueError):
+class TickError(UserError):
     """A file is no tick; the message says which and why."""
 
 

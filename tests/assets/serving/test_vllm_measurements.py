@@ -138,7 +138,7 @@ def fitted_again(result: dg.ExecuteInProcessResult) -> list[str]:
 def test_a_folder_that_is_no_measurement_is_refused(
     tmp_path: Path, home: DataHome, inputs: Inputs
 ) -> None:
-    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(FileNotFoundError, match="1"):
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(ValueError, match="1"):
         take_over(instance, home, inputs, tmp_path / "1")
     assert not home.exists(about_name(KIND))
 
