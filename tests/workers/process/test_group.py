@@ -47,7 +47,7 @@ def all_idle(live: Live) -> None:
 
 def test_two_workers_tune_one_run_and_come_to_what_one_comes_to(live: Live) -> None:
     names = live.start_workers(2)[:2]
-    both = live.launch(tags={"maitre/workers": ",".join(names)}, **SOME)
+    both = live.launch(tags={"maitre/workers": ",".join(names)}, **{**SOME, "max_iterations": 60})
     live.tuning_on(both, after_iteration=3)
     held = claims(live)
     assert sorted(held) == sorted(names)
@@ -55,7 +55,7 @@ def test_two_workers_tune_one_run_and_come_to_what_one_comes_to(live: Live) -> N
     assert live.ended(both) is dg.DagsterRunStatus.SUCCESS
     assert ends(live, both) == ONCE
     all_idle(live)
-    alone = live.launch(**SOME)
+    alone = live.launch(**{**SOME, "max_iterations": 60})
     assert live.ended(alone) is dg.DagsterRunStatus.SUCCESS
 
     def loss(run_id: str) -> float:

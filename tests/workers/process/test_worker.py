@@ -139,7 +139,7 @@ def test_a_result_that_is_being_stored_is_finished_first(tmp_path: Path) -> None
         run = current_run()
         run.enter("registering")
         until(run.should_stop)
-        run.check()
+        run.check_lease()
         before_write()
         stored.append(run_id)
 
