@@ -14,11 +14,12 @@ export TOKENIZERS_PARALLELISM := false
 export MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test check format ui up clean
+.PHONY: help setup run test quick check format architecture ui up clean
 
 help:
 	@echo "make run    everything Maitre is for, on real input, on this machine"
-	@echo "make test   the tests"
+	@echo "make test   the tests, with coverage; some of them: make test ARGS='-k bank'"
+	@echo "make quick  the tests that need no model and no process, in a minute"
 	@echo "make check  lint, types, import rules"
 	@echo "make up     Dagster, MLflow and two warm workers; make ui is the same"
 	@echo "make vllm   vLLM for this machine's CPU, in its own environment (3.4 GB)"
@@ -56,8 +57,17 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 run: setup
 	@$(BIN)/python -m pipelines.walkthrough.walkthrough
 
+# `make test ARGS="-k bank"` runs some of them, without the report of coverage.
 test: setup
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(if $(ARGS),$(ARGS),--cov --cov-report=term:skip-covered)
+
+# No language model, no process: a minute on two cores.
+quick: $(VENV)/.installed
+	@$(BIN)/python -m pytest -q --quick --numprocesses=2 $(ARGS)
+
+# Draw the picture in ARCHITECTURE.md from the imports.
+architecture: $(VENV)/.installed
+	@$(BIN)/python -m tests.architecture
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -82,6 +82,7 @@ def test_segments_are_merged_and_dropped_entries_stay_dropped(tmp_path: Path, ma
     assert "e2" not in kept
 
 
+@pytest.mark.slow
 def test_a_merge_that_dies_before_it_cleans_up_changes_nothing(
     tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ def calibrate(tables, folder, *more):
     return [*arguments, "--rounds", "1", "--json", *more]
 
 
+@pytest.mark.slow
 def test_a_profile_is_calibrated_and_reported(tables, tmp_path):
     arguments = calibrate(tables, tmp_path, "--name", "lab/tiny", "--validation", "rate-0.4")
     found = RUN.invoke(app, arguments)

@@ -19,6 +19,8 @@ from maitre.maxpack.split import split_traces
 from maitre.maxpack.traces import make_traces, point_features
 from maitre.twin import AdapterLoad, ServerProfile
 
+pytestmark = pytest.mark.slow
+
 
 def test_designs_are_reproducible_and_valid(profile: ServerProfile) -> None:
     first, again = design(profile, 20, seed=5), design(profile, 20, seed=5)

@@ -13,6 +13,8 @@ from maitre.maxpack.promotion import compare_with_champion
 from maitre.maxpack.split import row_identities, rows_not_trained_on, split_traces
 from maitre.maxpack.traces import at_objective
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_row_keeps_its_identity_through_a_file_and_another_objective(
     traces: pd.DataFrame, tmp_path: Path

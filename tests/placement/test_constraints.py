@@ -16,6 +16,7 @@ from tests.placement.test_place import assert_sound, catalogue_of, mixed_catalog
 UNCHECKED = {"check_duration_s": 0, "baselines": False}
 
 
+@pytest.mark.slow
 def test_a_pinned_adapter_is_on_its_server(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(150)
     pins = {"a3": "gold", "a77": "gold", "a9": "silver"}
@@ -39,6 +40,7 @@ def test_wanted_replicas_are_on_servers_of_their_own(profile: ServerProfile) -> 
     assert len(plan.servers_of()["a5"]) == 2
 
 
+@pytest.mark.slow
 def test_more_gpus_shorten_the_steps(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(200)
     fewest = place(catalogue, profile, **UNCHECKED)
@@ -51,6 +53,7 @@ def test_more_gpus_shorten_the_steps(profile: ServerProfile) -> None:
         place(catalogue, profile, gpus=1, **UNCHECKED)
 
 
+@pytest.mark.slow
 def test_the_cheaper_of_two_kinds_is_taken(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(60)
     memory = profile.memory.model_copy(update={"base_tokens": profile.memory.base_tokens // 2})
@@ -91,6 +94,7 @@ def test_what_if_adapters_join_the_catalogue() -> None:
             Addition.parse(wrong)
 
 
+@pytest.mark.slow
 def test_an_explanation_names_server_and_alternatives(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(200)
     plan = place(catalogue, profile, **UNCHECKED)
@@ -107,6 +111,7 @@ def test_an_explanation_names_server_and_alternatives(profile: ServerProfile) ->
         explain_adapter(plan, catalogue, profile, "stranger")
 
 
+@pytest.mark.slow
 def test_moves_stay_within_the_budget_and_small_changes_move_nobody(
     profile: ServerProfile,
 ) -> None:
@@ -121,6 +126,7 @@ def test_moves_stay_within_the_budget_and_small_changes_move_nobody(
     assert not plan.diff(same).moves
 
 
+@pytest.mark.slow
 def test_no_step_leaves_an_adapter_unserved(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(200)
     plan = place(catalogue, profile, **UNCHECKED)

@@ -62,6 +62,7 @@ def test_a_server_that_is_asked_far_more_is_at_risk(plan: PlacementPlan) -> None
     assert max(quiet.values()) < LIMITS.enter < max(busy.values())
 
 
+@pytest.mark.slow
 def test_a_server_whose_adapters_are_all_gone_is_not_at_risk(plan: PlacementPlan) -> None:
     others = catalogue([1.0]).frame().assign(adapter="new")
     risks = server_risks(plan, AdapterCatalogue.from_frame(others), PROFILE, None)

@@ -56,6 +56,7 @@ def test_the_least_risk_is_none_where_the_servers_do_not_suffice(capacity: Capac
     assert least_risky(1, order, demand, capacity) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(20, 120), st.integers(2, 5), st.integers(0, 10**6))
 def test_moves_and_swaps_never_make_it_worse_and_lose_nobody(
@@ -88,6 +89,7 @@ def test_moves_level_what_a_deal_left_uneven(capacity: Capacity) -> None:
     assert balanced(uneven, demand, capacity).risk.max() < 0.01
 
 
+@pytest.mark.slow
 def test_fewer_servers_are_riskier_but_within_what_the_twin_may_judge(capacity: Capacity) -> None:
     fuller = []
     for seed in range(6):

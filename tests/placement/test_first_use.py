@@ -1,8 +1,11 @@
 """The installation's first use of what is compiled."""
 
+import pytest
+
 from maitre.placement.first_use import used_once
 
 
+@pytest.mark.slow
 def test_everything_that_is_compiled_is_used() -> None:
     plan = used_once()
     assert plan.evidence["servers_checked"] == plan.gpus >= 1

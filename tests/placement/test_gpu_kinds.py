@@ -52,6 +52,7 @@ def test_idle_adapters_go_to_one_of_several_kinds(
     assert (plan.gpus, plan.profile) == (1, small.name)
 
 
+@pytest.mark.slow
 def test_adapters_that_no_kind_holds_are_named_by_row(
     profile: ServerProfile, small: ServerProfile, other: ServerProfile
 ) -> None:

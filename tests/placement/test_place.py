@@ -84,6 +84,7 @@ def assert_sound(plan: PlacementPlan, catalogue: AdapterCatalogue) -> None:
     assert PlacementPlan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.slow
 @FEW
 @given(catalogues())
 def test_no_adapter_is_lost_or_placed_beyond_its_share(
@@ -93,6 +94,7 @@ def test_no_adapter_is_lost_or_placed_beyond_its_share(
     assert_sound(plan, catalogue)
 
 
+@pytest.mark.slow
 @FEW
 @given(catalogues())
 def test_the_bound_is_below_every_packing(capacity: Capacity, catalogue: AdapterCatalogue) -> None:
@@ -111,6 +113,7 @@ def test_the_bound_is_close_for_many_alike(capacity: Capacity) -> None:
     assert found.servers <= 1.15 * bound_on(demand, capacity) + 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
     profile: ServerProfile, capacity: Capacity
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_server_that_is_healthy_in_the_twin_is_worth_no_more_than_one(
     assert max(worths) > 0.9
 
 
+@pytest.mark.slow
 @given(
     some=st.lists(st.floats(1e-4, 20), min_size=1, max_size=30),
     more=st.lists(st.floats(1e-4, 20), min_size=1, max_size=30),
@@ -157,6 +161,7 @@ def test_the_bound_of_a_part_is_no_more_than_that_of_the_whole(
     assert bound(some) <= bound(some + more) * 1.03
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_a_packing_of_adapters_of_many_lengths(capacity: Capacity) -> None:
     rng = np.random.default_rng(4)
     demand = Demand.of(
@@ -171,6 +176,7 @@ def test_the_bound_is_below_a_packing_of_adapters_of_many_lengths(capacity: Capa
     assert 0.5 * found.servers < bound <= found.servers
 
 
+@pytest.mark.slow
 def test_bounds_at_several_rates_are_those_at_each(capacity: Capacity) -> None:
     catalogue = mixed_catalogue(150)
     together = relaxed_servers(as_is(catalogue, default_lengths()), capacity.options, (1.0, 1.05))
@@ -180,6 +186,7 @@ def test_bounds_at_several_rates_are_those_at_each(capacity: Capacity) -> None:
     assert together[1] == pytest.approx(alone, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_bound_grows_with_the_load(capacity: Capacity) -> None:
     grown = [
         bound_on(as_is(mixed_catalogue(200), default_lengths(), factor), capacity)
@@ -233,6 +240,7 @@ def test_the_bound_is_for_the_objective_of_the_plan(capacity: Capacity) -> None:
     assert found[0] > found[2]
 
 
+@pytest.mark.slow
 def test_a_checked_plan_holds_in_the_twin(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(80)
     plan = place(catalogue, profile, check_duration_s=300.0, workers=1)
@@ -244,6 +252,7 @@ def test_a_checked_plan_holds_in_the_twin(profile: ServerProfile) -> None:
     assert min(plan.baselines.values()) >= plan.lower_bound_gpus
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_plan(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(50)
     plans = [place(catalogue, profile, check_duration_s=0, baselines=False) for _ in range(2)]
@@ -283,6 +292,7 @@ def test_a_check_finds_an_overloaded_server(profile: ServerProfile) -> None:
     assert check.to_dict()["servers_unhealthy"] == 1
 
 
+@pytest.mark.slow
 def test_baselines_never_beat_the_bound(capacity: Capacity) -> None:
     catalogue = mixed_catalogue(120)
     demand = as_is(catalogue, default_lengths())

@@ -32,12 +32,14 @@ def plan(catalogue: AdapterCatalogue, profile: ServerProfile) -> PlacementPlan:
     return place(catalogue, profile, check_duration_s=0, baselines=False)
 
 
+@pytest.mark.slow
 def test_unchanged_rates_move_nobody(
     plan: PlacementPlan, catalogue: AdapterCatalogue, profile: ServerProfile
 ) -> None:
     assert plan.diff(replan(plan, catalogue, profile)).empty
 
 
+@pytest.mark.slow
 def test_changed_rates_move_few(
     plan: PlacementPlan, catalogue: AdapterCatalogue, profile: ServerProfile
 ) -> None:
@@ -53,6 +55,7 @@ def test_changed_rates_move_few(
     assert max(s.predicted["starvation_risk"] for s in after.servers) <= 0.01
 
 
+@pytest.mark.slow
 def test_new_and_removed_adapters(
     plan: PlacementPlan, catalogue: AdapterCatalogue, profile: ServerProfile
 ) -> None:
@@ -65,6 +68,7 @@ def test_new_and_removed_adapters(
     assert not diff.moves
 
 
+@pytest.mark.slow
 def test_closing_servers_needs_a_budget(
     plan: PlacementPlan, catalogue: AdapterCatalogue, profile: ServerProfile
 ) -> None:

@@ -27,6 +27,7 @@ def tiny_jobs(draw: st.DrawFn) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tiny_jobs(), st.sampled_from([TINY, SUBLINEAR]), st.integers(0, 1))
 def test_bound_is_never_above_the_exhaustive_optimum(

@@ -45,6 +45,7 @@ def test_generate_simulate_verify_agree(folder: Path) -> None:
     assert verified["cost"] == pytest.approx(simulated["cost"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_compare_reports_every_policy_and_the_bound(folder: Path) -> None:
     made = ("generate", "--trace", "@trace.csv", "--cluster", "@cluster.yaml", "--out", "@jobs.csv")
     run(folder, *made)

@@ -39,6 +39,7 @@ def random_jobs(draw: st.DrawFn) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @settings(max_examples=40, deadline=None)
 @given(

@@ -161,6 +161,7 @@ def test_errors_are_those_of_the_paper():
     assert found["all"]["starvation_missed"] == 0
 
 
+@pytest.mark.slow
 def test_the_report_is_written_whole(tmp_path, profile):
     written = write_report(profile, comparison(), tmp_path / "fit")
     assert {path.suffix for path in written} == {".md", ".csv", ".png"}

@@ -1,3 +1,5 @@
+import pytest
+
 from maitre.twin import AdapterLoad, ServerConfig, Workload, simulate, simulate_many
 
 
@@ -21,6 +23,7 @@ def test_many_is_each_in_order_with_progress(profile, sharegpt):
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_and_can_reduce(profile, sharegpt):
     reduced = simulate_many(profile, runs(sharegpt), seed=7, workers=2, reduce=throughput)
     alone = simulate_many(profile, runs(sharegpt), seed=7, workers=1)

@@ -104,6 +104,7 @@ def test_the_kustomization_lists_every_file() -> None:
     assert set(listed) == {name for name in files if name.startswith("vllm-")}
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(min_size=1, max_size=80), min_size=2, max_size=8, unique=True))
 def test_resource_names_are_distinct_dns_labels(names: list[str]) -> None:
     made = [resource_name(name) for name in names]

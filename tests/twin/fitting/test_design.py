@@ -40,6 +40,7 @@ def test_validation_loads_are_other_requests_than_the_fits() -> None:
         assert sum(p.duration_s for p in points) == pytest.approx(60.0)
 
 
+@pytest.mark.slow
 @given(st.floats(0.2, 30), st.integers(1, 400), st.integers(1, 400), st.integers(0, 99))
 def test_arrivals_are_in_order_within_the_time_and_the_context(
     rate: float, inputs: int, outputs: int, seed: int

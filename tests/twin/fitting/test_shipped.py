@@ -13,6 +13,7 @@ SAMPLES = Path(__file__).resolve().parents[3] / "docs" / "vllm" / "smollm2-135m"
 REACH_PERCENT = 5.0
 
 
+@pytest.mark.slow
 def test_the_shipped_profile_comes_out_of_its_samples_and_foretells_validation_loads() -> None:
     measurement = Measurement(SAMPLES)
     samples, server = measurement.read(), measurement.server()
