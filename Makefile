@@ -55,7 +55,7 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	@cp dagster.yaml $@
 
 run: setup
-	@$(BIN)/python -m pipelines.walkthrough.walkthrough
+	@$(BIN)/python -m pipelines.walkthrough
 
 # `make test ARGS="-k bank"` runs some of them, without the report of coverage.
 test: setup

@@ -55,7 +55,7 @@ def _runs(
 
     repository = ReconstructableRepository.for_module("pipelines.tuning", "defs")
     origin = ReconstructableJob(repository, "tune").get_python_origin()
-    job = tuning.defs.resolve_job_def("tune")
+    job = tuning.defs().resolve_job_def("tune")
     config = {"lookup": False, "max_iterations": 1}
     seen = []
     for number in range(count):

@@ -1,4 +1,5 @@
-"""Code locations: each module with a `defs` is one; jobs and schedules beside them.
+"""Code locations and their jobs and schedules.
 
-`tuning` and `serving` are what `workspace.yaml` names. `walkthrough` is what `make run` runs.
+`workspace.yaml` names the code locations `tuning` and `serving`; the `dg` command loads both at
+once, as `definitions`. `walkthrough` is what `make run` runs.
 """

@@ -1,4 +1,4 @@
-"""Where the steps of a run that fans out are executed: processes here, pods on Kubernetes."""
+"""Where the steps of a run that fans out are executed: local processes, or pods on Kubernetes."""
 
 import dagster as dg
 
@@ -6,9 +6,9 @@ from maitre.settings import Settings
 
 
 def step_executor(settings: Settings) -> dg.ExecutorDefinition:
-    """Each step in a pod of its own where the warm workers are pods, else in a process.
+    """Return the executor: a pod per step if the warm workers are pods, else a process per step.
 
-    A step's pod is made as the run launcher's configuration says (`k8s/base/config/dagster.yaml`).
+    The run launcher's configuration (`k8s/base/config/dagster.yaml`) describes the pods.
     """
     if settings.warm_pool == "kubernetes":
         from dagster_k8s import k8s_job_executor

@@ -1,7 +1,8 @@
-"""A Dagster logger that tells progress on a terminal: what assets say, and nothing else."""
+"""A Dagster logger that prints what assets log on a terminal, without Dagster's own events."""
 
 import logging
 import time
+from typing import Any
 
 import dagster as dg
 from rich.console import Console
@@ -29,10 +30,16 @@ class _TerminalHandler(logging.Handler):
 
 @dg.logger({}, description="Progress on a terminal, without Dagster's own events.")
 def terminal_log(_context: dg.InitLoggerContext) -> logging.Logger:
-    """One line a message: time since the process's first message, step, text."""
+    """Print one line per message: time since the process's first message, step, text."""
     log = logging.getLogger("maitre.terminal")
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
         log.addHandler(_TerminalHandler(Console()))
     return log
+
+
+LOGGERS = {"terminal": terminal_log}
+
+TERMINAL_RUN_CONFIG: dict[str, Any] = {"loggers": {"terminal": {}}}
+"""Run configuration that prints progress on the terminal."""

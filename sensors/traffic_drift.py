@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -21,36 +20,26 @@ from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
 
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition,
-    )
-
 LIMITS = Limits()
 LEAST_SPAN_S = 120.0
 """Rates over less than this say too little."""
 
 
-def traffic_drift(replace: "UnresolvedAssetJobDefinition") -> dg.SensorDefinition:
-    """A sensor that looks at the servers every minute and requests `replace` when need be."""
-
-    @dg.sensor(
-        name="traffic_drift",
-        description="Requests a re-placement when the model says that a server is about to starve.",
-        job=replace,
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-    )
-    def look(
-        context: dg.SensorEvaluationContext,
-        home: DataHome,
-        inputs: Inputs,
-        mlflow: MlflowTracking,
-        gateway: Gateway,
-    ) -> dg.SensorResult:
-        return watch_once(context.cursor, home, inputs, mlflow, gateway, time.time())
-
-    return look
+@dg.sensor(
+    description="Requests a re-placement when the model says that a server is about to starve.",
+    job_name="replace_on_traffic",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def traffic_drift(
+    context: dg.SensorEvaluationContext,
+    home: DataHome,
+    inputs: Inputs,
+    mlflow: MlflowTracking,
+    gateway: Gateway,
+) -> dg.SensorResult:
+    """Look at the servers once; request `replace_on_traffic` when a server is about to starve."""
+    return watch_once(context.cursor, home, inputs, mlflow, gateway, time.time())
 
 
 def watch_once(

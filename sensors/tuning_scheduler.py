@@ -40,7 +40,9 @@ _ASKED_TOGETHER = 200
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def tuning_scheduler(
-    context: dg.SensorEvaluationContext, request_queue: RequestQueue
+    context: dg.SensorEvaluationContext,
+    request_queue: RequestQueue,
+    settings: dg.ResourceParam[Settings],
 ) -> dg.SensorResult:
     """Note what became of the runs; then let the policy start, stop and scale, for a few seconds.
 
@@ -49,8 +51,6 @@ def tuning_scheduler(
     started once, however many daemons ask.
     """
     store = request_queue.store()
-    settings = Settings.read()
-
     queued: set[TuningRequest] = set()
 
     def waiting() -> list[TuningRequest]:

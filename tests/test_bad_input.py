@@ -12,10 +12,12 @@ from rich.console import Console
 from maitre.cli.main import main
 from maitre.settings import Settings
 from maitre.tuning.tasks import Task
-from pipelines import serving, tuning
-from pipelines.walkthrough.walkthrough import make_if_stale
-from pipelines.wiring import resources
+from pipelines.code_location import code_location
+from pipelines.serving import serving_half
+from pipelines.walkthrough.__main__ import make_if_stale
 from resources.data_home import DataHome
+from resources.wiring import resources
+from tests.halves import SERVING, TUNING
 from tests.tiny_inputs import write_adapters, write_model, write_tasks
 
 PROFILE = "h100-64gb/llama-3.1-8b-instruct"
@@ -165,14 +167,13 @@ def failures(settings: Settings, assets: list, selection: list[str]) -> list[str
 def test_the_graph_refuses_a_bad_catalogue_and_keeps_the_last_good_one(
     kind: str, settings: Settings
 ) -> None:
-    assets = [*serving.INPUTS, *serving.PLACEMENT]
     selection = ["adapter_file", "profile_files", "adapter_catalogue"]
-    assert failures(settings, assets, selection) == []
+    assert failures(settings, SERVING, selection) == []
     before = files(Path(settings.home))
     assert list(before) == ["adapter_catalogue.parquet"]
     text, expected = BAD_CATALOGUES[kind]
     Path(settings.adapters).write_text(text)
-    [message] = failures(settings, assets, selection)
+    [message] = failures(settings, SERVING, selection)
     assert expected in message
     assert files(Path(settings.home)) == before
 
@@ -180,14 +181,14 @@ def test_the_graph_refuses_a_bad_catalogue_and_keeps_the_last_good_one(
 @pytest.mark.parametrize("spoil", BAD_TASKS.values(), ids=BAD_TASKS)
 def test_the_graph_refuses_a_bad_task(spoil: Spoil, settings: Settings) -> None:
     expected = spoil(Path(settings.tasks) / "second")
-    [message] = failures(settings, [*tuning.INPUTS, *tuning.BANK], ["task_files", "tuning_tasks"])
+    [message] = failures(settings, TUNING, ["task_files", "tuning_tasks"])
     assert expected in message
     assert not Path(settings.home).exists()
 
 
 def test_an_unknown_held_back_task_is_named(settings: Settings) -> None:
     wrong = settings.model_copy(update={"held_back": ("third",)})
-    [message] = failures(wrong, [*tuning.INPUTS, *tuning.BANK], ["task_files", "tuning_tasks"])
+    [message] = failures(wrong, TUNING, ["task_files", "tuning_tasks"])
     assert "third" in message
     assert not Path(settings.home).exists()
 
@@ -196,9 +197,8 @@ def test_an_unknown_held_back_task_is_named(settings: Settings) -> None:
 def test_an_unknown_base_model_leaves_no_bank(damage: str, settings: Settings) -> None:
     if damage == "no weights":
         (write_model(Path(settings.base_model)) / "model.safetensors").unlink()
-    assets = [*tuning.INPUTS, *tuning.BANK]
-    assert failures(settings, assets, ["task_files", "tuning_tasks"]) == []
-    [message] = failures(settings, assets, ["bank_prompts"])
+    assert failures(settings, TUNING, ["task_files", "tuning_tasks"]) == []
+    [message] = failures(settings, TUNING, ["bank_prompts"])
     assert settings.base_model in message
     home = DataHome(root=settings.home)
     assert not home.exists("bank_prompts")
@@ -213,16 +213,11 @@ def test_an_unknown_base_model_leaves_no_bank(damage: str, settings: Settings) -
 
 def test_make_run_stops_at_a_bad_input_with_one_message(settings: Settings) -> None:
     Path(settings.adapters).write_text(BAD_CATALOGUES["negative rate"][0])
-    assets = [*serving.INPUTS, serving.PLACEMENT[0]]
-    job = dg.define_asset_job("serving", selection=dg.AssetSelection.assets(*assets))
-    defs = dg.Definitions(
-        assets=assets, jobs=[job], resources=resources(settings), loggers=serving.LOGGERS
-    )
+    defs = code_location(settings, serving_half(settings))
+    key = dg.AssetKey("adapter_catalogue")
     shown = io.StringIO()
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(SystemExit) as ended:
-        make_if_stale(
-            instance, defs, "serving", serving.PLACEMENT[0], None, Console(file=shown, width=200)
-        )
+        make_if_stale(instance, defs, "serving", key, None, Console(file=shown, width=200))
     assert ended.value.code == 1
     assert shown.getvalue().count("row 2: rate_rps") == 1
     assert "Traceback" not in shown.getvalue()

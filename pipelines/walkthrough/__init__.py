@@ -1,1 +1,1 @@
-"""`make run`: bring the asset graph up to date, send one request, print a summary."""
+"""`make run`: the whole graph on this machine, then one tuning request and a summary."""

@@ -1,4 +1,4 @@
-"""The request path for real: a row in the queue, the daemon, the sensor, a run, its result."""
+"""One tuning request through the queue, Dagster's daemon and the sensor, to its result."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from rich.console import Console
 
 from assets.tuning.tuned_prompts import tuned_prompts
@@ -21,17 +22,17 @@ DEADLINE = "10m"
 
 
 def tune_through_the_queue(
-    instance: dg.DagsterInstance, settings: Settings, console: Console
+    instance: dg.DagsterInstance, graph: BaseAssetGraph, settings: Settings, console: Console
 ) -> None:
-    """Queue the last held-back task as `maitre tune` does and let Dagster's daemon serve it.
+    """Queue the last held-back task as `maitre tune` does, and let Dagster's daemon serve it.
 
-    Does nothing when that task's prompt is up to date. Exits 1 when the request is not done by its
-    deadline.
+    Do nothing when that task's prompt is up to date. Exit with 1 when the request is not done by
+    its deadline.
     """
     if not settings.held_back:
         return
     task = settings.held_back[-1]
-    if why_stale(instance, tuned_prompts, task) is None:
+    if why_stale(instance, graph, tuned_prompts.key, task) is None:
         console.print(f"[green]●[/green] tuning_scheduler {task}: up to date")
         return
     command = ["tune", task, "--deadline", DEADLINE]
@@ -42,7 +43,7 @@ def tune_through_the_queue(
     queue = RequestQueue(url=settings.request_queue_url)
     request = queue.get(json.loads(answer.stdout)["request_id"])
     log = Path(settings.home) / "logs" / "daemon.log"
-    console.print(f"      Dagster's daemon takes it from the queue (log: {log})")
+    console.print(f"      Dagster's daemon takes the request from the queue (log: {log})")
     with _Daemon(log):
         ended = _wait(queue, request, console)
     if ended.state is not RequestState.DONE:
@@ -51,15 +52,15 @@ def tune_through_the_queue(
 
 
 def _wait(queue: RequestQueue, request: TuningRequest, console: Console) -> TuningRequest:
-    """Poll the request until it ends or its deadline passes, telling each change of state."""
+    """Poll the request until it ends or its deadline passes; print each change of state."""
     started_s = time.monotonic()
-    told = None
+    printed = None
     while True:
         request = queue.get(request.request_id)
-        if request.state != told:
+        if request.state != printed:
             elapsed_s = time.monotonic() - started_s
             console.print(f"      request {request.state} after {elapsed_s:.0f} s")
-            told = request.state
+            printed = request.state
         if request.state.is_final:
             return request
         if datetime.now(UTC) > request.deadline_at:
@@ -68,7 +69,7 @@ def _wait(queue: RequestQueue, request: TuningRequest, console: Console) -> Tuni
 
 
 class _Daemon:
-    """Dagster's daemon with its code servers, for as long as the block lasts."""
+    """Run Dagster's daemon and its code servers for as long as the block lasts."""
 
     def __init__(self, log: Path) -> None:
         self._log = log

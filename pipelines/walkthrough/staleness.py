@@ -1,58 +1,54 @@
-"""Which assets are out of date: never made, made by older code, or from inputs that changed since.
+"""Which assets `make run` has to make again, by the versions that Dagster records.
 
 Dagster tags each materialisation with its code version, its data version and the data versions of
-its inputs; this compares those tags with what is there now. `make run` makes only what it names.
+its inputs. An asset is stale when it was never made, or when those tags differ from what is there
+now. docs/decisions/0002-staleness.md says why Dagster's own resolver is not asked.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import dagster as dg
-
-from assets.serving.vllm_measurements import SERVER_KINDS_NAME
-from assets.tuning.tuning_tasks import BANK_TASKS_NAME
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"
 INPUT_VERSION_TAG = "dagster/input_data_version/"
 NEVER_MADE = "INITIAL"
-"""What Dagster notes as the version of an input that has not been made."""
+"""What Dagster records as the version of an input that has not been made."""
+MOST_PARTITIONS = 100
+"""From so many partitions on, Dagster compares the newest materialisation alone."""
 
-# The dynamic partitions of the assets that others read as a whole.
-PARTITIONS = {"bank_prompts": BANK_TASKS_NAME, "vllm_measurements": SERVER_KINDS_NAME}
-_MOST_PARTITIONS = 100
-
-# An asset's tag that names an input whose change alone is no reason to make it again.
 KEPT_TAG = "maitre/kept-when-changed"
+"""Names an input whose change alone is no reason to make the asset again."""
 
 
 def why_stale(
     instance: dg.DagsterInstance,
-    assets: dg.AssetsDefinition,
+    graph: BaseAssetGraph,
+    key: dg.AssetKey,
     partition_key: str | None = None,
 ) -> str | None:
-    """One line that says why the asset has to be made again; None when it is up to date."""
-    tags = _last_tags(instance, assets.key, partition_key)
+    """Return in one line why the asset has to be made again; None when it is up to date."""
+    tags = _last_tags(instance, key, partition_key)
     if tags is None:
         return "never made"
-    spec = assets.specs_by_key[assets.key]
-    if tags.get(CODE_VERSION_TAG) != spec.code_version:
+    asset = graph.get(key)
+    if tags.get(CODE_VERSION_TAG) != asset.code_version:
         return "its code changed"
-    kept = spec.tags.get(KEPT_TAG)
-    for dependency in spec.deps:
-        name = dependency.asset_key.to_user_string()
-        if name == kept:
-            continue
+    kept = asset.tags.get(KEPT_TAG)
+    for dependency in sorted(asset.parent_keys):
+        name = dependency.to_user_string()
         used = tags.get(INPUT_VERSION_TAG + name)
-        if used != (current_version(instance, dependency.asset_key) or NEVER_MADE):
+        if name != kept and used != (current_version(instance, graph, dependency) or NEVER_MADE):
             return f"{name} changed"
     return None
 
 
-def failed_check(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]) -> str | None:
-    """One line that names a blocking check whose newest evaluation failed; None without one.
+def failed_check(instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey]) -> str | None:
+    """Return in one line which blocking check failed at its newest evaluation; else None.
 
-    What failed its check is recorded as made all the same; it must not count as up to date.
+    Dagster records an asset as made even if its blocking check fails.
     """
     for key in checks:
         record = instance.get_latest_asset_check_evaluation_record(key)
@@ -66,18 +62,20 @@ def failed_check(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey
     return None
 
 
-def current_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """The data version of an asset as it is now.
+def current_version(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph, key: dg.AssetKey
+) -> str | None:
+    """Return the data version of an asset as it is now; None if it was never made.
 
-    Of one with partitions, Dagster's digest of their data versions; where these are as many as
-    `_MOST_PARTITIONS`, the newest materialisation's, as Dagster itself does.
+    For an asset with dynamic partitions it is Dagster's digest of their data versions.
     """
     tags = _last_tags(instance, key, None)
     if tags is None:
         return None
-    partitions = PARTITIONS.get(key.to_user_string())
-    names = instance.get_dynamic_partitions(partitions) if partitions else []
-    if not 0 < len(names) < _MOST_PARTITIONS:
+    partitions = graph.get(key).partitions_def
+    dynamic = partitions.name if isinstance(partitions, dg.DynamicPartitionsDefinition) else None
+    names = instance.get_dynamic_partitions(dynamic) if dynamic else []
+    if not 0 < len(names) < MOST_PARTITIONS:
         return tags.get(DATA_VERSION_TAG)
     found = instance.event_log_storage.get_latest_tags_by_partition(
         key,
@@ -99,7 +97,7 @@ def _last_tags(
 def last_materialization(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str | None = None
 ) -> dg.AssetMaterialization | None:
-    """The newest materialisation of an asset, or of one of its partitions."""
+    """Return the newest materialisation of an asset, or of one of its partitions."""
     partitions = [partition_key] if partition_key else None
     found = instance.fetch_materializations(
         dg.AssetRecordsFilter(key, asset_partitions=partitions), limit=1

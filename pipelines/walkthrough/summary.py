@@ -13,7 +13,7 @@ from pipelines.walkthrough.staleness import last_materialization
 def print_summary(
     instance: dg.DagsterInstance, settings: Settings, console: Console, wall_s: float
 ) -> None:
-    """What was tuned, what the bank saved, what the twin and the model say, the GPUs, what next."""
+    """Print what was tuned, what the bank saved, the capacity model, the plan and next steps."""
     console.print()
     console.print(_tuned(instance))
     console.print(_serving(instance))
@@ -44,7 +44,7 @@ def _tuned(instance: dg.DagsterInstance) -> Table:
 
 
 def _saving(found: dict[str, Any]) -> tuple[str, str, str]:
-    """Iterations, how many times fewer than cold, seconds with the lookup; cold in brackets."""
+    """Return iterations, the saving, and seconds with the lookup; the cold run's in brackets."""
     warm, seconds = found["iterations"], found["seconds"]
     if "iterations_cold" not in found:
         return f"{warm}", "", f"{seconds:.1f}"
@@ -60,7 +60,7 @@ def _serving(instance: dg.DagsterInstance) -> Table:
     plan = _metadata(instance, "placement_plan")
     table = Table(title="Serving", title_justify="left", show_header=False)
     table.add_row("configurations simulated", f"{traces['configurations']}")
-    table.add_row("of them starved", f"{traces['starved_share']:.0%}")
+    table.add_row("share of them that starved", f"{traces['starved_share']:.0%}")
     table.add_row("model against twin, throughput error", f"{model['throughput_error']:.2f} %")
     table.add_row("starvation macro-F1", f"{model['starvation_macro_f1']:.3f}")
     table.add_row("champion", f"maxpack version {model['champion_version']}")

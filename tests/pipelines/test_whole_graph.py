@@ -18,11 +18,19 @@ from maitre.placement.plan import PlacementPlan
 from maitre.requests import RequestState
 from maitre.settings import Settings
 from maitre.twin import ServerProfile
-from pipelines import serving, tuning
+from pipelines.jobs.serving import DEPLOYMENTS
 from pipelines.walkthrough.staleness import why_stale
-from pipelines.wiring import resources
 from resources.request_queue import RequestQueue
+from resources.wiring import resources
 from sensors.tuning_scheduler import tuning_scheduler
+from tests.halves import (
+    SERVING,
+    SERVING_CHECKS,
+    SERVING_GRAPH,
+    TUNING,
+    TUNING_CHECKS,
+    TUNING_GRAPH,
+)
 from tests.measured import measured_folder
 from tests.tiny_inputs import write_adapters, write_model, write_tasks
 
@@ -87,20 +95,17 @@ def run(
 
 @pytest.fixture(scope="module")
 def tuned(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProcessResult:
-    assets = [*tuning.INPUTS, *tuning.BANK, tuned_prompts]
-    checks = list(tuning.defs.asset_checks or [])
     bank = ["task_files", "base_model", "tuning_tasks", "bank_prompts", "prompt_bank"]
-    assert run(instance, settings, assets, checks, bank).success
+    assert run(instance, settings, TUNING, TUNING_CHECKS, bank).success
     # With an asset that it depends on, as one who materialises "with upstream" asks for it.
-    return run(instance, settings, assets, checks, ["base_model", "tuned_prompts"], "fourth")
+    return run(instance, settings, TUNING, TUNING_CHECKS, ["base_model", "tuned_prompts"], "fourth")
 
 
 @pytest.fixture(scope="module")
 def served(instance: dg.DagsterInstance, settings: Settings) -> dg.ExecuteInProcessResult:
-    made = [*serving.INPUTS, *serving.MODEL, *serving.PLACEMENT]
-    names = [asset.key.to_user_string() for asset in made]
-    assets = [*made, *serving.OBSERVED]
-    return run(instance, settings, assets, list(serving.defs.asset_checks or []), names)
+    keys = DEPLOYMENTS.resolve(SERVING_GRAPH)
+    names = sorted(key.to_user_string() for key in keys)
+    return run(instance, settings, SERVING, SERVING_CHECKS, names)
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict:
@@ -115,7 +120,7 @@ def test_a_held_back_task_is_tuned_and_registered(
     found = metadata(tuned, "tuned_prompts")
     assert found["iterations"] <= 4
     assert found["start"].startswith(("first-", "second-", "third-", "text:", "random", "mean of"))
-    tracking = resources(settings)["mlflow"]
+    tracking = resources(settings)["mlflow"].store()
     [version] = tracking.client().search_model_versions("name='tuned-prompt-fourth'")
     assert version.run_id == found["mlflow_run_id"]
     tags = tracking.client().get_run(found["mlflow_run_id"]).data.tags
@@ -161,10 +166,10 @@ def test_the_registered_prompt_answers_as_the_tuner_evaluated(
 def test_nothing_is_stale_after_it_was_made(
     tuned: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
 ) -> None:
-    for asset in tuning.BANK:
-        assert why_stale(instance, asset) is None
-    assert why_stale(instance, tuned_prompts, "fourth") is None
-    assert why_stale(instance, tuned_prompts, "third") == "never made"
+    for name in ("tuning_tasks", "bank_prompts", "prompt_bank"):
+        assert why_stale(instance, TUNING_GRAPH, dg.AssetKey(name)) is None
+    assert why_stale(instance, TUNING_GRAPH, tuned_prompts.key, "fourth") is None
+    assert why_stale(instance, TUNING_GRAPH, tuned_prompts.key, "third") == "never made"
 
 
 def test_a_changed_task_makes_what_follows_stale(
@@ -177,11 +182,10 @@ def test_a_changed_task_makes_what_follows_stale(
             update={"tasks": str(given), "held_back": (), "home": str(given.parent / "home2")}
         )
         names = ["task_files", "tuning_tasks"]
-        assets = [*tuning.INPUTS, *tuning.BANK]
-        run(other, changed, assets, [], names)
+        run(other, changed, TUNING, [], names)
         write_tasks(given, TASK_NAMES)
-        run(other, changed, assets, [], ["task_files"])
-        assert why_stale(other, tuning.BANK[0]) == "task_files changed"
+        run(other, changed, TUNING, [], ["task_files"])
+        assert why_stale(other, TUNING_GRAPH, dg.AssetKey("tuning_tasks")) == "task_files changed"
 
 
 def test_the_catalogue_is_placed_and_rendered(
@@ -211,15 +215,16 @@ def test_a_measurement_that_the_twin_misses_makes_profile_model_and_plan_stale(
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    """As Dagster's own resolver says, which is what its UI shows."""
     assert served.success
     follow = ["server_profiles", "maxpack_model", "placement_plan"]
-    assert {stale(instance, name) for name in (*follow, "vllm_deployments")} == {"FRESH"}
+    for name in (*follow, "vllm_deployments"):
+        assert why_stale(instance, SERVING_GRAPH, dg.AssetKey(name)) is None
+        assert dagster_status(instance, name) == "FRESH"
     kind = settings.profile.replace("/", "-")
     instance.add_dynamic_partitions("server_kinds", [kind])
     folder = measured_folder(tmp_path / "samples", settings.profile, slow=40.0)
     result = dg.materialize(
-        [*serving.INPUTS, *serving.MODEL, *serving.OBSERVED, twin_fidelity],
+        [*SERVING, twin_fidelity],
         selection=dg.AssetSelection.assets("vllm_measurements", "twin_verdict")
         | dg.AssetSelection.checks(twin_fidelity),
         instance=instance,
@@ -228,19 +233,19 @@ def test_a_measurement_that_the_twin_misses_makes_profile_model_and_plan_stale(
         run_config={"ops": {"vllm_measurements": {"config": {"samples": str(folder)}}}},
     )
     assert [e.passed for e in result.get_asset_check_evaluations()] == [False]
-    assert {name: stale(instance, name) for name in follow} == dict.fromkeys(follow, "STALE")
-    reasons = {why_stale(instance, asset) for asset in (*serving.MODEL[1::2], serving.PLACEMENT[1])}
+    assert {dagster_status(instance, name) for name in follow} == {"STALE"}
+    reasons = {why_stale(instance, SERVING_GRAPH, dg.AssetKey(name)) for name in follow}
     assert reasons == {"twin_verdict changed"}
 
 
-def stale(instance: dg.DagsterInstance, name: str) -> str:
-    graph = serving.defs.resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+def dagster_status(instance: dg.DagsterInstance, name: str) -> str:
+    """As Dagster's UI shows it."""
+    resolver = CachingStaleStatusResolver(instance, SERVING_GRAPH, LoadingContextForTest(instance))
     return resolver.get_status(dg.AssetKey(name)).value
 
 
 def test_the_first_model_is_champion(served: dg.ExecuteInProcessResult, settings: Settings) -> None:
-    champion = resources(settings)["mlflow"].champion("maxpack")
+    champion = resources(settings)["mlflow"].store().champion("maxpack")
     assert champion is not None
     assert metadata(served, "maxpack_model")["promoted"]
 
@@ -251,7 +256,9 @@ def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
     queue = RequestQueue(url=settings.request_queue_url)
     now = datetime.now(UTC)
     request = queue.submit("third", deadline_at=now + timedelta(minutes=10), now=now)
-    context = dg.build_sensor_context(instance=instance, resources={"request_queue": queue})
+    context = dg.build_sensor_context(
+        instance=instance, resources={"request_queue": queue, "settings": settings}
+    )
     [asked] = tuning_scheduler(context).run_requests
     assert asked.partition_key == "third"
     assert asked.run_key == request.run_key
@@ -260,7 +267,7 @@ def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
     assert tuning_scheduler(context).run_requests == []
     instance.add_dynamic_partitions(TASKS_NAME, ["third"])
     result = dg.materialize(
-        [*tuning.INPUTS, *tuning.BANK, tuned_prompts],
+        TUNING,
         selection=[tuned_prompts],
         instance=instance,
         resources=resources(settings),

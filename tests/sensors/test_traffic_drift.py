@@ -193,10 +193,11 @@ def test_what_cannot_be_weighed_is_said(
 
 
 def test_the_sensor_is_on_and_its_job_changes_the_plan() -> None:
-    found = serving.defs.resolve_sensor_def("traffic_drift")
+    defs = serving.defs()
+    found = defs.resolve_sensor_def("traffic_drift")
     assert found.default_status is dg.DefaultSensorStatus.RUNNING
     [target] = found.targets
-    job = serving.defs.resolve_job_def(target.job_name)
+    job = defs.resolve_job_def(target.job_name)
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
         "observed_traffic", "placement_plan", "vllm_deployments",
     }  # fmt: skip

@@ -177,6 +177,6 @@ def test_requests_that_no_plan_covers_are_named_once_a_tick(
     monkeypatch.setattr("sensors.tuning_scheduler.Tick", lambda *_: SimpleNamespace(starts=list))
     queue = RequestQueue(url=settings.request_queue_url)
     with dg.build_sensor_context(instance=instance) as context:
-        tuning_scheduler(context, request_queue=queue)
+        tuning_scheduler(context, request_queue=queue, settings=settings)
     [line] = [line for line in capfd.readouterr().err.splitlines() if "no speeds" in line]
     assert "2 queued of another, which no worker here holds" in line

@@ -33,9 +33,9 @@ from maitre.tuning.tasks import Example, Task
 from maitre.twin import ServerProfile
 from maitre.twin.fitting.equations import decode_equation
 from maitre.twin.fitting.points import Point
-from pipelines import tuning
-from pipelines.wiring import resources
 from resources.language_model import LanguageModel
+from resources.wiring import resources
+from tests.halves import TUNING
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -160,7 +160,7 @@ def registered_prompt(settings: Settings, task: Task, folder: Path) -> tuple[flo
         instance.add_dynamic_partitions(TASKS_NAME, [task.name])
         config = {"max_iterations": 6, "batch_size": 8, "seed": 1, "lookup": False}
         result = dg.materialize(
-            [*tuning.INPUTS, *tuning.BANK, tuned_prompts],
+            TUNING,
             selection=[tuned_prompts], instance=instance, resources=used,
             partition_key=task.name,
             run_config={"ops": {"tuned_prompts": {"config": config}}},

@@ -93,7 +93,7 @@ class Live:
         origin = ReconstructableJob(repository, "tune").get_python_origin()
         self.instance.add_dynamic_partitions("tasks", [task])
         run = self.instance.create_run_for_job(
-            tuning.defs.resolve_job_def("tune"),
+            tuning.defs().resolve_job_def("tune"),
             run_config={"ops": {"tuned_prompts": {"config": SHORT | config}}},
             tags={BASE_MODEL_TAG: self.settings.pool, "dagster/partition": task, **(tags or {})},
             job_code_origin=origin,

@@ -46,7 +46,7 @@ class Executor:
         with _timed(load_s, "warm-up"):
             location = importlib.import_module(self._module)
             if hasattr(location, "warm_up"):
-                location.warm_up()
+                location.warm_up(self._settings)
         # What is loaded stays: the collection after each run need not go through it again.
         gc.collect()
         gc.freeze()

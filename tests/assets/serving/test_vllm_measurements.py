@@ -9,11 +9,12 @@ from assets.serving.measured_profiles import about_name, chosen_profile, kind_of
 from assets.serving.server_profiles import server_profiles, twin_fidelity
 from assets.serving.twin_verdict import UNCONTRADICTED, twin_verdict
 from assets.serving.vllm_measurements import SERVER_KINDS_NAME, vllm_measurements
+from assets.shared.inputs import profile_files
 from maitre.twin import ServerProfile, TwinInputError
-from pipelines import serving
 from pipelines.walkthrough.staleness import current_version, why_stale
 from resources.data_home import DataHome
 from resources.inputs import Inputs
+from tests.halves import SERVING_GRAPH
 from tests.measured import measured_folder
 
 PROFILE = "h100-64gb/llama-3.1-8b-instruct"
@@ -31,7 +32,7 @@ def inputs() -> Inputs:
     return Inputs(tasks="", adapters="", profile=PROFILE, held_back=[])
 
 
-ASSETS = [*serving.INPUTS, twin_verdict, server_profiles, twin_fidelity, vllm_measurements]
+ASSETS = [profile_files, twin_verdict, server_profiles, twin_fidelity, vllm_measurements]
 
 
 def take_over(
@@ -65,16 +66,16 @@ def test_only_measurements_that_the_twin_misses_make_the_profiles_stale(
     tmp_path: Path, home: DataHome, inputs: Inputs
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        assert why_stale(instance, server_profiles) == "never made"
+        assert stale_reason(instance) == "never made"
         assert make_profiles(instance, home, inputs).success
-        assert why_stale(instance, server_profiles) is None, "nobody needs a vLLM"
+        assert stale_reason(instance) is None, "nobody needs a vLLM"
 
         first = take_over(instance, home, inputs, measured_folder(tmp_path / "1", PROFILE))
         assert verdict(first)
-        assert why_stale(instance, server_profiles) == "vllm_measurements changed", "a new kind"
+        assert stale_reason(instance) == "vllm_measurements changed", "a new kind"
         assert made_of(instance) == UNCONTRADICTED
         assert make_profiles(instance, home, inputs).success
-        assert why_stale(instance, server_profiles) is None
+        assert stale_reason(instance) is None
 
         again = take_over(instance, home, inputs, measured_folder(tmp_path / "2", PROFILE, seed=1))
         assert verdict(again)
@@ -83,12 +84,16 @@ def test_only_measurements_that_the_twin_misses_make_the_profiles_stale(
         slow = measured_folder(tmp_path / "3", PROFILE, slow=40.0)
         assert not verdict(take_over(instance, home, inputs, slow))
         assert made_of(instance) not in (None, UNCONTRADICTED)
-        assert why_stale(instance, server_profiles) == "twin_verdict changed"
+        assert stale_reason(instance) == "twin_verdict changed"
+
+
+def stale_reason(instance: dg.DagsterInstance) -> str | None:
+    return why_stale(instance, SERVING_GRAPH, server_profiles.key)
 
 
 def made_of(instance: dg.DagsterInstance) -> str | None:
     """The verdict's version, which profile, model and plan depend on."""
-    return current_version(instance, twin_verdict.key)
+    return current_version(instance, SERVING_GRAPH, twin_verdict.key)
 
 
 def test_a_profile_that_nobody_measured_is_not_held_against_anything(

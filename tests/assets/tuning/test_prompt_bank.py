@@ -15,11 +15,11 @@ from maitre.bank.lookup import Candidate, Lookup
 from maitre.settings import Settings
 from maitre.tuning.config import TuneResult
 from maitre.tuning.tasks import find_task
-from pipelines import tuning
 from pipelines.walkthrough.staleness import why_stale
-from pipelines.wiring import resources
 from resources.data_home import DataHome
 from resources.language_model import LanguageModel
+from resources.wiring import resources
+from tests.halves import TUNING, TUNING_GRAPH
 from tests.tiny_inputs import write_model, write_tasks
 
 CONFIG = {
@@ -45,7 +45,7 @@ def make(
     instance: dg.DagsterInstance, settings: Settings, *names: str, partition: str | None = None
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*tuning.INPUTS, *tuning.BANK, bank_quality],
+        [*TUNING, bank_quality],
         selection=dg.AssetSelection.assets(*names),
         instance=instance,
         resources=resources(settings),
@@ -70,7 +70,7 @@ def test_every_task_of_the_bank_is_a_partition(
     assert set(instance.get_dynamic_partitions(BANK_TASKS_NAME)) == names
     assert instance.get_materialized_partitions(bank_prompts.key) == names
     for asset in (tuning_tasks, bank_prompts, prompt_bank):
-        assert why_stale(instance, asset) is None
+        assert why_stale(instance, TUNING_GRAPH, asset.key) is None
 
 
 def test_one_partition_can_be_made_alone(instance: dg.DagsterInstance, settings: Settings) -> None:

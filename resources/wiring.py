@@ -1,4 +1,6 @@
-"""Builds the resources of both code locations from the user's settings."""
+"""The resources of the code locations, built from the user's settings."""
+
+from typing import Any
 
 from maitre.settings import Settings
 from resources.data_home import DataHome
@@ -9,9 +11,10 @@ from resources.mlflow_tracking import MlflowTracking
 from resources.request_queue import RequestQueue
 
 
-def resources(settings: Settings) -> dict[str, object]:
-    """Resources by the names under which assets and sensors ask for them."""
+def resources(settings: Settings) -> dict[str, Any]:
+    """Return the resources by the names under which assets and sensors ask for them."""
     return {
+        "settings": settings,
         "home": DataHome(root=settings.home),
         "inputs": Inputs(
             tasks=settings.tasks,
