@@ -2,8 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-import dagster as dg
-
+from maitre.workers.launch.dagster_internals import DagsterRun, DagsterRunStatus
 from maitre.workers.leases import LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import WarmPool
@@ -37,13 +36,13 @@ def why_lost(store: LeaseStore, pool: WarmPool, lease: RunLease) -> str | None:
     return f"{lease.worker} does not have the run"
 
 
-def is_dagsters_to_start(run: dg.DagsterRun, lease: RunLease) -> bool:
+def is_dagsters_to_start(run: DagsterRun, lease: RunLease) -> bool:
     """Whether the run waits in Dagster's queue, or is about to: nobody else may place it.
 
     Of one whose launcher has died before it could queue it somebody else takes care later.
     """
-    if run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED):
+    if run.status in (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED):
         return True
     is_refused = lease.state is LeaseState.RELEASED and lease.taken == 0
     is_new = datetime.now(UTC) - lease.placed_at < _QUEUEING_TAKES
-    return is_refused and is_new and run.status is dg.DagsterRunStatus.STARTING
+    return is_refused and is_new and run.status is DagsterRunStatus.STARTING

@@ -147,7 +147,7 @@ class LocalServices:
 
 def _allow_trainings(dagster_home: Path, count: int) -> None:
     """Let as many ops train at once as there may be warm workers."""
-    from dagster import DagsterInstance
+    from maitre.workers.launch.dagster_internals import DagsterInstance
 
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         instance.event_log_storage.set_concurrency_slots(TRAINING_POOL, count)

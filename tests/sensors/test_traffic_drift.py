@@ -12,6 +12,7 @@ from assets.serving.adapter_catalogue import CATALOGUE
 from assets.serving.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic
 from assets.serving.placement_plan import PLAN, plan_in_service
 from assets.serving.traffic_looks import LOOKS, looks_since
+from maitre.errors import UserError
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
@@ -183,7 +184,7 @@ def test_what_cannot_be_weighed_is_said(
     assert "no request came in 180 s" in silence[-1].skip_reason.skip_message
 
     def refuse(_: MlflowTracking) -> None:
-        raise ValueError("the champion is of\nanother profile")
+        raise UserError("the champion is of\nanother profile")
 
     monkeypatch.setattr(sensor, "load_champion", refuse)
     planned.write_folder(LOOKS, {})

@@ -6,9 +6,11 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from maitre.settings import Settings
+from maitre.tuning.loaded_model import loaded_model
 from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.worker import Worker
@@ -32,17 +34,14 @@ class Executor:
             import maitre.tuning.tune  # noqa: F401
             from maitre.workers.launch import dagster_internals
             from maitre.workers.process import group  # noqa: F401
-            from resources.language_model import LanguageModel
 
             dagster_internals.keep_own_sigterm()
         with _timed(load_s, "instance"):
-            from dagster import DagsterInstance
-
-            self._instance = DagsterInstance.get()
+            self._instance = dagster_internals.DagsterInstance.get()
         with _timed(load_s, "job"):
             dagster_internals.load_job(self._module, self._job)
         with _timed(load_s, "model"):
-            LanguageModel(path_or_id=self._settings.base_model).load()
+            loaded_model(self._settings.base_model)
         with _timed(load_s, "warm-up"):
             location = importlib.import_module(self._module)
             if hasattr(location, "warm_up"):
@@ -80,13 +79,12 @@ class Executor:
     def help(self, claim: Claim, *, is_leaving: Callable[[], bool]) -> None:
         """Tune along with the worker that executes the claim's run."""
         from maitre.workers.process.group import follow
-        from resources.language_model import LanguageModel
 
         settings = self._settings
-        model = LanguageModel(path_or_id=settings.base_model)
+        load = partial(loaded_model, settings.base_model)
         leases = LeaseStore(settings.request_queue_url)
         try:
-            follow(claim, leases, model.load, settings.tasks, is_leaving)
+            follow(claim, leases, load, settings.tasks, is_leaving)
         finally:
             _give_memory_back()
 

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import dagster as dg
-
 from maitre.requests.request import OPEN_STATES, RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.scheduling import actions as act
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.policy import Policy
 from maitre.settings import Settings
+from maitre.workers.launch.dagster_internals import DagsterInstance
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.launch.lost_runs import runs_to_resume
 from maitre.workers.leases import LeaseState, LeaseStore
@@ -64,7 +63,7 @@ class Round:
 
 def schedule(
     settings: Settings,
-    instance: dg.DagsterInstance,
+    instance: DagsterInstance,
     pool: WarmPool,
     waiting: Sequence[TuningRequest],
     now: datetime,
@@ -197,7 +196,7 @@ def _act(
 
 
 def _reject(
-    instance: dg.DagsterInstance,
+    instance: DagsterInstance,
     store: RequestStore,
     request: TuningRequest,
     waiting_runs: Collection[str],
@@ -251,7 +250,7 @@ def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: R
 
 
 def _resume(
-    instance: dg.DagsterInstance,
+    instance: DagsterInstance,
     pool: WarmPool,
     request: TuningRequest,
     workers: Sequence[PoolWorker],

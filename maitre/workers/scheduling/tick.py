@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import dagster as dg
-
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
+from maitre.workers.launch.dagster_internals import DagsterInstance
 from maitre.workers.launch.graphql import GraphqlError, launch_held
 from maitre.workers.pool.pool import WarmPool
 from maitre.workers.scheduling.round import StartRun, now_utc, schedule
@@ -32,7 +31,7 @@ class Tick:
     """A tick. `waiting` notes what became of the runs and gives the requests without one."""
 
     settings: Settings
-    instance: dg.DagsterInstance
+    instance: DagsterInstance
     pool: WarmPool
     waiting: Callable[[], Sequence[TuningRequest]]
     tell: Callable[[str], None]
