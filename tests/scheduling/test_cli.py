@@ -74,7 +74,7 @@ def test_verify_fails_on_a_broken_log(folder: Path) -> None:
     [
         (("--policy", "best"), "policy 'best'"),
         (("--policy", "maitre", "--set", "speed=1"), "no parameter 'speed'"),
-        (("--policy", "maitre", "--set", "finish_quantile=1"), "finish_quantile: 1.0: expected"),
+        (("--policy", "maitre", "--set", "finish_quantile=1"), "finish_quantile: expected"),
         (("--policy", "maitre", "--set", "preempt=1"), "expected true or false"),
         (("--policy", "elasticflow", "--set", "slots=0.5"), "whole number"),
         (("--policy", "elasticflow", "--set", "cluster_share=2"), "share"),

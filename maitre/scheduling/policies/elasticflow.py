@@ -22,6 +22,7 @@ from maitre.scheduling.actions import (
     WaitUntil,
 )
 from maitre.scheduling.cluster import ModelSpec
+from maitre.scheduling.policies.parameters import COUNT, SHARE, parameter
 from maitre.scheduling.snapshot import JobView, RunningJob, Snapshot
 
 
@@ -33,9 +34,9 @@ class ElasticFlow:
     system does; without it, workers that already hold the model are used as they are.
     """
 
-    cluster_share: float = 1.0
-    slots: int = 60
-    rescale_gain: float = 2.0
+    cluster_share: float = parameter(1.0, SHARE)
+    slots: int = parameter(60, COUNT)
+    rescale_gain: float = parameter(2.0)
     reinitialise: bool = True
     name: str = "elasticflow"
 

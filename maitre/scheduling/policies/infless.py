@@ -14,6 +14,7 @@ from itertools import pairwise
 from maitre.scheduling.actions import Action, StartJob, StopWorker, WaitUntil
 from maitre.scheduling.policies.availability import idle_workers, loading_until_s, run_s
 from maitre.scheduling.policies.fleet import Fleet
+from maitre.scheduling.policies.parameters import QUANTILE, parameter
 from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 
 
@@ -21,11 +22,11 @@ from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 class Infless:
     """Parameters: the keep-alive quantile and cap, the histograms' windows and their weights."""
 
-    keep_alive_quantile: float = 0.99
-    keep_alive_cap_s: float = 60.0
-    long_window_s: float = 86_400.0
-    short_window_s: float = 3_600.0
-    long_weight: float = 0.5
+    keep_alive_quantile: float = parameter(0.99, QUANTILE)
+    keep_alive_cap_s: float = parameter(60.0)
+    long_window_s: float = parameter(86_400.0)
+    short_window_s: float = parameter(3_600.0)
+    long_weight: float = parameter(0.5)
     name: str = "infless"
 
     def decide(self, snapshot: Snapshot) -> Sequence[Action]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from maitre.scheduling.actions import Action, LoadModel, StartWorkers, StopWorker, WaitUntil
 from maitre.scheduling.policies.idle_window import idle_windows_s
+from maitre.scheduling.policies.parameters import QUANTILE, SHARE, parameter
 from maitre.scheduling.policies.plan_parameters import PlanParameters
 from maitre.scheduling.policies.pool_plan import plan_crowded_pool, plan_pool
 from maitre.scheduling.snapshot import Pool, Snapshot
@@ -21,14 +22,14 @@ class Maitre:
     but the owner of the job gets nothing.
     """
 
-    finish_quantile: float = 0.9
-    release_quantile: float = 0.75
-    fallback_quantiles: tuple[float, ...] = (0.7, 0.5, 0.25)
-    hopeless_quantile: float = 0.05
-    rescue_quantile: float = 0.75
-    warmth: float = 0.4
-    usable_share: float = 0.9
-    crowded_dearest: float = 1.1
+    finish_quantile: float = parameter(0.9, QUANTILE)
+    release_quantile: float = parameter(0.75, QUANTILE)
+    fallback_quantiles: tuple[float, ...] = parameter((0.7, 0.5, 0.25), QUANTILE)
+    hopeless_quantile: float = parameter(0.05, QUANTILE)
+    rescue_quantile: float = parameter(0.75, QUANTILE)
+    warmth: float = parameter(0.4)
+    usable_share: float = parameter(0.9, SHARE)
+    crowded_dearest: float = parameter(1.1)
     preempt: bool = True
     lookup: bool = True
     lookup_ahead: bool = True

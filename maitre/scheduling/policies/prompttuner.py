@@ -19,6 +19,7 @@ from maitre.scheduling.policies.availability import (
     run_s,
 )
 from maitre.scheduling.policies.fleet import Fleet
+from maitre.scheduling.policies.parameters import parameter
 from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 
 
@@ -26,9 +27,9 @@ from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 class PromptTuner:
     """Parameters: the lookup's share of a job's time, the idle window, and the overdue guess."""
 
-    lookup_budget: float = 0.2
-    idle_window_s: float = 60.0
-    overdue_fraction: float = 0.1
+    lookup_budget: float = parameter(0.2)
+    idle_window_s: float = parameter(60.0)
+    overdue_fraction: float = parameter(0.1)
     name: str = "prompttuner"
 
     def decide(self, snapshot: Snapshot) -> Sequence[Action]:
