@@ -2,34 +2,36 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from maitre.errors import UserError
+
+if TYPE_CHECKING:
+    from maitre.tuning.task_source import TaskSource
+
+_HASH_LENGTH = 16
+
 
 class Inputs(dg.ConfigurableResource):
-    """Paths of the user's inputs, read from the settings."""
+    """Where the user's inputs are, as the settings say."""
 
     tasks: str
     adapters: str
     profile: str
     held_back: list[str]
 
-    def tasks_fingerprint(self) -> str:
-        """A hash over the names and contents of all task files."""
-        if not Path(self.tasks).is_dir():
-            raise FileNotFoundError(f"{self.tasks}: no such folder of tasks; see maitre.yaml")
-        return _hash_files(sorted(p for p in Path(self.tasks).rglob("*") if p.is_file()))
+    def task_source(self) -> "TaskSource":
+        """Return the source of the tasks."""
+        from maitre.tuning.task_source import task_source
+
+        return task_source(self.tasks)
 
     def adapters_fingerprint(self) -> str:
-        """A hash of the adapter catalogue's content."""
-        return _hash_files([Path(self.adapters)])
-
-
-def _hash_files(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.parent.name}/{path.name}\0".encode())
+        """Return a hash of the adapter catalogue's name and content."""
+        path = Path(self.adapters)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; see maitre.yaml")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+            raise UserError(f"{path}: no such file; see maitre.yaml")
+        name = f"{path.parent.name}/{path.name}\0".encode()
+        return hashlib.sha256(name + path.read_bytes()).hexdigest()[:_HASH_LENGTH]

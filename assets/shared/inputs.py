@@ -20,7 +20,7 @@ def _version(version: str, **metadata: str) -> dg.MaterializeResult:
 @dg.asset(group_name="inputs", kinds={"jsonl"}, owners=OWNERS, code_version="1")
 def task_files(inputs: Inputs) -> dg.MaterializeResult:
     """The folder of tuning tasks: one folder each, with `task.yaml`, train and eval examples."""
-    return _version(inputs.tasks_fingerprint(), folder=inputs.tasks)
+    return _version(inputs.task_source().fingerprint(), folder=inputs.tasks)
 
 
 @dg.asset(group_name="inputs", kinds={"huggingface"}, owners=OWNERS, code_version="1")

@@ -137,7 +137,6 @@ def _tuned(
 ) -> "list[TuneResult]":
     from maitre.tuning.common_start import tune_from_common_start
     from maitre.tuning.config import IterationReport
-    from maitre.tuning.tasks import find_task
 
     context.log.info("reading the examples and the model's keys and values of them")
     progress = LoggedProgress(context.log, f"iterations of {len(names)} tasks in one batch")
@@ -149,7 +148,7 @@ def _tuned(
 
     return tune_from_common_start(
         language_model.load(),
-        [find_task(inputs.tasks, name) for name in names],
+        [inputs.task_source().read(name) for name in names],
         known=known,
         first_iterations=config.first_iterations,
         config=config.tune_config(),

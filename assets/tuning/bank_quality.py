@@ -38,13 +38,12 @@ def bank_quality(
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
     from maitre.tuning.bank_quality import WITHIN, sampled_quality
-    from maitre.tuning.tasks import find_task
 
     names = sorted(home.read_frame(TASK_TABLE)["task"])
     model = language_model.load()
     found = sampled_quality(
         model,
-        [find_task(inputs.tasks, name) for name in names],
+        [inputs.task_source().read(name) for name in names],
         load_bank(home, model),
         lambda bank: build_index(bank, FEATURE),
         seed=QUALITY_SEED,

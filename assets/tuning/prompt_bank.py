@@ -98,12 +98,11 @@ def _entries(
 ) -> "list[BankEntry]":
     """An entry for each prompt that `bank_prompts` has tuned; a known one keeps its use."""
     from maitre.tuning.bank_entries import bank_entry
-    from maitre.tuning.tasks import find_task
 
     entries = [
         bank_entry(
             model,
-            find_task(inputs.tasks, task),
+            inputs.task_source().read(task),
             prompt,
             created_at=datetime.now(UTC),
             eval_loss=result["eval_loss"],

@@ -88,7 +88,6 @@ def tuned_prompts(
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
     from maitre.tuning.start import find_start
-    from maitre.tuning.tasks import find_task
     from maitre.tuning.trial import run_trial
     from maitre.tuning.tune import tune
 
@@ -96,7 +95,7 @@ def tuned_prompts(
         # Its worker was lost after that: there is nothing left to do, or to report once more.
         return dg.MaterializeResult()
     held = current_run()
-    task = find_task(inputs.tasks, context.partition_key)
+    task = inputs.task_source().read(context.partition_key)
     model = language_model.load()
     if config.lookup:
         held.enter("lookup")

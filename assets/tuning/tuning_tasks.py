@@ -19,9 +19,9 @@ def tuning_tasks(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
     """One row a task: its group, sizes, labels, majority share, and its role."""
-    from maitre.tuning.tasks import TaskError, load_tasks
+    from maitre.tuning.tasks import TaskError
 
-    tasks = load_tasks(inputs.tasks)
+    tasks = inputs.task_source().all()
     if unknown := sorted(set(inputs.held_back) - {task.name for task in tasks}):
         raise TaskError(f"held_back names no task of {inputs.tasks}: {', '.join(unknown)}")
     table = pd.DataFrame(

@@ -43,11 +43,11 @@ def submit(
 ) -> None:
     """Add a row to the request queue: `task`, of the tasks folder, is to be tuned by a deadline."""
     from maitre.settings import Settings
-    from maitre.tuning.tasks import find_task
+    from maitre.tuning.task_source import task_source
     from maitre.workers.scheduling import submission
 
     settings = Settings.read()
-    find_task(settings.tasks, task)
+    task_source(settings.tasks).read(task)
     now = datetime.now(UTC)
     order = submission.TuneOrder(
         task,

@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from maitre.errors import UserError
 from maitre.tuning.config import TuneConfig
-from maitre.tuning.tasks import find_task
+from maitre.tuning.task_source import task_source
 from maitre.tuning.tune import tune
 from maitre.tuning.workers import Workers
 from maitre.workers.leases import LeaseState, LeaseStore
@@ -130,7 +130,7 @@ def follow(
         begun = store.get("checkpoint")
     except RuntimeError as error:
         raise GroupLost(f"the first worker is gone: {_first_line(error)}") from error
-    loaded, task = model(), find_task(tasks, facts["task"])
+    loaded, task = model(), task_source(tasks).read(facts["task"])
     if (loaded.hash, task.fingerprint()) != (facts["model_hash"], facts["task_fingerprint"]):
         raise UserError(f"{task.name}: the first worker has another model or task of that name")
     with tempfile.TemporaryDirectory() as folder:
