@@ -3,6 +3,7 @@
 from typing import Any
 
 from maitre.scheduling.errors import SchedulingError
+from maitre.scheduling.policies.earliest_deadline_first import EarliestDeadlineFirst
 from maitre.scheduling.policies.elasticflow import ElasticFlow
 from maitre.scheduling.policies.infless import Infless
 from maitre.scheduling.policies.maitre import Maitre
@@ -11,6 +12,7 @@ from maitre.scheduling.policies.prompttuner import PromptTuner
 from maitre.scheduling.policy import Policy
 
 _POLICIES: tuple[type[Any], ...] = (
+    EarliestDeadlineFirst,
     Infless,
     ElasticFlow,
     PromptTuner,
