@@ -3,8 +3,7 @@
 import dagster as dg
 
 from assets.serving.measured_profiles import chosen_profile
-from assets.shared.inputs import adapter_file, profile_files
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS, adapter_file, profile_files
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 

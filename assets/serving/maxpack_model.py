@@ -5,7 +5,7 @@ import dagster as dg
 from assets.serving.twin_traces import TRACES, twin_traces
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import against, curves, inline
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.tracking.maxpack import load_champion, register_maxpack
 from resources.data_home import DataHome
 from resources.mlflow_tracking import MlflowTracking, run_links

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from assets.serving.traffic_looks import note
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.errors import UserError
 from maitre.serving.observe import Sight, counted, starving, throughput_tps
 from resources.data_home import DataHome

@@ -14,7 +14,7 @@ from assets.serving.observed_traffic import at_observed_rates, observed_traffic
 from assets.serving.twin_traces import TRACES
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import bars, inline
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.tracking.maxpack import load_champion
 from resources.data_home import DataHome
 from resources.gateway import Gateway

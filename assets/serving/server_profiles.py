@@ -19,8 +19,7 @@ from assets.serving.measured_profiles import (
 from assets.serving.twin_verdict import twin_verdict
 from assets.serving.vllm_measurements import vllm_measurements
 from assets.shared.figures import against, inline
-from assets.shared.inputs import profile_files
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS, profile_files
 from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
 from resources.inputs import Inputs

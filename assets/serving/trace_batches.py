@@ -11,7 +11,7 @@ import pandas as pd
 
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.server_profiles import server_profiles
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.errors import UserError
 from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome

@@ -13,7 +13,7 @@ from assets.serving.trace_batches import (
     refined_configurations,
 )
 from assets.shared.figures import against, inline
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.progress import LoggedProgress
 from resources.data_home import DataHome
 from resources.inputs import Inputs

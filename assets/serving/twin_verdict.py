@@ -11,8 +11,7 @@ from assets.serving.measured_profiles import (
     samples_name,
 )
 from assets.serving.vllm_measurements import content_version, vllm_measurements
-from assets.shared.inputs import profile_files
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS, profile_files
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field
 
 from assets.serving.placement_plan import DEPLOYED, PLAN, placement_plan
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan
 from maitre.serving.manifests.kubernetes import DeploymentOptions, render

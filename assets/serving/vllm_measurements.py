@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field
 
 from assets.serving.measured_profiles import about_name, kind_of, samples_name
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS
 from maitre.errors import UserError
 from resources.data_home import DataHome
 

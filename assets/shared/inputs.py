@@ -1,16 +1,18 @@
-"""The user's inputs as assets: what each is now, so that a change of theirs makes the rest stale.
+"""The user's inputs as assets, so that a change of an input makes stale what depends on it.
 
-They copy nothing. Materialising one reads its files and records their content's hash as the data
-version; every job begins with those that it depends on.
+These assets copy nothing. Materialising one reads its files and records the hash of their content
+as the data version. Each job begins with the inputs that it depends on.
 """
 
 import dagster as dg
 
 from assets.serving.measured_profiles import kind_of, profile_name
-from assets.shared.ownership import OWNERS
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
+
+OWNERS = ["team:ml-platform"]
+"""Who owns the assets, as Dagster shows it."""
 
 
 def _version(version: str, **metadata: str) -> dg.MaterializeResult:

@@ -9,8 +9,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from assets.shared.inputs import base_model
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS, base_model
 from assets.tuning.tuning_tasks import BANK_TASKS, TASK_TABLE, tuning_tasks
 from maitre.progress import LoggedProgress
 from resources.data_home import DataHome

@@ -9,8 +9,7 @@ import dagster as dg
 import numpy as np
 
 from assets.shared.figures import inline, plane
-from assets.shared.inputs import base_model
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS, base_model
 from assets.tuning.bank_prompts import bank_prompts, read_bank_prompts
 from resources.data_home import DataHome
 from resources.inputs import Inputs

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.shared.figures import curves, inline
-from assets.shared.inputs import base_model, task_files
-from assets.shared.ownership import OWNERS
-from assets.tuning.bank_use import record_use
+from assets.shared.inputs import OWNERS, base_model, task_files
 from assets.tuning.prompt_bank import load_bank, prompt_bank
+from assets.tuning.record_reuse import record_reuse
 from assets.tuning.tuned_prompt_record import add_to_bank
 from maitre.progress import LoggedProgress
 from maitre.tracking.tuned_prompt import register_tuned_prompt
@@ -162,7 +161,7 @@ def tuned_prompts(
             home, model, task, tuned, figures["iterations_cold"], run.run_id, held.check_lease
         )
         if config.has_target():
-            saved = record_use(
+            saved = record_reuse(
                 home,
                 model,
                 task,

@@ -3,8 +3,7 @@
 import dagster as dg
 import pandas as pd
 
-from assets.shared.inputs import task_files
-from assets.shared.ownership import OWNERS
+from assets.shared.inputs import OWNERS, task_files
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 

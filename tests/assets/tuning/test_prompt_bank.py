@@ -8,8 +8,8 @@ import pytest
 
 from assets.tuning.bank_prompts import bank_prompts
 from assets.tuning.bank_quality import bank_quality
-from assets.tuning.bank_use import record_use
 from assets.tuning.prompt_bank import bank_url, load_bank, prompt_bank
+from assets.tuning.record_reuse import record_reuse
 from assets.tuning.tuning_tasks import BANK_TASKS_NAME, tuning_tasks
 from maitre.bank.lookup import Candidate, Lookup
 from maitre.settings import Settings
@@ -126,7 +126,9 @@ def test_a_use_credits_its_entry_and_is_remembered(
 
     def use(run_id: str, iterations: int, cold: TuneResult | None) -> float | None:
         tuned = result(iterations)
-        return record_use(home, model, task, start, tuned, cold, run_id=run_id, check=lambda: None)
+        return record_reuse(
+            home, model, task, start, tuned, cold, run_id=run_id, check=lambda: None
+        )
 
     assert use("a", 4, result(20)) == 16.0
     assert use("b", 6, None) == 24.0

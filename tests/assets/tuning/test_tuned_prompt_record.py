@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from assets.tuning.bank_use import record_use
 from assets.tuning.prompt_bank import bank_url, load_bank
+from assets.tuning.record_reuse import record_reuse
 from assets.tuning.tuned_prompt_record import add_to_bank
 from maitre.bank.history import load_history
 from maitre.bank.lookup import Candidate, Lookup
@@ -45,7 +45,7 @@ def test_a_run_that_is_lost_adds_nothing_to_the_bank(tmp_path: Path) -> None:
     start = Lookup(choice, (), (), 1, "", 0.1, start_loss=1.0, predicted_cold_iterations=30.0)
     for passes, noted in ((0, 0), (1, 1)):
         with pytest.raises(LeaseLost):
-            record_use(
+            record_reuse(
                 home, model, task, start, tuned, None, run_id=f"run{passes}", check=Lost(passes)
             )
         assert len(load_history(bank_url(home, model))) == noted

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maitre.tuning.tasks import Task
 
 
-def record_use(
+def record_reuse(
     home: DataHome,
     model: "BaseModel",
     task: "Task",
