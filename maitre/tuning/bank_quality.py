@@ -16,6 +16,8 @@ from maitre.tuning.tasks import Task
 SAMPLES = SAMPLE_ROUNDS[-1]
 WITHIN = 0.02
 """A choice whose loss is at most this share above the best's is as good."""
+NO_LIMIT_S = 86_400.0
+"""A time budget that no lookup uses up."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def sampled_quality(
 ) -> list[LookupQuality]:
     """The quality of lookups of some of the tasks, each in what others' prompts make of the bank.
 
-    At most `most_entries` entries, drawn by `seed`, stand for the bank.
+    At most `most_entries` entries, drawn by `seed`, stand for the bank. The lookups have no time
+    limit: what they choose must not depend on how busy the machine is.
     """
     generator = np.random.default_rng(seed)
     drawn = sorted(generator.permutation(len(bank))[:most_entries])
@@ -109,5 +112,9 @@ def sampled_quality(
         others = PromptBank(tuple(entry for entry in sample if entry.task != task.name))
         if len(others):
             index = build(others)
-            found.append(lookup_quality(model, task, others, index, seed=seed, clock=clock))
+            found.append(
+                lookup_quality(
+                    model, task, others, index, seed=seed, clock=clock, budget_s=NO_LIMIT_S
+                )
+            )
     return found

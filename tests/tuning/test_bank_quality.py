@@ -1,5 +1,7 @@
 """The lookup's choice against scoring every entry."""
 
+import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -74,6 +76,22 @@ def test_a_task_is_looked_up_in_what_others_made(
     )
     assert {one.task for one in found} == {"colours", "sizes"}
     assert seen == [{"sizes" if one.task == "colours" else "colours"} for one in found]
+
+
+def test_a_busy_machine_does_not_change_what_the_sampled_lookups_choose(
+    tiny: BaseModel, colours: Task, sizes: Task
+) -> None:
+    bank = bank_of(tiny, [colours, sizes], 12)
+
+    def sampled(clock: Callable[[], float]) -> list[tuple[str, float, int]]:
+        found = sampled_quality(
+            tiny, [colours, sizes], bank, lambda b: build_index(b, FEATURE), seed=0, clock=clock
+        )
+        return [(one.task, one.chosen_loss, one.evaluated) for one in found]
+
+    # Each look at the clock is longer than a lookup's budget.
+    ticks = itertools.count(0.0, 11.0)
+    assert sampled(lambda: next(ticks)) == sampled(lambda: 0.0)
 
 
 def test_what_is_as_good() -> None:
