@@ -1,8 +1,9 @@
-"""`bank_prompts`: a tuned prompt for each task of the bank, one partition a task."""
+"""`bank_prompts`: a tuned prompt for each task of the bank, one partition per task."""
 
 import hashlib
 import json
 import warnings
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -10,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from assets.shared.inputs import OWNERS, base_model
-from assets.tuning.tuning_tasks import BANK_TASKS, TASK_TABLE, tuning_tasks
+from assets.tuning.tuning_tasks import BANK_TASKS, tuning_tasks
 from maitre.progress import LoggedProgress
-from resources.data_home import DataHome
+from resources.data_home import BankPromptResult, DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 from resources.mlflow_tracking import MlflowTracking, run_links
@@ -20,7 +21,6 @@ from resources.mlflow_tracking import MlflowTracking, run_links
 if TYPE_CHECKING:
     from maitre.tuning.config import TuneConfig, TuneResult
 
-FOLDER = "bank_prompts"
 DATA_VERSION_TAG = "dagster/data_version"
 
 
@@ -79,25 +79,33 @@ def bank_prompts(
 
     A run that names no partitions makes them all.
     """
-    table = home.read_frame(TASK_TABLE).query("role == 'bank'").set_index("task")
+    table = home.task_table().query("role == 'bank'").set_index("task")
     is_partitioned = context.has_partition_key or context.has_partition_key_range
     asked = set(context.partition_keys) if is_partitioned else set(table.index)
     names = [name for name in table.index if name in asked]
     recipe = f"{language_model.fingerprint()} {json.dumps(config.model_dump(), sort_keys=True)}"
     wanted = {name: _key(f"{table.loc[name, 'fingerprint']} {recipe}") for name in table.index}
-    current = {name for name in wanted if _result(home, name).get("key") == wanted[name]}
+    stored = {name: home.bank_prompt_result(name) for name in wanted}
+    current = {name for name, result in stored.items() if result and result.key == wanted[name]}
     fresh = [name for name in names if name not in current]
     with mlflow.run(context) as run:
         context.log.info(f"{len(fresh)} prompts to tune, {len(names) - len(fresh)} as they were")
         if fresh:
-            known = [_prompt(home, name) for name in sorted(current)]
-            for result in _tuned(context, config, inputs, language_model, fresh, known):
-                _write(home, result, wanted[result.task])
+            known = [home.bank_prompt(name) for name in sorted(current)]
+            for tuned in _tuned(context, config, inputs, language_model, fresh, known):
+                ended = BankPromptResult(
+                    key=wanted[tuned.task],
+                    eval_loss=tuned.eval_loss,
+                    eval_accuracy=tuned.eval_accuracy,
+                    iterations=tuned.iterations,
+                )
+                home.write_bank_prompt(tuned.task, tuned.prompt, ended)
         shown = ["group", "majority_share"]
         outcome = pd.DataFrame(
             [
-                {"task": name, **_result(home, name), **table.loc[name, shown].to_dict()}
+                {"task": name, **asdict(result), **table.loc[name, shown].to_dict()}
                 for name in names
+                if (result := home.bank_prompt_result(name)) is not None
             ]
         )
         run.params(config.model_dump() | {"base_model": language_model.path_or_id})
@@ -119,11 +127,11 @@ def bank_prompts(
         )
 
 
-def read_bank_prompts(home: DataHome) -> dict[str, tuple[np.ndarray, dict]]:
-    """Prompt `[virtual_tokens, hidden]` and result of each task of the bank that has been tuned."""
-    names = home.read_frame(TASK_TABLE).query("role == 'bank'")["task"]
-    results = {name: _result(home, name) for name in names}
-    return {name: (_prompt(home, name), result) for name, result in results.items() if result}
+def read_bank_prompts(home: DataHome) -> dict[str, tuple[np.ndarray, BankPromptResult]]:
+    """Return prompt `[virtual_tokens, hidden]` and result of each task that has been tuned."""
+    names = home.task_table().query("role == 'bank'")["task"]
+    results = {name: home.bank_prompt_result(name) for name in names}
+    return {name: (home.bank_prompt(name), result) for name, result in results.items() if result}
 
 
 def _tuned(
@@ -167,33 +175,6 @@ def _note_partitions(context: dg.AssetExecutionContext, outcome: pd.DataFrame) -
                 tags={DATA_VERSION_TAG: row["key"][:16]},
             )
         )
-
-
-def _write(home: DataHome, result: "TuneResult", key: str) -> None:
-    """The prompt first, then its result, whose presence makes it count."""
-    from safetensors.numpy import save
-
-    home.write_bytes(f"{FOLDER}/{result.task}.safetensors", save({"prompt": result.prompt}))
-    home.write_json(
-        f"{FOLDER}/{result.task}.json",
-        {
-            "key": key,
-            "eval_loss": result.eval_loss,
-            "eval_accuracy": result.eval_accuracy,
-            "iterations": result.iterations,
-        },
-    )
-
-
-def _prompt(home: DataHome, name: str) -> np.ndarray:
-    from safetensors.numpy import load
-
-    return load(home.read_bytes(f"{FOLDER}/{name}.safetensors"))["prompt"]
-
-
-def _result(home: DataHome, name: str) -> dict:
-    file = f"{FOLDER}/{name}.json"
-    return home.read_json(file) if home.exists(file) else {}
 
 
 def _key(text: str) -> str:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from maitre.bank.entry import BankEntry
     from maitre.tuning.base_model import BaseModel
 
-BANK = "bank"
-
 
 class BankConfig(dg.Config):
     """`capacity`: more prompts than this are not kept; those of least measured benefit go."""
@@ -104,8 +102,8 @@ def _entries(
             inputs.task_source().read(task),
             prompt,
             created_at=datetime.now(UTC),
-            eval_loss=result["eval_loss"],
-            eval_accuracy=result["eval_accuracy"],
+            eval_loss=result.eval_loss,
+            eval_accuracy=result.eval_accuracy,
             run_id=run_id,
         )
         for task, (prompt, result) in read_bank_prompts(home).items()
@@ -121,14 +119,12 @@ def _entries(
 
 def bank_url(home: DataHome, model: "BaseModel") -> str:
     """Where the bank of a base model is kept: prompts fit no other model."""
-    return home.url(f"{BANK}/{model.hash[:12]}")
+    return home.bank_url(model.hash)
 
 
 def load_bank(home: DataHome, model: "BaseModel") -> "PromptBank":
     """The stored bank of a base model; an empty one when nothing has been stored."""
-    from maitre.bank.bank import PromptBank
-
-    return PromptBank.load(bank_url(home, model), missing_ok=True)
+    return home.bank(model.hash)
 
 
 def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:

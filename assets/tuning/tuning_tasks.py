@@ -7,7 +7,6 @@ from assets.shared.inputs import OWNERS, task_files
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
-TASK_TABLE = "tuning_tasks.parquet"
 BANK_TASKS_NAME = "bank_tasks"
 BANK_TASKS = dg.DynamicPartitionsDefinition(name=BANK_TASKS_NAME)
 """The tasks whose prompts are in the bank: every task but those that are held back."""
@@ -36,7 +35,7 @@ def tuning_tasks(
         }
         for task in tasks
     )
-    home.write_frame(TASK_TABLE, table)
+    home.write_task_table(table)
     _keep_partitions(context.instance, set(table.query("role == 'bank'")["task"]))
     groups = table["group"].nunique()
     context.log.info(f"{len(table)} tasks in {groups} groups, {len(inputs.held_back)} held back")
