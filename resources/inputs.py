@@ -1,17 +1,14 @@
 """What the user brings: tasks, adapters and the choice of a server profile."""
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from maitre.errors import UserError
+from maitre import fingerprints
 
 if TYPE_CHECKING:
     from maitre.tuning.task_source import TaskSource
-
-_HASH_LENGTH = 16
 
 
 class Inputs(dg.ConfigurableResource):
@@ -30,8 +27,4 @@ class Inputs(dg.ConfigurableResource):
 
     def adapters_fingerprint(self) -> str:
         """Return a hash of the adapter catalogue's name and content."""
-        path = Path(self.adapters)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; see maitre.yaml")
-        name = f"{path.parent.name}/{path.name}\0".encode()
-        return hashlib.sha256(name + path.read_bytes()).hexdigest()[:_HASH_LENGTH]
+        return fingerprints.of_files([Path(self.adapters)])

@@ -1,6 +1,5 @@
 """`bank_prompts`: a tuned prompt for each task of the bank, one partition per task."""
 
-import hashlib
 import json
 import warnings
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import pandas as pd
 
 from assets.shared.inputs import OWNERS, base_model
 from assets.tuning.tuning_tasks import BANK_TASKS, tuning_tasks
+from maitre import fingerprints
 from maitre.progress import LoggedProgress
 from resources.data_home import BankPromptResult, DataHome
 from resources.inputs import Inputs
@@ -84,7 +84,10 @@ def bank_prompts(
     asked = set(context.partition_keys) if is_partitioned else set(table.index)
     names = [name for name in table.index if name in asked]
     recipe = f"{language_model.fingerprint()} {json.dumps(config.model_dump(), sort_keys=True)}"
-    wanted = {name: _key(f"{table.loc[name, 'fingerprint']} {recipe}") for name in table.index}
+    wanted = {
+        name: fingerprints.of_text(f"{table.loc[name, 'fingerprint']} {recipe}")
+        for name in table.index
+    }
     stored = {name: home.bank_prompt_result(name) for name in wanted}
     current = {name for name, result in stored.items() if result and result.key == wanted[name]}
     fresh = [name for name in names if name not in current]
@@ -115,7 +118,7 @@ def bank_prompts(
         if not is_partitioned:
             _note_partitions(context, outcome)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(_key("".join(sorted(outcome["key"])))[:16]),
+            data_version=dg.DataVersion(fingerprints.of_text("".join(sorted(outcome["key"])))[:16]),
             metadata={
                 "prompts": len(outcome),
                 "tuned_now": len(fresh),
@@ -175,7 +178,3 @@ def _note_partitions(context: dg.AssetExecutionContext, outcome: pd.DataFrame) -
                 tags={DATA_VERSION_TAG: row["key"][:16]},
             )
         )
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

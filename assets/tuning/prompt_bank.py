@@ -1,6 +1,5 @@
 """`prompt_bank`: past prompts, clustered and stored for the next task."""
 
-import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from assets.shared.figures import inline, plane
 from assets.shared.inputs import OWNERS, base_model
 from assets.tuning.bank_prompts import bank_prompts, read_bank_prompts
+from maitre import fingerprints
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
@@ -79,7 +79,7 @@ def prompt_bank(
             f" left out, {len(superseded)} replaced, {len(evicted)} evicted"
         )
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(hashlib.sha256(bank.prompts().tobytes()).hexdigest()[:16]),
+            data_version=dg.DataVersion(fingerprints.of_bytes(bank.prompts().tobytes())),
             metadata={
                 **figures,
                 "near_duplicates": len(rejected),

@@ -4,6 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.shared.inputs import OWNERS, task_files
+from maitre import fingerprints
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
@@ -40,7 +41,7 @@ def tuning_tasks(
     groups = table["group"].nunique()
     context.log.info(f"{len(table)} tasks in {groups} groups, {len(inputs.held_back)} held back")
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(str(pd.util.hash_pandas_object(table).sum())),
+        data_version=dg.DataVersion(fingerprints.of_frame(table)),
         metadata={
             "tasks": len(table),
             "groups": groups,
