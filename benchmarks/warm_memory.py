@@ -21,7 +21,7 @@ from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG
 from maitre.workers.pool.local import LocalPool
-from maitre.workers.pool.registry import WorkerRegistry, read_token
+from maitre.workers.pool.registry import WorkerRegistry
 
 
 def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any]:
@@ -33,8 +33,8 @@ def measure(folder: Path, model: Path, tasks: Path, count: int) -> dict[str, Any
     (folder / "dagster").mkdir()
     shutil.copy("dagster.yaml", folder / "dagster")
     TrackingStore(settings.mlflow_tracking_uri).client()
-    pool = LocalPool(settings.home, settings.pool, read_token(settings.home), expected=1)
-    pool.grow(settings.pool, 1, beside=0)
+    pool = LocalPool.of(settings, expected=1)
+    pool.grow(settings.base_model_name, 1, beside=0)
     names = sorted(path.name for path in own.iterdir())
     try:
         with dg.DagsterInstance.get() as instance:
@@ -65,7 +65,7 @@ def _runs(
             job,
             run_config={"ops": {"tuned_prompts": {"config": config}}},
             tags={
-                BASE_MODEL_TAG: settings.pool,
+                BASE_MODEL_TAG: settings.base_model_name,
                 "dagster/partition": tasks[number % len(tasks)],
             },
             job_code_origin=origin,

@@ -24,7 +24,7 @@ from maitre.requests.store import RequestStore
 from maitre.settings import Settings
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import PoolWorker
-from maitre.workers.pool.registry import WorkerRegistry, read_token
+from maitre.workers.pool.registry import WorkerRegistry
 
 Found = TypeVar("Found")
 SHORT_STEPS = 1
@@ -78,7 +78,7 @@ class Services:
             task,
             deadline_at=now + timedelta(seconds=deadline_s),
             now=now,
-            base_model=self.settings.pool,
+            base_model=self.settings.base_model_name,
             lookup=False,
             max_iterations=steps,
             iterations_cold=float(steps),
@@ -189,17 +189,15 @@ def live_services(
     command += ["--dagster-port", str(_port()), "--mlflow-port", str(_port())]
     with (folder / "up.log").open("ab") as log:
         up = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    token = ""
+    pool = LocalPool.of(settings, max(1, workers), environment)
     try:
         until(lambda: (folder / "home" / "services.json").exists(), 60.0)
         until(lambda: b"Logs" in (folder / "up.log").read_bytes(), 120.0)
-        token = read_token(settings.home)
-        pool = LocalPool(settings.home, settings.pool, token, max(1, workers))
         yield Services(settings, environment, pool)
     finally:
         up.send_signal(signal.SIGINT)
         up.wait(timeout=60)
-        LocalPool(settings.home, settings.pool, token).stop_all(timeout_s=5.0)
+        pool.stop_all(timeout_s=5.0)
 
 
 def until(look: Callable[[], Found | None], timeout_s: float) -> Found:

@@ -94,7 +94,7 @@ def _ready_s(services: Services, beside: int) -> float:
     begun_s = time.time()
     known = {worker.name for worker in services.pool.workers()}
     with patch.dict(os.environ, services.environment):
-        services.pool.grow(services.settings.pool, 1, beside)
+        services.pool.grow(services.settings.base_model_name, 1, beside)
 
     def look() -> float | None:
         for worker in services.pool.workers():
@@ -132,7 +132,7 @@ def live(services: Services, tasks: list[str], asked: list[Asked], beside: float
                 tasks[len(requests) % len(tasks)],
                 deadline_at=now + timedelta(seconds=one.within_s),
                 now=now,
-                base_model=services.settings.pool,
+                base_model=services.settings.base_model_name,
                 lookup=False,
                 max_iterations=one.steps,
                 iterations_cold=one.steps + beside,

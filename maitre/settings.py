@@ -51,7 +51,7 @@ class Settings(BaseModel):
     warm_pool: Literal["off", "local", "kubernetes"] = Field(
         "off", description="Where tuning runs find warm workers; `maitre up` says local."
     )
-    warm_workers: int = Field(2, ge=0, description="Warm workers that are never given back.")
+    min_warm_workers: int = Field(2, ge=0, description="Warm workers that are kept, however idle.")
     cluster: str = Field(
         "examples/workers.yaml",
         description="GPUs, prices and speeds to plan warm workers with.",
@@ -66,15 +66,29 @@ class Settings(BaseModel):
         "", description="Dagster's webserver; empty: the one that `maitre up` has started."
     )
 
+    worker_token: str = Field(
+        "",
+        repr=False,
+        description="Token between launcher and workers; empty: one that is made in the home.",
+    )
+    vllm_venv: str = Field(
+        ".venv-vllm", description="Environment of vLLM on this machine; `make vllm` makes it."
+    )
+
     @property
     def scratch(self) -> Path:
         """A folder on this machine: the home, or, where that is a URL, a temporary one."""
         return Path(tempfile.gettempdir(), "maitre") if "://" in self.home else Path(self.home)
 
     @property
-    def pool(self) -> str:
-        """The base model's name, by which its workers are known."""
+    def base_model_name(self) -> str:
+        """Return the base model's name: the name of its pool of warm workers."""
         return Path(self.base_model).name
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables from which a child process reads these same settings."""
+        values = {**self.model_dump(), "held_back": ",".join(self.held_back)}
+        return {f"MAITRE_{field.upper()}": str(value) for field, value in values.items()}
 
     @classmethod
     def read(cls, path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Self:
@@ -89,13 +103,17 @@ class Settings(BaseModel):
         values = _read_mapping(named or Path("maitre.yaml"))
         for field in cls.model_fields:
             if (value := environment.get(f"MAITRE_{field.upper()}")) is not None:
-                values[field] = value.split(",") if field == "held_back" else value
+                values[field] = _names(value) if field == "held_back" else value
         try:
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise SettingsError(f"{named or 'maitre.yaml'}: {field}: {first['msg']}") from None
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",") if text else []
 
 
 def _read_mapping(path: Path) -> dict:

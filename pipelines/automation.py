@@ -24,7 +24,7 @@ data version as it was: the user's files are hashed again and again without a ch
 """
 
 # Made only on request, because they need a server that runs, or fan the simulation out.
-ON_REQUEST = ("observed_traffic", "vllm_measurements", "trace_batches")
+ON_REQUEST = ("observed_traffic", "vllm_measurements", "trace_batches", "running_servers")
 
 
 def follow_inputs(serving: dg.Definitions) -> dg.Definitions:

@@ -17,7 +17,7 @@ from maitre.workers.launch.run_tags import (
     is_re_execution,
     tags_of,
 )
-from maitre.workers.pool.pool import pool_of
+from maitre.workers.pool.factory import pool_of
 from maitre.workers.running_services import with_running_services
 from maitre.workers.scheduling.cluster_file import unplanned
 from maitre.workers.scheduling.round import HOLD_S, StartRun, now_utc

@@ -42,6 +42,7 @@ NEEDS = {
         "tests/cli/test_up.py",
         "tests/examples",
         "tests/k8s",
+        "tests/processes",
         "tests/requests",
         "tests/resources",
         "tests/sensors",

@@ -33,3 +33,16 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: str, names: str)
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no such settings file"):
         Settings.read(tmp_path / "absent.yaml", environment={})
+
+
+def test_a_child_process_reads_the_same_settings_from_its_environment() -> None:
+    settings = Settings(
+        home="elsewhere", held_back=("a", "b"), min_warm_workers=3, worker_token="secret"
+    )
+    assert Settings.read(environment=settings.environment()) == settings
+    assert Settings.read(environment=Settings().environment()) == Settings()
+    assert "secret" not in repr(settings)
+
+
+def test_an_empty_list_of_held_back_tasks_is_none() -> None:
+    assert Settings.read(environment={"MAITRE_HELD_BACK": ""}).held_back == ()

@@ -198,8 +198,8 @@ def _fleet(
     from maitre.settings import Settings
 
     settings = Settings.read()
-    paths = {settings.pool: settings.base_model, **_pairs("--model", models)}
-    python = vllm_python() if needs_vllm else Path("python")
+    paths = {settings.base_model_name: settings.base_model, **_pairs("--model", models)}
+    python = vllm_python(settings.vllm_venv) if needs_vllm else Path("python")
     options = FleetOptions(python, adapters, paths, launch)
     return LocalFleet(folder or settings.scratch / "serving", options)
 

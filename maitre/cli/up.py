@@ -44,14 +44,16 @@ def up(
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if proxy_port != PROXY_PORT:
-        os.environ["MAITRE_GATEWAY_METRICS_URL"] = f"http://127.0.0.1:{proxy_port}/metrics"
     settings = Settings.read()
+    if proxy_port != PROXY_PORT:
+        counted_at = f"http://127.0.0.1:{proxy_port}/metrics"
+        settings = settings.model_copy(update={"gateway_metrics_url": counted_at})
+    dagster_home = Path(os.environ.get("DAGSTER_HOME", f"{settings.home}/dagster"))
     if keep is not None and keep > workers:
         raise UserError(f"--keep {keep}: there are {workers} to keep (--workers)")
     if workers:
-        cluster_knowing(settings, settings.pool)
-    services = LocalServices.start(settings, dagster_port, mlflow_port, workers, keep)
+        cluster_knowing(settings, settings.base_model_name)
+    services = LocalServices.start(settings, dagster_home, dagster_port, mlflow_port, workers, keep)
     proxy = None
     try:
         services.wait_until_ready(timeout_s=120)
@@ -77,7 +79,10 @@ def _proxy_or_why_not(
     """The proxy and its address, or none and why: nothing else depends on it."""
     from maitre.serving.proxy.proxy_process import ProxyProcess
 
-    serving, base_model = settings.scratch / "serving", (settings.pool, settings.base_model)
+    serving, base_model = (
+        settings.scratch / "serving",
+        (settings.base_model_name, settings.base_model),
+    )
     proxy = None
     try:
         proxy = ProxyProcess.start_where_routed(serving, log_folder, port, base_model)

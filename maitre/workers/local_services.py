@@ -1,9 +1,7 @@
 """The servers of one machine: `dagster dev`, `mlflow server` and the warm workers."""
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from maitre.processes.child import ChildProcess
+from maitre.processes.environment import child_environment
 from maitre.processes.service_error import ServiceError
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
 from maitre.workers.pool.client import direct
+from maitre.workers.pool.factory import most_workers
 from maitre.workers.pool.local import LocalPool
-from maitre.workers.pool.pool import most_workers
-from maitre.workers.pool.registry import WorkerRegistry, read_token
+from maitre.workers.pool.registry import WorkerRegistry
 from maitre.workers.running_services import write_services
 
 TRAINING_POOL = "training"
@@ -31,8 +31,8 @@ class LocalServices:
     The warm workers are processes of `pool`, which this stops too.
     """
 
-    dagster: subprocess.Popen
-    mlflow: subprocess.Popen
+    dagster: ChildProcess
+    mlflow: ChildProcess
     dagster_url: str
     mlflow_url: str
     log_folder: Path
@@ -43,6 +43,7 @@ class LocalServices:
     def start(
         cls,
         settings: Settings,
+        dagster_home: Path,
         dagster_port: int,
         mlflow_port: int,
         workers: int = 0,
@@ -50,26 +51,29 @@ class LocalServices:
     ) -> Self:
         """Start all, bound to loopback, with their logs under the data home.
 
-        Of the warm `workers` the scheduler never gives back `keep` (all of them, if not said).
+        The scheduler keeps `keep` of the warm `workers`, however idle (default: all of them).
         """
         log_folder = Path(settings.home).resolve() / "logs"
-        log_folder.mkdir(parents=True, exist_ok=True)
-        dagster_home = Path(os.environ.get("DAGSTER_HOME", f"{settings.home}/dagster")).resolve()
+        dagster_home = dagster_home.resolve()
         dagster_home.mkdir(parents=True, exist_ok=True)
         instance = Path("dagster.yaml")
         if instance.is_file() and not (dagster_home / instance.name).exists():
             shutil.copy(instance, dagster_home)
         mlflow_url = f"http://127.0.0.1:{mlflow_port}"
-        environment = {
-            **os.environ,
-            "DAGSTER_HOME": str(dagster_home),
-            "MAITRE_MLFLOW_UI_URL": mlflow_url,
-            "MAITRE_WARM_POOL": "local" if workers else "off",
-            "MAITRE_WARM_WORKERS": str(workers if keep is None else keep),
-        }
+        dagster_url = f"http://127.0.0.1:{dagster_port}"
+        settings = settings.model_copy(
+            update={
+                "mlflow_ui_url": mlflow_url,
+                "warm_pool": "local" if workers else "off",
+                "min_warm_workers": workers if keep is None else keep,
+            }
+        )
         # MLflow's own job runners: seven processes of 240 MB each, which nothing here uses.
-        environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-        os.environ.update(environment)
+        unused = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {
+            **unused,
+            **child_environment({**settings.environment(), "DAGSTER_HOME": str(dagster_home)}),
+        }
         # Made here, so that two processes do not both try to create the tables.
         TrackingStore(settings.mlflow_tracking_uri).client()
         pool = None
@@ -77,22 +81,29 @@ class LocalServices:
             # The scheduler may start more than these, up to what the cluster file says.
             most = max(workers, most_workers(settings))
             _allow_trainings(dagster_home, most)
-            pool = LocalPool(settings.home, settings.pool, read_token(settings.home), most)
+            pool = LocalPool.of(settings, most, environment)
             WorkerRegistry(settings.home).forget_failures()
-            pool.grow(settings.pool, workers, beside=0)
-        python = sys.executable
-        mlflow = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
+            pool.grow(settings.base_model_name, workers, beside=0)
+        mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
         mlflow += [str(mlflow_port), "--backend-store-uri", settings.mlflow_tracking_uri]
-        dagster = [python, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1"]
-        dagster += ["-p", str(dagster_port)]
-        dagster_url = f"http://127.0.0.1:{dagster_port}"
-        told = {"dagster_url": dagster_url, "mlflow_url": mlflow_url}
+        dagster = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
+        dagster += ["-h", "127.0.0.1", "-p", str(dagster_port)]
         written = write_services(
-            settings.home, told | {"warm_pool": environment["MAITRE_WARM_POOL"]}
+            settings.home,
+            {
+                "dagster_url": dagster_url,
+                "mlflow_url": mlflow_url,
+                "warm_pool": settings.warm_pool,
+            },
         )
+
+        def start(name: str, command: list[str]) -> ChildProcess:
+            log = log_folder / f"{name}.log"
+            return ChildProcess.start(name, command, log=log, environment=environment)
+
         return cls(
-            dagster=_spawn(dagster, log_folder / "dagster.log", environment),
-            mlflow=_spawn(mlflow, log_folder / "mlflow.log", environment),
+            dagster=start("dagster", dagster),
+            mlflow=start("mlflow", mlflow),
             dagster_url=dagster_url,
             mlflow_url=mlflow_url,
             log_folder=log_folder,
@@ -124,25 +135,19 @@ class LocalServices:
             time.sleep(1.0)
 
     def stop(self) -> None:
-        """Interrupt both, and kill what has not gone after 15 s; then drain the workers."""
+        """Interrupt both, kill what has not ended after 15 s, then drain the workers."""
         self.written.unlink(missing_ok=True)
         for process in (self.dagster, self.mlflow):
-            _signal_group(process, signal.SIGINT)
+            process.signal_group(signal.SIGINT)
         give_up_at = time.monotonic() + 15
         for process in (self.dagster, self.mlflow):
-            try:
-                process.wait(timeout=max(0.1, give_up_at - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal_group(process, signal.SIGKILL)
+            process.kill_after(max(0.1, give_up_at - time.monotonic()))
         if self.pool is not None:
             self.pool.stop_all()
 
     def _check_alive(self) -> None:
-        for name, process in (("dagster", self.dagster), ("mlflow", self.mlflow)):
-            if (code := process.poll()) is not None:
-                raise ServiceError(
-                    f"{name} ended with exit code {code}; see {self.log_folder / name}.log"
-                )
+        for process in (self.dagster, self.mlflow):
+            process.check_running()
 
 
 def _allow_trainings(dagster_home: Path, count: int) -> None:
@@ -151,25 +156,6 @@ def _allow_trainings(dagster_home: Path, count: int) -> None:
 
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         instance.event_log_storage.set_concurrency_slots(TRAINING_POOL, count)
-
-
-def _spawn(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-
-
-def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _answers(url: str) -> bool:

@@ -35,6 +35,11 @@ take_measurements = dg.define_asset_job(
     | dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("server_profiles"), "twin_fidelity")),
     description="Import what `maitre twin measure` wrote and compare the profile with it.",
 )
+deploy_plan = dg.define_asset_job(
+    "deploy_plan",
+    selection=dg.AssetSelection.assets("running_servers"),
+    description="Apply the placement plan to the servers of this machine or of a cluster.",
+)
 replace_on_traffic = dg.define_asset_job(
     "replace_on_traffic",
     selection=dg.AssetSelection.assets("observed_traffic", "placement_plan", "vllm_deployments"),

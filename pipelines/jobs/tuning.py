@@ -27,6 +27,6 @@ def tune(settings: Settings) -> dg.Definitions:
         description="Tune one task (a partition) from the best start that the bank offers.",
         # One process: a warm worker's own, if there is a warm worker.
         executor_def=dg.in_process_executor,
-        tags={BASE_MODEL_TAG: settings.pool},
+        tags={BASE_MODEL_TAG: settings.base_model_name},
     )
     return dg.Definitions(jobs=[job])

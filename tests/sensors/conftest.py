@@ -18,7 +18,7 @@ def settings(tmp_path: Path) -> Settings:
         base_model="models/tiny",
         cluster=str(tmp_path / "cluster.yaml"),
         request_queue_url=f"sqlite:///{tmp_path}/requests.db",
-        warm_workers=1,
+        min_warm_workers=1,
     )
 
 

@@ -70,7 +70,7 @@ def test_lost_workers_of_the_floor_come_back(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     pool = SaidPool(idle=1)
-    three = settings.model_copy(update={"warm_workers": 3})
+    three = settings.model_copy(update={"min_warm_workers": 3})
     schedule(three, instance, pool, [], NOW)
     assert pool.grown == [("tiny", 2)]
 
@@ -86,19 +86,19 @@ class RefusingPool(SaidPool):
 
 
 @pytest.mark.parametrize(
-    ("idle", "warm_workers", "notes"),
+    ("idle", "min_warm_workers", "notes"),
     [(3, 1, ["could not give back", "409"]), (1, 2, ["could not start 1 workers of tiny", "403"])],
 )
 def test_runs_start_while_the_pool_cannot_be_scaled(
     settings: Settings,
     instance: dg.DagsterInstance,
     idle: int,
-    warm_workers: int,
+    min_warm_workers: int,
     notes: list[str],
 ) -> None:
     store = RequestStore(settings.request_queue_url)
     submit(store, "a")
-    settings = settings.model_copy(update={"warm_workers": warm_workers})
+    settings = settings.model_copy(update={"min_warm_workers": min_warm_workers})
     pool = RefusingPool(idle, idle_s=3600.0)
     done = schedule(settings, instance, pool, store.find(), NOW)
     assert [start.request.task for start in done.starts] == ["a"]
@@ -121,13 +121,13 @@ def test_pods_that_do_not_come_up_are_not_joined_by_others(
     schedule(settings, instance, pool, store.find(), NOW)
     assert pool.grown == []
     # What is asked for all the same, to keep so many warm, is not while all of them fail.
-    settings = settings.model_copy(update={"warm_workers": 3})
+    settings = settings.model_copy(update={"min_warm_workers": 3})
     pool.said = [coming("w0", False, "ImagePullBackOff")]
     done = schedule(settings, instance, pool, store.find(), NOW)
     assert pool.grown == []
     assert any("w0 ImagePullBackOff" in note for note in done.notes)
     # Somebody that was up and does not answer is of no use now.
-    settings = settings.model_copy(update={"warm_workers": 0})
+    settings = settings.model_copy(update={"min_warm_workers": 0})
     pool.said = [coming("w0", True)]
     schedule(settings, instance, pool, store.find(), NOW)
     assert pool.grown == [("tiny", 1)]

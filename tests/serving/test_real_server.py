@@ -56,7 +56,7 @@ def missing(what: str) -> None:
 @pytest.fixture(scope="module")
 def python() -> Path:
     try:
-        return vllm_python()
+        return vllm_python(Settings.read().vllm_venv)
     except VllmError as error:
         missing(str(error))
         raise

@@ -18,7 +18,7 @@ from maitre.workers.launch.run_tags import BASE_MODEL_TAG
 from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import PoolWorker
-from maitre.workers.pool.registry import WorkerRegistry, read_token
+from maitre.workers.pool.registry import WorkerRegistry
 from tests.tiny_inputs import write_model, write_tasks
 
 Found = TypeVar("Found")
@@ -66,7 +66,7 @@ class Live:
 
     def start_workers(self, count: int) -> list[str]:
         """Make it `count` idle workers."""
-        self.pool.grow(self.settings.pool, count, beside=0)
+        self.pool.grow(self.settings.base_model_name, count, beside=0)
         idle = until(
             lambda: (
                 (w := [w for w in self.pool.workers() if w.is_idle])
@@ -95,7 +95,11 @@ class Live:
         run = self.instance.create_run_for_job(
             tuning.defs().resolve_job_def("tune"),
             run_config={"ops": {"tuned_prompts": {"config": SHORT | config}}},
-            tags={BASE_MODEL_TAG: self.settings.pool, "dagster/partition": task, **(tags or {})},
+            tags={
+                BASE_MODEL_TAG: self.settings.base_model_name,
+                "dagster/partition": task,
+                **(tags or {}),
+            },
             job_code_origin=origin,
         )
         return run.run_id
@@ -165,14 +169,12 @@ def live_pool(folder: Path) -> Iterator[Live]:
     (dagster_home / "dagster.yaml").write_text(yaml.safe_dump(INSTANCE))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(dagster_home))
-        for field in Settings.model_fields:
-            value = getattr(settings, field)
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-            patch.setenv(f"MAITRE_{field.upper()}", text)
+        for name, value in settings.environment().items():
+            patch.setenv(name, value)
         patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         # Made here, so that two workers do not both try to create the tables.
         TrackingStore(settings.mlflow_tracking_uri).client()
-        pool = LocalPool(settings.home, settings.pool, read_token(settings.home))
+        pool = LocalPool.of(settings, expected=2)
         try:
             with dg.DagsterInstance.get() as instance:
                 yield Live(settings, instance, pool)

@@ -1,15 +1,14 @@
 """What `maitre up` prepares before it starts its servers, which are doubles here."""
 
-import os
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 
+from maitre.processes.child import ChildProcess
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
-from maitre.workers import local_services
 from maitre.workers.local_services import TRAINING_POOL, LocalServices
 from maitre.workers.pool.local import LocalPool
 
@@ -23,15 +22,13 @@ def test_every_worker_that_there_may_be_gets_a_slot(
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
     home = tmp_path / "home"
     settings = Settings(home=str(home), cluster=str(tmp_path / "cluster.yaml"))
-    environment = {"PATH": os.environ["PATH"], "DAGSTER_HOME": str(home / "dagster")}
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(local_services, "_spawn", lambda *_: None)
+    monkeypatch.setattr(ChildProcess, "start", lambda *_, **__: None)
     monkeypatch.setattr(TrackingStore, "client", lambda _: None)
     monkeypatch.setattr(LocalPool, "grow", lambda *_, **__: None)
-    services = LocalServices.start(settings, 1, 2, workers=2)
+    services = LocalServices.start(settings, home / "dagster", 1, 2, workers=2)
     assert services.pool is not None
     assert services.pool.expected == slots
-    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
         pool = instance.event_log_storage.get_concurrency_info(TRAINING_POOL)
         queue = instance.get_concurrency_config().run_queue_config
     assert pool.slot_count == slots

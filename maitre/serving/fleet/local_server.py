@@ -8,36 +8,35 @@ of another name.
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from maitre.errors import UserError
+from maitre.processes.child import ChildProcess
+from maitre.processes.environment import child_environment
+from maitre.processes.ports import free_port
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 
-VENV_VARIABLE = "MAITRE_VLLM_VENV"
-DEFAULT_VENV = Path(".venv-vllm")
 READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def vllm_python(environment: Mapping[str, str] = os.environ) -> Path:
-    """The interpreter of vLLM's environment.
+def vllm_python(venv: str) -> Path:
+    """Return the interpreter of vLLM's environment (the setting `vllm_venv`).
 
     Raises:
-        VllmError: there is none; says how to make one.
+        VllmError: there is no such environment; the message says how to make it.
     """
-    venv = Path(environment.get(VENV_VARIABLE) or DEFAULT_VENV)
-    python = venv / "bin" / "python"
+    python = Path(venv) / "bin" / "python"
     if not python.exists():
         raise VllmError(
-            f"no vLLM at {venv}: `make vllm` sets it up, or {VENV_VARIABLE} names its environment"
+            f"no vLLM at {venv}: `make vllm` sets it up, or MAITRE_VLLM_VENV names its environment"
         )
     return python.absolute()
 
@@ -140,19 +139,15 @@ class LocalServer:
         prefix: Sequence[str] = (),
     ) -> Self:
         """Start a process and return at once; `prefix` are words before the command (`nice`)."""
-        log_folder.mkdir(parents=True, exist_ok=True)
         port = port or free_port(host)
         log = log_folder / f"{name}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*prefix, str(python), *options.arguments(host, port)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**_inherited(), **options.environment()},
-                start_new_session=True,
-            )
-        return cls(name, f"http://{host}:{port}", process.pid, log, process)
+        child = ChildProcess.start(
+            name,
+            [*prefix, str(python), *options.arguments(host, port)],
+            log=log,
+            environment=child_environment(options.environment(), without=_NOT_FOR_VLLM),
+        )
+        return cls(name, f"http://{host}:{port}", child.pid, log, child.process)
 
     def alive(self) -> bool:
         """Whether its process is there."""
@@ -202,17 +197,8 @@ class LocalServer:
         return next(iter(telling[-1:] or [line for line in lines[-1:] if line]), "an empty log")
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def _inherited() -> dict[str, str]:
-    """This process's variables without those that would point vLLM's Python elsewhere."""
-    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS")
-    return {name: value for name, value in os.environ.items() if name not in ours}
+# They would point vLLM's Python elsewhere, or take its cores.
+_NOT_FOR_VLLM = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:

@@ -34,7 +34,8 @@ from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKER_TAG, why_not_l
 from maitre.workers.lease_health import is_dagsters_to_start, why_lost
 from maitre.workers.leases import PREEMPTED, LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
-from maitre.workers.pool.pool import PoolError, PoolWorker, WarmPool, pool_of
+from maitre.workers.pool.factory import pool_of
+from maitre.workers.pool.pool import PoolError, PoolWorker, WarmPool
 from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 _log = logging.getLogger(__name__)

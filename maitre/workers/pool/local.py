@@ -3,17 +3,20 @@
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from maitre.processes.child import ChildProcess
+from maitre.processes.environment import child_environment
+from maitre.settings import Settings
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.pool import PoolError, PoolWorker, with_views
-from maitre.workers.pool.registry import RegisteredWorker, WorkerRegistry
+from maitre.workers.pool.registry import RegisteredWorker, WorkerRegistry, read_token
 
 _ANSWER_S = 2.0
 _AFTER_FAILURE_S = 30.0
@@ -23,13 +26,33 @@ _AFTER_FAILURE_S = 30.0
 class LocalPool:
     """Worker processes under one data home; `expected` of them share the machine's cores.
 
-    They hold `base_model`, that of the settings, and no other.
+    They hold `base_model`, that of the settings, and no other. `environment` is a worker's whole
+    environment.
     """
 
     home: str
     base_model: str
     token: str
-    expected: int = 2
+    expected: int
+    environment: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, settings: Settings, expected: int, environment: Mapping[str, str] | None = None
+    ) -> Self:
+        """Return the pool of these settings, whose cores `expected` workers share.
+
+        `environment`: by default what this process inherited, and the settings.
+        """
+        threads = max(1, (os.cpu_count() or 1) // max(1, expected))
+        environment = environment or child_environment(settings.environment())
+        return cls(
+            settings.home,
+            settings.base_model_name,
+            read_token(settings),
+            expected,
+            {"OMP_NUM_THREADS": str(threads), **environment},
+        )
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
         """The living worker processes; one that loads may not have an address yet."""
@@ -57,20 +80,12 @@ class LocalPool:
         registered = WorkerRegistry(self.home).workers()
         there = sum(worker.base_model == base_model for worker in registered)
         logs = Path(self.home) / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         for _ in range(beside + count - there):
             name = f"{base_model}-{secrets.token_hex(3)}"
             command = [sys.executable, "-m", "maitre.workers.process.server"]
             command += ["--name", name, "--base-model", base_model]
-            with (logs / f"worker-{name}.log").open("ab") as output:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment(),
-                    start_new_session=True,
-                )
+            log = logs / f"worker-{name}.log"
+            process = ChildProcess.start(name, command, log=log, environment=self.environment)
             # Known from now on, so that nobody starts another for the same need.
             WorkerRegistry(self.home).add(name, "", base_model, process.pid)
 
@@ -102,10 +117,6 @@ class LocalPool:
     def client(self, url: str) -> WorkerClient:
         """Talks to the worker at `url`."""
         return WorkerClient(url, self.token, _ANSWER_S)
-
-    def _environment(self) -> dict[str, str]:
-        threads = max(1, (os.cpu_count() or 1) // max(1, self.expected))
-        return {"OMP_NUM_THREADS": str(threads), **os.environ}
 
 
 def _started_s(worker: RegisteredWorker) -> float:

@@ -3,15 +3,11 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from maitre.errors import UserError
-from maitre.scheduling.cluster import read_cluster
-from maitre.settings import Settings
 from maitre.workers.pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from maitre.workers.pool.protocol import WorkerView
-from maitre.workers.pool.registry import read_token
 
 _ASKED_TOGETHER = 32
 
@@ -94,23 +90,3 @@ def with_views(workers: Iterable[PoolWorker], token: str, timeout_s: float) -> l
         return [ask(worker) for worker in listed]
     with ThreadPoolExecutor(min(len(listed), _ASKED_TOGETHER)) as threads:
         return list(threads.map(ask, listed))
-
-
-def pool_of(settings: Settings) -> WarmPool | None:
-    """The pool that the settings name; `None` when there is none."""
-    if settings.warm_pool == "local":
-        from maitre.workers.pool.local import LocalPool
-
-        token = read_token(settings.home)
-        return LocalPool(settings.home, settings.pool, token, most_workers(settings))
-    if settings.warm_pool == "kubernetes":
-        from maitre.workers.pool.kubernetes import KubernetesPool
-
-        return KubernetesPool.in_cluster(read_token(str(settings.scratch)))
-    return None
-
-
-def most_workers(settings: Settings) -> int:
-    """How many workers may share this machine: the cluster file's GPUs, not those kept warm."""
-    path = Path(settings.cluster)
-    return read_cluster(path).gpus if path.is_file() else settings.warm_workers

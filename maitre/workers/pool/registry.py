@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maitre.processes.identity import identity_of, is_alive
+from maitre.settings import Settings
 
 _FAILURE = "last-failure-"
-TOKEN_VARIABLE = "MAITRE_WORKER_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class WorkerRegistry:
         return found
 
 
-def read_token(home: str) -> str:
-    """The token between launcher and workers: `MAITRE_WORKER_TOKEN`, or one made in the home."""
-    if token := os.environ.get(TOKEN_VARIABLE):
-        return token
-    path = Path(home) / "workers" / "token"
+def read_token(settings: Settings) -> str:
+    """Return the token between launcher and workers: the settings', or one made in the home."""
+    if settings.worker_token:
+        return settings.worker_token
+    path = settings.scratch / "workers" / "token"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         # Readable by its owner only from the first moment; of two makers the first wins.

@@ -142,14 +142,15 @@ def main(
     log = _own_log(name)
     started_s = time.monotonic()
     settings = Settings.read()
-    if base_model not in ("", settings.pool):
+    if base_model not in ("", settings.base_model_name):
         typer.echo(
             f"--base-model {base_model}: a worker holds the base model of its settings, and that "
-            f"is {settings.pool}; MAITRE_BASE_MODEL (or base_model in maitre.yaml) names another",
+            f"is {settings.base_model_name}; MAITRE_BASE_MODEL (or base_model in maitre.yaml) "
+            "names another",
             err=True,
         )
         raise typer.Exit(2)
-    base_model = settings.pool
+    base_model = settings.base_model_name
     checkpoints = CheckpointStore.of(settings)
     executor = Executor(module, job, settings)
     worker = Worker(
@@ -165,9 +166,7 @@ def main(
     listener = socket.create_server((host, port))
     url = f"http://{host}:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(
-            app_for(worker, read_token(str(settings.scratch))), log_config=None, access_log=False
-        )
+        uvicorn.Config(app_for(worker, read_token(settings)), log_config=None, access_log=False)
     )
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     threading.Thread(

@@ -19,7 +19,9 @@ def planned_cluster(settings: Settings) -> Cluster:
     cluster = read_cluster(Path(settings.cluster))
     if settings.warm_pool != "local":
         return cluster
-    held = {name: model for name, model in cluster.models.items() if name == settings.pool}
+    held = {
+        name: model for name, model in cluster.models.items() if name == settings.base_model_name
+    }
     return replace(cluster, models=held)
 
 

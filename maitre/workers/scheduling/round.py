@@ -77,7 +77,7 @@ def schedule(
     store = RequestStore(settings.request_queue_url)
     workers = pool.workers()
     staying = [worker for worker in workers if not worker.is_draining]
-    done.to_spare = len(staying) - settings.warm_workers
+    done.to_spare = len(staying) - settings.min_warm_workers
     to_resume = runs_to_resume(settings, instance, pool, done.notes.append)
     requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
     cluster = planned_cluster(settings)
@@ -140,12 +140,12 @@ def _scale(
     started = sum(
         a.count
         for a in decided
-        if isinstance(a, act.StartWorkers) and a.base_model == settings.pool
+        if isinstance(a, act.StartWorkers) and a.base_model == settings.base_model_name
     )
-    missing = min(settings.warm_workers, gpus) - staying - started
+    missing = min(settings.min_warm_workers, gpus) - staying - started
     if missing > 0:
         # Some have died: those that are kept warm are there even when nobody needs them now.
-        done.growth[settings.pool] += missing
+        done.growth[settings.base_model_name] += missing
         done.notes.append(f"started {missing} workers in place of lost ones")
     for base_model, count in done.growth.items():
         there = [worker for worker in workers.values() if worker.base_model == base_model]

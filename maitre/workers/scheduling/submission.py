@@ -18,7 +18,8 @@ from maitre.requests.request import (
 from maitre.requests.store import RequestStore
 from maitre.scheduling.cluster import Cluster, read_cluster
 from maitre.settings import Settings
-from maitre.workers.pool.pool import PoolWorker, pool_of
+from maitre.workers.pool.factory import pool_of
+from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.running_services import with_running_services
 from maitre.workers.scheduling.cluster_file import cluster_knowing
 from maitre.workers.scheduling.forecast import earliest_deadline_s, forecast
@@ -59,14 +60,16 @@ def submit(settings: Settings, order: TuneOrder, now: datetime) -> Submitted:
     """
     settings = with_running_services(settings)
     store = RequestStore(settings.request_queue_url)
-    there = store.submitted(order.task, settings.pool, order.tenant, order.idempotency_key)
+    there = store.submitted(
+        order.task, settings.base_model_name, order.tenant, order.idempotency_key
+    )
     if there is not None:
         return Submitted(there, None, is_new=False)
     request = new_request(
         order.task,
         deadline_at=order.deadline_at,
         now=now,
-        base_model=settings.pool,
+        base_model=settings.base_model_name,
         tenant=order.tenant,
         idempotency_key=order.idempotency_key,
         max_iterations=order.max_iterations,

@@ -8,11 +8,14 @@ import dagster as dg
 import pytest
 
 from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.running_servers import running_servers
 from assets.serving.vllm_deployments import vllm_deployments
+from maitre.errors import UserError
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
 from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes, write_text
+from maitre.settings import Settings
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.language_model import LanguageModel
@@ -34,7 +37,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataHome:
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nPYTHONPATH={DOUBLE} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    monkeypatch.setenv("MAITRE_VLLM_VENV", str(tmp_path / "venv"))
     for name in "ab":
         folder = tmp_path / "adapters" / name
         folder.mkdir(parents=True)
@@ -49,18 +51,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataHome:
 
 def deploy(home: DataHome, tmp_path: Path, **config: str) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [vllm_deployments],
+        [vllm_deployments, running_servers],
         resources={
             "home": home,
             "gateway": Gateway(routes_file=str(tmp_path / "serving" / "routes.json")),
             "language_model": LanguageModel(path_or_id=str(tmp_path / "tiny")),
+            "settings": Settings(vllm_venv=str(tmp_path / "venv")),
         },
-        run_config={"ops": {"vllm_deployments": {"config": config}}},
+        run_config={"ops": {"running_servers": {"config": config}}},
     )
 
 
 def steps(result: dg.ExecuteInProcessResult) -> int:
-    [made] = result.asset_materializations_for_node("vllm_deployments")
+    [made] = result.asset_materializations_for_node("running_servers")
     return int(made.metadata["steps_done"].value)
 
 
@@ -71,23 +74,23 @@ def test_the_asset_makes_the_plan_true_and_a_second_time_does_nothing(
     options = FleetOptions(Path("python"), Path(adapters), {}, LaunchOptions("", ""))
     fleet = LocalFleet(tmp_path / "serving", options)
     try:
-        assert steps(deploy(home, tmp_path, apply="local", adapters_folder=adapters)) > 0
+        assert steps(deploy(home, tmp_path, target="local", adapters_folder=adapters)) > 0
         assert set(read_routes(fleet.routes_path).adapters) == {"a", "b"}
-        assert steps(deploy(home, tmp_path, apply="local", adapters_folder=adapters)) == 0
+        assert steps(deploy(home, tmp_path, target="local", adapters_folder=adapters)) == 0
         fleet.stop_all()
         (tmp_path / "adapters" / "b" / "adapter_config.json").unlink()
         with pytest.raises(dg.Failure, match=r"1 steps failed.*load b s"):
-            deploy(home, tmp_path, apply="local", adapters_folder=adapters)
+            deploy(home, tmp_path, target="local", adapters_folder=adapters)
         assert set(read_routes(fleet.routes_path).adapters) == {"a"}, "the others went on"
     finally:
         fleet.stop_all()
 
 
 def test_what_cannot_be_applied_is_refused(home: DataHome, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder"):
-        deploy(home, tmp_path, apply="local")
-    with pytest.raises(ValueError, match="none of nowhere, local, kubernetes"):
-        deploy(home, tmp_path, apply="mars")
+    with pytest.raises(UserError, match="expected a folder with one folder per adapter"):
+        deploy(home, tmp_path, target="local")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="target"):
+        deploy(home, tmp_path, target="mars")
 
 
 def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan_is_made(
@@ -96,7 +99,7 @@ def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan
     monkeypatch.setattr(
         "maitre.serving.manifests.kubectl.apply_folder", lambda *_, dry_run: "applied"
     )
-    assert deploy(home, tmp_path, apply="kubernetes").success
+    assert deploy(home, tmp_path, target="kubernetes").success
     gateway = Gateway(routes_file=str(tmp_path / "serving" / "routes.json"))
     assert not plan_in_service(home, gateway, "cpu/tiny").servers, "nothing is routed"
     applied = PlacementPlan.from_json(home.read_bytes(PLAN).decode())

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from maitre.processes.ports import free_port
 from maitre.processes.service_error import ServiceError
-from maitre.serving.fleet.local_server import free_port
 from maitre.serving.proxy.proxy_process import ProxyProcess
 from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
 

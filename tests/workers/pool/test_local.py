@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from maitre.settings import Settings
+from maitre.workers.pool.factory import pool_of
 from maitre.workers.pool.local import LocalPool
-from maitre.workers.pool.pool import PoolError, pool_of
+from maitre.workers.pool.pool import PoolError
 from maitre.workers.pool.registry import WorkerRegistry
 
 
@@ -30,7 +31,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_what_somebody_else_has_started_is_not_started_again(
     tmp_path: Path, started: list[list[str]]
 ) -> None:
-    pool = LocalPool(str(tmp_path), "tiny", "token")
+    pool = LocalPool(str(tmp_path), "tiny", "token", 2, {})
     pool.grow("tiny", 2, beside=0)
     assert len(started) == 2
     pool.grow("tiny", 2, beside=0)
@@ -43,18 +44,18 @@ def test_no_worker_is_started_under_another_models_name(
     tmp_path: Path, started: list[list[str]]
 ) -> None:
     with pytest.raises(PoolError, match=r"hold tiny, .* none can hold other"):
-        LocalPool(str(tmp_path), "tiny", "token").grow("other", 1, beside=0)
+        LocalPool(str(tmp_path), "tiny", "token", 2, {}).grow("other", 1, beside=0)
     assert started == []
 
 
 def test_after_one_that_could_not_load_none_is_started_for_a_while(
     tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = LocalPool(str(tmp_path), "tiny", "token")
+    pool = LocalPool(str(tmp_path), "tiny", "token", 2, {})
     WorkerRegistry(str(tmp_path)).note_failure("tiny")
     pool.grow("tiny", 1, beside=0)
     assert started == []
-    LocalPool(str(tmp_path), "other", "token").grow("other", 1, beside=0)
+    LocalPool(str(tmp_path), "other", "token", 2, {}).grow("other", 1, beside=0)
     assert len(started) == 1
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 60.0)
@@ -66,7 +67,7 @@ def test_who_has_mended_the_cause_does_not_wait(tmp_path: Path, started: list[li
     registry = WorkerRegistry(str(tmp_path))
     registry.note_failure("tiny")
     registry.forget_failures()
-    LocalPool(str(tmp_path), "tiny", "token").grow("tiny", 1, beside=0)
+    LocalPool(str(tmp_path), "tiny", "token", 2, {}).grow("tiny", 1, beside=0)
     assert len(started) == 1
 
 
@@ -76,7 +77,10 @@ def test_the_cores_are_shared_by_as_many_workers_as_there_may_be(tmp_path: Path)
     cluster = {"gpus": 3, "gpu_price_per_hour": 1, "models": {"tiny": model}}
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster))
     settings = Settings(
-        home=str(tmp_path), warm_pool="local", warm_workers=0, cluster=f"{tmp_path}/cluster.yaml"
+        home=str(tmp_path),
+        warm_pool="local",
+        min_warm_workers=0,
+        cluster=f"{tmp_path}/cluster.yaml",
     )
     pool = pool_of(settings)
     assert isinstance(pool, LocalPool)

@@ -55,7 +55,7 @@ def test_a_process_that_has_a_workers_pid_now_is_none_and_is_left_alone(
     boot, start = now.split("/")
     was = {"another boot": f"{boot[::-1]}/{start}", "another start": f"{boot}/{int(start) - 1}"}
     rewrite(registry, was.get(earlier))
-    pool = LocalPool(str(tmp_path), "tiny", "token")
+    pool = LocalPool(str(tmp_path), "tiny", "token", 2, {})
     pool.stop_all(timeout_s=0.0)
     assert pool.workers() == []
     with pytest.raises(subprocess.TimeoutExpired):

@@ -1,0 +1,27 @@
+"""The warm pool that the settings name."""
+
+from pathlib import Path
+
+from maitre.scheduling.cluster import read_cluster
+from maitre.settings import Settings
+from maitre.workers.pool.local import LocalPool
+from maitre.workers.pool.pool import WarmPool
+from maitre.workers.pool.registry import read_token
+
+
+def pool_of(settings: Settings) -> WarmPool | None:
+    """Return the pool that the settings name; None when there is none."""
+    if settings.warm_pool == "local":
+        return LocalPool.of(settings, most_workers(settings))
+    if settings.warm_pool == "kubernetes":
+        # The Kubernetes client takes half a second to import.
+        from maitre.workers.pool.kubernetes import KubernetesPool
+
+        return KubernetesPool.in_cluster(read_token(settings))
+    return None
+
+
+def most_workers(settings: Settings) -> int:
+    """Return how many workers may share this machine: the cluster file's GPUs."""
+    path = Path(settings.cluster)
+    return read_cluster(path).gpus if path.is_file() else settings.min_warm_workers
