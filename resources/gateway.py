@@ -1,11 +1,15 @@
 """The servers that traffic goes to, as a Dagster resource: looks at them, and nothing else."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from maitre.serving.observe import Sight, look
 from maitre.serving.proxy.routes import Routes, read_routes
+
+if TYPE_CHECKING:
+    from maitre.twin.limits import VllmLimits
 
 GATEWAY_TIMEOUT_S = 10.0
 
@@ -27,8 +31,10 @@ class Gateway(dg.ConfigurableResource):
         """
         return read_routes(Path(self.routes_file))
 
-    def configs(self) -> dict[str, dict[str, int]]:
-        """With which options each server of this machine was started; none on a cluster.
+    def configs(self) -> "dict[str, VllmLimits]":
+        """Return the limits that each server of this machine was started with.
+
+        Empty on a cluster.
 
         Raises:
             ValueError: the list of servers beside the route file cannot be read.

@@ -34,6 +34,7 @@ NEEDS = {
         "tests/pipelines",
         "tests/serving/proxy/test_proxy.py",
         "tests/test_bad_input.py",
+        "tests/test_wheel.py",
         "tests/tuning",
         "tests/workers/process",
     ),
@@ -55,6 +56,7 @@ NEEDS = {
         "tests/workers/pool",
         "tests/workers/process",
         "tests/workers/scheduling",
+        "tests/test_wheel.py",
         "tests/workers/test_local_services.py",
     ),
 }

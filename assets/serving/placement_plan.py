@@ -142,8 +142,9 @@ def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "Placemen
     """
     from maitre.placement.plan import PlacementPlan
     from maitre.serving.served import served_plan
+    from maitre.twin.limits import VllmLimits
 
-    configs: dict[str, dict[str, int]] = {}
+    configs: dict[str, VllmLimits] = {}
     for name in (PLAN, DEPLOYED):
         if home.exists(name):
             planned = PlacementPlan.from_json(home.read_bytes(name).decode())

@@ -228,8 +228,8 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
             {
                 "server": server.name,
                 "adapters": len(server.adapters),
-                "slots": server.config["max_loras"],
-                "rank": server.config["max_lora_rank"],
+                "slots": server.config.max_loras,
+                "rank": server.config.max_lora_rank,
                 "requests/s": round(server.predicted["rate_rps"], 2),
                 "tokens/s": round(server.predicted["offered_tps"]),
                 "fill": server.predicted["fill"],

@@ -10,15 +10,10 @@ from typing import Any
 
 from maitre.errors import UserError
 from maitre.placement.diff import PlanDiff, compare
+from maitre.twin.errors import TwinInputError
+from maitre.twin.limits import LIMITS, VllmLimits
 
 SHARE_TOLERANCE = 1e-6
-CONFIG_FIELDS = (
-    "max_loras",
-    "max_cpu_loras",
-    "max_lora_rank",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-)
 
 
 class PlanError(UserError):
@@ -37,14 +32,13 @@ class AdapterShare:
 class PlannedServer:
     """One vLLM replica on one GPU.
 
-    `config` holds vLLM's options (`max_loras`, `max_cpu_loras`, `max_lora_rank`, `max_num_seqs`,
-    `max_num_batched_tokens`); `predicted` what the capacity model expects of it (`offered_tps`,
+    `config` holds vLLM's limits; `predicted` what the capacity model expects of it (`offered_tps`,
     `starvation_risk`, `limited_by`, ...). `profile` is its own where a plan has several.
     """
 
     name: str
     base_model: str
-    config: dict[str, int]
+    config: VllmLimits
     adapters: tuple[AdapterShare, ...]
     predicted: dict[str, Any] = field(default_factory=dict)
     profile: str = ""
@@ -97,7 +91,7 @@ class PlacementPlan:
                 {
                     "name": server.name,
                     "base_model": server.base_model,
-                    "config": dict(server.config),
+                    "config": server.config.limits(),
                     "adapters": [
                         {"adapter": held.adapter, "share": held.share} for held in server.adapters
                     ],
@@ -156,7 +150,7 @@ def _server(position: int, entry: Any) -> PlannedServer:
     return PlannedServer(
         name=name,
         base_model=_required(entry, "base_model", str, where),
-        config={key: int(_required(config, key, int, where)) for key in CONFIG_FIELDS},
+        config=_limits({key: _required(config, key, int, where) for key in LIMITS}, where),
         adapters=tuple(
             AdapterShare(
                 _required(held, "adapter", str, where),
@@ -167,6 +161,13 @@ def _server(position: int, entry: Any) -> PlannedServer:
         predicted=dict(entry.get("predicted") or {}),
         profile=str(entry.get("profile") or ""),
     )
+
+
+def _limits(values: Mapping[str, int], where: str) -> VllmLimits:
+    try:
+        return VllmLimits.of(values)
+    except TwinInputError as error:
+        raise PlanError(f"{where}: {error}") from error
 
 
 def _required(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -59,7 +59,7 @@ def carried_over(
     demand = Demand.of_shares(whole, np.array(adapter), np.array(share))
     rows = np.array(
         [
-            _row(capacity, planned.config["max_loras"], planned.config["max_lora_rank"])
+            _row(capacity, planned.config.max_loras, planned.config.max_lora_rank)
             for planned in plan.servers
         ]
     )

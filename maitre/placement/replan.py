@@ -20,6 +20,7 @@ from maitre.placement.servers import accepted_risks, planned_servers, with_accep
 from maitre.placement.settings import DEFAULT_HEADROOM, Constraints, PlacementSettings
 from maitre.placement.split_hot import divided
 from maitre.twin import Lengths, ServerProfile
+from maitre.twin.limits import VllmLimits
 
 # A server is relieved only when its risk is this many times what it is packed to.
 HYSTERESIS = 5.0
@@ -149,15 +150,15 @@ def _unrestarted(
     kept = []
     for server in servers:
         was = running.get(server.name)
-        enough = was is not None and was["max_cpu_loras"] >= len(server.adapters)
+        enough = was is not None and was.max_cpu_loras >= len(server.adapters)
         if was is not None and enough and _but_cpu(was) == _but_cpu(server.config):
-            server = replace(server, config=dict(was))
+            server = replace(server, config=was)
         kept.append(server)
     return tuple(kept)
 
 
-def _but_cpu(config: dict[str, int]) -> dict[str, int]:
-    return {name: value for name, value in config.items() if name != "max_cpu_loras"}
+def _but_cpu(config: VllmLimits) -> VllmLimits:
+    return replace(config, max_cpu_loras=config.max_loras)
 
 
 def _fresh_name(profile: ServerProfile, taken: tuple[str, ...], i: int) -> str:

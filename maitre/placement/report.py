@@ -84,7 +84,7 @@ def _promise(plan: PlacementPlan) -> str:
 
 def _figure(plan: PlacementPlan) -> go.Figure:
     names = [server.name for server in plan.servers]
-    ranks = [str(server.config["max_lora_rank"]) for server in plan.servers]
+    ranks = [str(server.config.max_lora_rank) for server in plan.servers]
     figure = make_subplots(
         rows=2,
         cols=2,
@@ -105,7 +105,7 @@ def _figure(plan: PlacementPlan) -> go.Figure:
             col=1,
         )
         figure.add_scatter(
-            x=[plan.servers[i].config["max_loras"] for i in mine],
+            x=[plan.servers[i].config.max_loras for i in mine],
             y=[plan.servers[i].predicted.get("kv_fraction") for i in mine],
             text=[names[i] for i in mine],
             mode="markers",
@@ -135,8 +135,8 @@ def _server_rows(plan: PlacementPlan, check: PlanCheck | None) -> list[dict[str,
         row = {
             "server": server.name,
             "adapters": len(server.adapters),
-            "slots": server.config["max_loras"],
-            "rank": server.config["max_lora_rank"],
+            "slots": server.config.max_loras,
+            "rank": server.config.max_lora_rank,
             **server.predicted,
         }
         if server.name in found:

@@ -16,6 +16,7 @@ from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.plan import AdapterShare, PlannedServer
 from maitre.twin import ServerProfile
+from maitre.twin.limits import VllmLimits
 
 
 def planned_servers(
@@ -49,13 +50,7 @@ def planned_servers(
             PlannedServer(
                 name=called[i],
                 base_model=profile.base_model,
-                config={
-                    "max_loras": config.max_loras,
-                    "max_cpu_loras": config.max_cpu_loras,
-                    "max_lora_rank": config.max_lora_rank,
-                    "max_num_seqs": config.max_num_seqs,
-                    "max_num_batched_tokens": config.max_num_batched_tokens,
-                },
+                config=VllmLimits.of(config.limits()),
                 adapters=tuple(
                     AdapterShare(str(catalogue.names[a]), min(s, 1.0)) for a, s in shares.items()
                 ),

@@ -151,7 +151,7 @@ def check_servers(
         raise CatalogueError(catalogue.source, unknown)
     runs = [
         (
-            ServerConfig(**server.config),
+            ServerConfig(**server.config.limits()),
             Workload(
                 adapters=_loads(server, catalogue, place, rate_factor),
                 lengths=lengths,

@@ -178,7 +178,7 @@ class Verifier:
 
 
 def _content(server: PlannedServer) -> Any:
-    return tuple(sorted(server.config.items())), server.adapters
+    return server.config, server.adapters
 
 
 def rechecked(

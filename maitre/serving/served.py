@@ -8,12 +8,13 @@ from maitre.serving.proxy.routes import Routes
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
+    from maitre.twin.limits import VllmLimits
 
 _SAME_SHARE = 1e-6
 
 
 def served_plan(
-    routes: Routes, configs: Mapping[str, Mapping[str, int]], profile: str
+    routes: Routes, configs: "Mapping[str, VllmLimits]", profile: str
 ) -> "PlacementPlan":
     """The routes' servers as a plan, with the shares that they route and their `configs`.
 
@@ -32,7 +33,7 @@ def served_plan(
     return PlacementPlan(
         profile,
         tuple(
-            PlannedServer(name, routes.servers[name].base_model, dict(configs[name]), tuple(held))
+            PlannedServer(name, routes.servers[name].base_model, configs[name], tuple(held))
             for name, held in sorted(parts.items())
         ),
     )
@@ -52,5 +53,5 @@ def same_servers(one: "PlacementPlan", other: "PlacementPlan") -> bool:
     )
 
 
-def _started(plan: "PlacementPlan") -> dict[str, tuple[str, dict[str, int]]]:
+def _started(plan: "PlacementPlan") -> "dict[str, tuple[str, VllmLimits]]":
     return {server.name: (server.base_model, server.config) for server in plan.servers}

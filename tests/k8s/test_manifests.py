@@ -9,6 +9,7 @@ import yaml
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.manifests import kubernetes as vllm_manifests
 from maitre.serving.manifests.kubernetes import DeploymentOptions
+from maitre.twin.limits import VllmLimits
 from maitre.workers.pool.kubernetes import COMPONENT, MODEL_LABEL, WORKER_PORT, deployment_name
 from tests.k8s.manifests import (
     BROUGHT,
@@ -33,7 +34,7 @@ def vllm_servers() -> Documents:
     """The manifests of a plan with one server."""
     config = {"max_num_seqs": 1, "max_num_batched_tokens": 1, "max_loras": 1, "max_lora_rank": 8}
     held = (AdapterShare("a", 1.0),)
-    server = PlannedServer("server-0", "m", {**config, "max_cpu_loras": 1}, held)
+    server = PlannedServer("server-0", "m", VllmLimits(**config, max_cpu_loras=1), held)
     files = vllm_manifests.render(PlacementPlan("p", (server,)), DeploymentOptions())
     return list(yaml.safe_load_all(files["vllm-server-0.yaml"]))
 

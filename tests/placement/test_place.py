@@ -26,6 +26,7 @@ from maitre.placement.search import fewest_servers
 from maitre.placement.settings import PlacementError, PlacementSettings
 from maitre.placement.simulate_plan import check_plan
 from maitre.twin import ServerProfile
+from maitre.twin.limits import VllmLimits
 
 MODEL = "llama-3.1-8b-instruct"
 FEW = settings(
@@ -77,9 +78,9 @@ def assert_sound(plan: PlacementPlan, catalogue: AdapterCatalogue) -> None:
     for shares in placed.values():
         assert math.isclose(sum(shares.values()), 1, abs_tol=1e-6)
     for server in plan.servers:
-        assert max(rank[held.adapter] for held in server.adapters) <= server.config["max_lora_rank"]
-        assert server.config["max_cpu_loras"] >= len(server.adapters)
-        assert server.config["max_cpu_loras"] >= server.config["max_loras"]
+        assert max(rank[held.adapter] for held in server.adapters) <= server.config.max_lora_rank
+        assert server.config.max_cpu_loras >= len(server.adapters)
+        assert server.config.max_cpu_loras >= server.config.max_loras
     assert 1 <= plan.lower_bound_gpus <= plan.gpus
     assert PlacementPlan.from_json(plan.to_json()) == plan
 
@@ -270,7 +271,7 @@ def test_one_large_rank_does_not_make_everyone_pay(profile: ServerProfile) -> No
     ranks = [8] * 300
     ranks[7] = 32
     plan = place(catalogue_of([0.3] * 300, ranks), profile, check_duration_s=0, baselines=False)
-    large = [server for server in plan.servers if server.config["max_lora_rank"] == 32]
+    large = [server for server in plan.servers if server.config.max_lora_rank == 32]
     assert len(large) == 1
     assert len(plan.servers) > 2
 
@@ -285,7 +286,7 @@ def test_a_check_finds_an_overloaded_server(profile: ServerProfile) -> None:
         "max_num_batched_tokens": 2048,
     }
     held = tuple(AdapterShare(str(name)) for name in catalogue.names)
-    plan = PlacementPlan("p", (PlannedServer("s", MODEL, config, held),))
+    plan = PlacementPlan("p", (PlannedServer("s", MODEL, VllmLimits(**config), held),))
     check = check_plan(plan, profile, catalogue, duration_s=60.0, workers=1)
     assert not check.passed
     assert check.unhealthy[0].health.reason

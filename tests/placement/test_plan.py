@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlanError, PlannedServer
+from maitre.twin.limits import VllmLimits
 
 CONFIG = {
     "max_loras": 4,
@@ -19,7 +20,11 @@ CONFIG = {
 
 def server(name: str, *held: tuple[str, float], **config: int) -> PlannedServer:
     return PlannedServer(
-        name, "m", {**CONFIG, **config}, tuple(AdapterShare(a, s) for a, s in held), {"risk": 0.1}
+        name,
+        "m",
+        VllmLimits(**{**CONFIG, **config}),
+        tuple(AdapterShare(a, s) for a, s in held),
+        {"risk": 0.1},
     )
 
 

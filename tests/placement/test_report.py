@@ -2,6 +2,7 @@
 
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.placement.report import plan_page
+from maitre.twin.limits import VllmLimits
 
 CONFIG = {
     "max_loras": 8,
@@ -14,7 +15,9 @@ CONFIG = {
 
 def test_the_page_is_self_contained_and_escapes_names() -> None:
     held = (AdapterShare("<script>alert(1)</script>"),)
-    server = PlannedServer("s<0>", "m", CONFIG, held, {"fill": 0.9, "starvation_risk": 0.01})
+    server = PlannedServer(
+        "s<0>", "m", VllmLimits(**CONFIG), held, {"fill": 0.9, "starvation_risk": 0.01}
+    )
     plan = PlacementPlan("p", (server,), 1, {"round_robin": 2})
     page = plan_page(plan, diff=plan.diff(plan))
     assert "s&lt;0&gt;" in page

@@ -4,15 +4,16 @@ from dataclasses import replace
 
 from maitre.serving.proxy.routes import RoutedServer, Routes
 from maitre.serving.served import same_servers, served_plan
+from maitre.twin.limits import VllmLimits
 
 SERVER = RoutedServer("http://127.0.0.1:1", "tiny")
-CONFIG = {
-    "max_loras": 4,
-    "max_cpu_loras": 4,
-    "max_lora_rank": 8,
-    "max_num_seqs": 8,
-    "max_num_batched_tokens": 512,
-}
+CONFIG = VllmLimits(
+    max_loras=4,
+    max_cpu_loras=4,
+    max_lora_rank=8,
+    max_num_seqs=8,
+    max_num_batched_tokens=512,
+)
 ROUTES = Routes({"s": SERVER, "t": SERVER, "idle": SERVER}, {"a": {"s": 3.0, "t": 1.0}})
 
 
@@ -34,5 +35,5 @@ def test_shares_adapters_and_options_make_a_difference_rounding_does_not() -> No
     for other in ({"a": {"s": 1.0, "t": 1.0}}, {"a": {"s": 1.0}}, {"b": {"s": 3.0, "t": 1.0}}):
         changed = served_plan(replace(ROUTES, adapters=other), configs, "cpu/tiny")
         assert not same_servers(plan, changed)
-    more = configs | {"t": CONFIG | {"max_loras": 8}}
+    more = configs | {"t": replace(CONFIG, max_loras=8, max_cpu_loras=8)}
     assert not same_servers(plan, served_plan(ROUTES, more, "cpu/tiny"))

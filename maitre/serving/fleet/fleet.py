@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
@@ -17,8 +18,9 @@ from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 from maitre.serving.fleet.adapter_folder import check_adapter
 from maitre.serving.fleet.apply import Applied, apply_steps
-from maitre.serving.fleet.local_server import LaunchOptions, LocalServer, slot_rank
+from maitre.serving.fleet.local_server import LaunchOptions, LocalServer
 from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes, read_routes, write_text
+from maitre.twin.limits import VllmLimits
 
 FLEET_FILE = "fleet.json"
 ROUTES_FILE = "routes.json"
@@ -33,7 +35,7 @@ class FleetServer:
     pid: int
     log: str
     base_model: str
-    config: dict[str, int]
+    config: VllmLimits
 
     def process(self) -> LocalServer:
         """Its process."""
@@ -65,9 +67,12 @@ def read_fleet(folder: Path) -> dict[str, FleetServer]:
     if not file.is_file():
         return {}
     try:
-        return {entry["name"]: FleetServer(**entry) for entry in json.loads(file.read_text())}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no list of servers ({error})") from error
+        return {
+            entry["name"]: FleetServer(**{**entry, "config": VllmLimits.of(entry["config"])})
+            for entry in json.loads(file.read_text())
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a list of servers: {error}") from error
 
 
 class LocalFleet:
@@ -218,16 +223,12 @@ class LocalFleet:
     # Below: files and processes.
 
     def _launch(self, wanted: PlannedServer) -> LocalServer:
-        config = wanted.config
+        limits: dict[str, Any] = dict(wanted.config.limits())
         launch = replace(
             self.options.launch,
             base_model=self.options.model_paths.get(wanted.base_model, wanted.base_model),
             served_name=wanted.base_model,
-            max_loras=config["max_loras"],
-            max_cpu_loras=config["max_cpu_loras"],
-            max_lora_rank=config["max_lora_rank"],
-            max_num_seqs=config["max_num_seqs"],
-            max_num_batched_tokens=config["max_num_batched_tokens"],
+            **limits,
         )
         return LocalServer.start(
             wanted.name,
@@ -237,9 +238,9 @@ class LocalFleet:
             prefix=self.options.prefix,
         )
 
-    def _checked(self, config: Mapping[str, int], adapter: str) -> Path:
+    def _checked(self, config: VllmLimits, adapter: str) -> Path:
         folder = self.options.adapters_folder.resolve() / adapter
-        check_adapter(folder, slot_rank(config["max_lora_rank"]))
+        check_adapter(folder, config.buffer_rank)
         return folder
 
     def _keep(self, wanted: PlannedServer, server: LocalServer) -> None:

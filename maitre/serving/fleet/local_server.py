@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from maitre.errors import UserError
 from maitre.processes.child import ChildProcess
 from maitre.processes.environment import child_environment
 from maitre.processes.ports import free_port
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
+from maitre.twin.limits import buffer_rank
 
 READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def vllm_python(venv: str) -> Path:
@@ -87,7 +86,7 @@ class LaunchOptions:
             command += [
                 "--enable-lora",
                 f"--max-loras={self.max_loras}",
-                f"--max-lora-rank={slot_rank(self.max_lora_rank)}",
+                f"--max-lora-rank={buffer_rank(self.max_lora_rank)}",
                 f"--max-cpu-loras={max(self.max_cpu_loras or 0, self.max_loras)}",
             ]
         if self.prompt_embeds:
@@ -106,14 +105,6 @@ class LaunchOptions:
         if self.threads:
             found["VLLM_CPU_OMP_THREADS_BIND"] = self.threads
         return found
-
-
-def slot_rank(rank: int) -> int:
-    """The smallest `--max-lora-rank` that vLLM accepts and that holds `rank`."""
-    for allowed in VLLM_RANKS:
-        if rank <= allowed:
-            return allowed
-    raise UserError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
 
 
 @dataclass(frozen=True)

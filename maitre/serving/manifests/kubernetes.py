@@ -14,14 +14,11 @@ from typing import Any
 
 import yaml
 
-from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 
 PORT = 8000
 PART_OF = {"app.kubernetes.io/part-of": "maitre"}
 
-# vLLM allocates LoRA buffers for one of these ranks only (vllm.config.LoRAConfig).
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 MODEL_IDS = {
     "llama-3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
@@ -81,14 +78,6 @@ def resource_name(server_name: str) -> str:
         return f"vllm-{cleaned}"
     digest = hashlib.sha256(server_name.encode()).hexdigest()[:8]
     return f"vllm-{cleaned[:43].strip('-')}-{digest}"
-
-
-def vllm_rank(rank: int) -> int:
-    """The smallest `--max-lora-rank` that vLLM accepts and that holds `rank`."""
-    for allowed in VLLM_RANKS:
-        if rank <= allowed:
-            return allowed
-    raise UserError(f"rank {rank} is above {VLLM_RANKS[-1]}, the largest that vLLM serves")
 
 
 def _selector(name: str) -> dict[str, str]:
@@ -203,19 +192,13 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
 
 def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[str]:
     """The command line of `vllm serve` for one planned server."""
-    config = server.config
     model = options.model_ids.get(server.base_model, server.base_model)
     return [
         f"--model={model}",
         f"--served-model-name={server.base_model}",
         f"--port={PORT}",
         f"--gpu-memory-utilization={options.gpu_memory_utilization}",
-        f"--max-num-seqs={config['max_num_seqs']}",
-        f"--max-num-batched-tokens={config['max_num_batched_tokens']}",
-        "--enable-lora",
-        f"--max-loras={config['max_loras']}",
-        f"--max-lora-rank={vllm_rank(config['max_lora_rank'])}",
-        f"--max-cpu-loras={config['max_cpu_loras']}",
+        *server.config.to_flags(),
         "--lora-modules",
         *(f"{a.adapter}={options.adapters_path}/{a.adapter}" for a in server.adapters),
     ]

@@ -18,7 +18,6 @@ from maitre.serving.manifests.kubernetes import (
     resource_name,
     routes,
     server_arguments,
-    vllm_rank,
 )
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
@@ -145,7 +144,6 @@ def _bare_servers(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, 
 
 def _model_spec(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
     repository, _, tag = options.image.rpartition(":")
-    config = server.config
     return {
         "name": resource_name(server.name),
         "repository": repository,
@@ -160,11 +158,8 @@ def _model_spec(server: PlannedServer, options: DeploymentOptions) -> dict[str, 
             "extraArgs": [
                 f"--served-model-name={resource_name(server.name)}",
                 f"--gpu-memory-utilization={options.gpu_memory_utilization}",
-                f"--max-num-seqs={config['max_num_seqs']}",
-                f"--max-num-batched-tokens={config['max_num_batched_tokens']}",
-                f"--max-loras={config['max_loras']}",
-                f"--max-lora-rank={vllm_rank(config['max_lora_rank'])}",
-                f"--max-cpu-loras={config['max_cpu_loras']}",
+                # The operator adds --enable-lora itself (enableLoRA).
+                *(flag for flag in server.config.to_flags() if flag != "--enable-lora"),
             ]
         },
         "env": [{"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"}],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -16,18 +17,19 @@ from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
 from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes, write_text
 from maitre.settings import Settings
+from maitre.twin.limits import VllmLimits
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.language_model import LanguageModel
 
 DOUBLE = Path(__file__).parents[2] / "serving" / "double"
-CONFIG = {
-    "max_loras": 4,
-    "max_cpu_loras": 4,
-    "max_lora_rank": 8,
-    "max_num_seqs": 8,
-    "max_num_batched_tokens": 512,
-}
+CONFIG = VllmLimits(
+    max_loras=4,
+    max_cpu_loras=4,
+    max_lora_rank=8,
+    max_num_seqs=8,
+    max_num_batched_tokens=512,
+)
 
 
 @pytest.fixture
@@ -105,6 +107,8 @@ def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan
     applied = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
     routed = Routes({"s": RoutedServer("http://s", "tiny")}, applied.servers_of())
     write_text(Path(gateway.routes_file), routed.to_json())
-    newer = PlannedServer("s", "tiny", CONFIG | {"max_loras": 8}, applied.servers[0].adapters)
+    newer = PlannedServer(
+        "s", "tiny", replace(CONFIG, max_loras=8, max_cpu_loras=8), applied.servers[0].adapters
+    )
     home.write_bytes(PLAN, PlacementPlan("cpu/tiny", (newer,)).to_json().encode())
     assert plan_in_service(home, gateway, "cpu/tiny") == applied

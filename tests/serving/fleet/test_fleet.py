@@ -9,6 +9,7 @@ from maitre.serving.client import VllmClient
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
 from maitre.serving.proxy.routes import read_routes
+from maitre.twin.limits import VllmLimits
 
 CONFIG = {
     "max_loras": 2,
@@ -26,7 +27,7 @@ def plan(servers: dict[str, dict[str, float]], **config: int) -> PlacementPlan:
             PlannedServer(
                 name,
                 "tiny",
-                {**CONFIG, **config},
+                VllmLimits(**{**CONFIG, **config}),
                 tuple(AdapterShare(a, share) for a, share in held.items()),
             )
             for name, held in servers.items()

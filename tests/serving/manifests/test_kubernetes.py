@@ -13,8 +13,8 @@ from maitre.serving.manifests.kubernetes import (
     resource_name,
     routes,
     server_arguments,
-    vllm_rank,
 )
+from maitre.twin.limits import VllmLimits, buffer_rank
 
 CONFIG = {
     "max_loras": 8,
@@ -31,7 +31,7 @@ def plan() -> PlacementPlan:
         PlannedServer(
             name=name,
             base_model="llama-3.1-8b-instruct",
-            config=CONFIG,
+            config=VllmLimits(**CONFIG),
             adapters=tuple(AdapterShare(a, s) for n, a, s in shares if n == name),
         )
         for name in ("server-0", "server-1")
@@ -117,7 +117,7 @@ def test_resource_names_are_distinct_dns_labels(names: list[str]) -> None:
 
 
 def test_a_rank_that_vllm_cannot_serve_is_an_error() -> None:
-    assert vllm_rank(8) == 8
-    assert vllm_rank(33) == 64
+    assert buffer_rank(8) == 8
+    assert buffer_rank(33) == 64
     with pytest.raises(ValueError, match="rank 1000"):
-        vllm_rank(1000)
+        buffer_rank(1000)

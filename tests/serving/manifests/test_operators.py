@@ -4,6 +4,7 @@ import yaml
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.manifests.kubernetes import DeploymentOptions
 from maitre.serving.manifests.operators import FORMATS, render_as
+from maitre.twin.limits import VllmLimits
 
 CONFIG = {
     "max_loras": 2,
@@ -15,7 +16,9 @@ CONFIG = {
 PLAN = PlacementPlan(
     "p",
     tuple(
-        PlannedServer(name, "llama", CONFIG, tuple(AdapterShare(a, s) for a, s in held.items()))
+        PlannedServer(
+            name, "llama", VllmLimits(**CONFIG), tuple(AdapterShare(a, s) for a, s in held.items())
+        )
         for name, held in {"s": {"a": 1.0, "Hot_1": 0.5}, "t": {"Hot_1": 0.5}}.items()
     ),
 )
