@@ -70,7 +70,7 @@ def _runs(
             },
             job_code_origin=origin,
         )
-        instance.launch_run(run.run_id, None)  # type: ignore[arg-type]
+        instance.launch_run(run.run_id, None)
         time.sleep(1.0)
         until(lambda: any(worker.is_idle for worker in pool.workers()), 120.0)
         ended = instance.get_run_by_id(run.run_id)

@@ -73,7 +73,7 @@ def test_the_pods_of_runs_and_steps_are_let_in_everywhere_they_go(
 
     with dg.DagsterInstance.ephemeral() as instance:
         run = instance.create_run_for_job(nothing)
-    context = K8sContainerContext.create_for_run(run, launcher, include_run_tags=False)  # type: ignore[arg-type]
+    context = K8sContainerContext.create_for_run(run, launcher, include_run_tags=False)
     made = construct_dagster_k8s_job(
         context.get_k8s_job_config("maitre:0.1.0", launcher),
         args=["dagster", "api"],

@@ -161,7 +161,7 @@ def test_a_server_that_the_twin_refuses_is_not_filled(
 ) -> None:
     honest = verify.check_servers
 
-    def strict(servers, *args, rate_factor, **kwargs):  # type: ignore[no-untyped-def]
+    def strict(servers, *args, rate_factor, **kwargs):
         checks = honest(servers, *args, rate_factor=rate_factor, **kwargs)
         return [_failed(check) for check in checks] if rate_factor > 1.06 else checks
 
@@ -193,7 +193,7 @@ def _failed(check: ServerCheck) -> ServerCheck:
 
 
 def _Risk(risk: float) -> Capacity:  # noqa: N802
-    return Capacity(None, None, risk, 1)  # type: ignore[arg-type]
+    return Capacity(None, None, risk, 1)
 
 
 def test_relief_keeps_replicas_apart(capacity: Capacity) -> None:

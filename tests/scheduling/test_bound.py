@@ -1,15 +1,10 @@
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from maitre.scheduling import POLICIES, Cluster, Job, ModelSpec, named_policy, simulate
 from maitre.scheduling.bound import clairvoyant_bound, least_gpu_s
-
-sys.path.insert(0, str(Path(__file__).parent))
-from exact_search import INFINITE, cheapest_gpu_s
+from tests.scheduling.exact_search import INFINITE, cheapest_gpu_s
 
 TINY = ModelSpec("m", 2.0, 1.0, 0.0, {1: 1.0, 2: 0.5})
 SUBLINEAR = ModelSpec("m", 1.0, 1.0, 0.0, {1: 1.0, 2: 0.75})

@@ -1,6 +1,5 @@
 """Every policy's files against a second, independent reading of the contract."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,7 @@ from maitre.scheduling import (
     write_jobs,
 )
 from maitre.scheduling.workload import WorkloadOptions, generate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from contract_checker import check
+from tests.scheduling.contract_checker import check
 
 CLUSTER = {
     "gpus": 12,

@@ -87,7 +87,7 @@ def test_a_preempted_jobs_worker_gets_the_other_when_it_has_let_go(
     )
     assert placed is not None
     preempted: list[str] = []
-    pool.client = lambda url: SimpleNamespace(preempt=preempted.append)  # type: ignore[method-assign,assignment,return-value]
+    pool.client = lambda url: SimpleNamespace(preempt=preempted.append)
     done = schedule(settings, instance, pool, [tight], NOW)
     assert preempted == [placed.attempt]
     assert done.starts == []
@@ -126,7 +126,7 @@ def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
     # Nobody listens there.
     leases.grant("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
     pool = SaidPool(idle=1)
-    pool.client = lambda url: WorkerClient(url, "token", 1.0)  # type: ignore[method-assign]
+    pool.client = lambda url: WorkerClient(url, "token", 1.0)
     rounds = [schedule(settings, instance, pool, [], NOW) for _ in range(3)]
     assert [done.notes for done in rounds] == [["run waits for a worker"], [], []]
     assert all(done.unsettled for done in rounds)
@@ -149,7 +149,7 @@ def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -
     launcher = WarmPoolRunLauncher(settings=settings)
     instance: Any = SimpleNamespace(run_launcher=launcher, get_run_by_id=lambda _: run)
     pool = SaidPool(idle=1)
-    pool.client = lambda url: WorkerClient(url, "token", 1.0)  # type: ignore[method-assign]
+    pool.client = lambda url: WorkerClient(url, "token", 1.0)
     schedule(settings, instance, pool, [], NOW)
     [tick] = (Path(settings.home) / "ticks").iterdir()
     [waiting] = read_tick(tick)["pools"]["tiny"]["queued"]

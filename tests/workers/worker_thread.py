@@ -57,7 +57,7 @@ class Held:
             "w", "tiny", execute, self.leases, checkpoints, log, release_slots=self.released.append
         )
         # Dagster's interrupts are not at hand here; the steps ask by themselves.
-        self.worker._interrupt = lambda: None  # type: ignore[method-assign]
+        self.worker._interrupt = lambda: None
         app = app_for(self.worker, "secret")
         self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
         threading.Thread(target=self.server.run, daemon=True).start()

@@ -1,5 +1,7 @@
 """The plan at the objective that its configuration names, and the check that holds it to that."""
 
+from typing import Any
+
 import dagster as dg
 import pandas as pd
 import pytest
@@ -71,11 +73,11 @@ def test_a_plan_keeps_the_objective_that_is_asked_for(resources: dict[str, objec
 def test_the_check_judges_by_the_plans_own_objective(
     resources: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = []
+    judged: list[Any] = []
 
     def note_rule(*given: object, **options: object) -> object:
         judged.append(options["rule"])
-        return check_plan(*given, **options)  # type: ignore[arg-type]
+        return check_plan(*given, **options)
 
     monkeypatch.setattr("maitre.placement.simulate_plan.check_plan", note_rule)
     placed(resources, 400.0)

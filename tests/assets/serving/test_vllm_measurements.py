@@ -100,6 +100,7 @@ def test_a_profile_that_nobody_measured_is_not_held_against_anything(
     home: DataHome, inputs: Inputs
 ) -> None:
     check = twin_fidelity(home=home, inputs=inputs)
+    assert isinstance(check, dg.AssetCheckResult)
     assert check.passed
     assert check.metadata["measured"].value is False
 

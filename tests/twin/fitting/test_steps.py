@@ -1,6 +1,7 @@
 """Steps are read off token arrivals of an engine whose every step is known."""
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ def served(rate_rps: float, seed: int) -> tuple[list[dict], list[tuple[int, int]
     """Requests of one adapter through a chunked scheduler; and (decoding, prefill) of each step."""
     random = np.random.default_rng(seed)
     sent = np.cumsum(random.exponential(1 / rate_rps, 60))
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"sent_s": float(at), "left": int(random.integers(5, 60)), "chunk_s": [],
          "output": int(random.integers(4, 20))} for at in sent
     ]  # fmt: skip

@@ -29,7 +29,7 @@ def monitor(live: Live, run_id: str) -> None:
     """One look of Dagster's run monitoring at a started run."""
     [record] = live.instance.get_run_records(dg.RunsFilter(run_ids=[run_id]))
     if record.dagster_run.status is dg.DagsterRunStatus.STARTED:
-        monitor_started_run(live.instance, None, record, logging.getLogger("test"))  # type: ignore[arg-type]
+        monitor_started_run(live.instance, None, record, logging.getLogger("test"))
 
 
 def monitor_until_moved(live: Live, run_id: str, worker: str) -> None:
@@ -65,7 +65,7 @@ def ends(live: Live, run_id: str) -> list[str]:
 def submit(live: Live, run_id: str) -> None:
     run = live.instance.get_run_by_id(run_id)
     assert run is not None
-    live.instance.run_coordinator.submit_run(SubmitRunContext(run, None))  # type: ignore[arg-type]
+    live.instance.run_coordinator.submit_run(SubmitRunContext(run, None))
 
 
 def launcher(live: Live) -> WarmPoolRunLauncher:

@@ -103,7 +103,7 @@ def test_a_run_that_went_back_to_dagsters_queue_is_left_to_it(runs: Runs) -> Non
     launcher = runs.instance.run_launcher
     assert isinstance(launcher, WarmPoolRunLauncher)
     for run in (queued, starting):
-        assert not launcher.take_over(run, None, [])  # type: ignore[arg-type]
+        assert not launcher.take_over(run, None, [])
         assert runs.state(run.run_id) is LeaseState.RELEASED
         assert runs.status(run.run_id) is run.status
 

@@ -59,7 +59,7 @@ class Jobs(RunLauncher[Any]):
     def resume_run(self, context: ResumeRunContext) -> None:
         self.resumed += 1
         if self.answers:
-            self.launch_run(context)  # type: ignore[arg-type]
+            self.launch_run(context)
 
     def get_run_worker_debug_info(
         self, run: dg.DagsterRun, include_container_logs: bool | None = True
@@ -94,7 +94,7 @@ def monitored(tmp_path: Any) -> Iterator[tuple[dg.DagsterInstance, Jobs, str]]:
 def look(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
     [record] = instance.get_run_records(dg.RunsFilter(run_ids=[run_id]))
     if record.dagster_run.status is dg.DagsterRunStatus.STARTED:
-        monitor_started_run(instance, None, record, logging.getLogger("test"))  # type: ignore[arg-type]
+        monitor_started_run(instance, None, record, logging.getLogger("test"))
     run = instance.get_run_by_id(run_id)
     assert run is not None
     return run.status

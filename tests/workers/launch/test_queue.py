@@ -155,5 +155,5 @@ def test_a_run_that_was_cancelled_while_it_was_refused_is_not_queued(
     monkeypatch.setattr(queue.instance.run_launcher, "launch_run", refuse)
     coordinator = queue.instance.run_coordinator
     assert isinstance(coordinator, WarmPoolRunCoordinator)
-    answer = coordinator.submit_run(SubmitRunContext(run, None))  # type: ignore[arg-type]
+    answer = coordinator.submit_run(SubmitRunContext(run, None))
     assert answer.status is queue.status(run) is dg.DagsterRunStatus.CANCELED

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,7 +23,7 @@ from tests.workers.kubernetes_double import Cluster, kubernetes_double
 
 LABELS = {"app.kubernetes.io/component": "warm-worker", "maitre/base-model": "tiny-1.5b"}
 NAME = "worker-tiny-1-5b"
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "metadata": {"name": NAME},
     "spec": {
         "replicas": 2,

@@ -62,7 +62,7 @@ def test_two_workers_tune_one_run_and_come_to_what_one_comes_to(live: Live) -> N
         events = live.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         made = events[0].asset_materialization
         assert made is not None
-        return float(made.metadata["eval_loss"].value)  # type: ignore[arg-type]
+        return float(made.metadata["eval_loss"].value)
 
     assert loss(both) == pytest.approx(loss(alone), rel=0.05)
 

@@ -51,7 +51,7 @@ def request(
 def worker(name: str, state: str | None, claim: ClaimView | None = None) -> PoolWorker:
     view = None
     if state is not None:
-        view = WorkerView(name, "tiny", state, NOW_S - 3, NOW_S - 60, claim)  # type: ignore[arg-type]
+        view = WorkerView(name, "tiny", state, NOW_S - 3, NOW_S - 60, claim)
     return PoolWorker(name, "http://x" if state else "", "tiny", NOW_S - 4, view)
 
 

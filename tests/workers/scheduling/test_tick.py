@@ -31,8 +31,8 @@ def tick(
 ) -> list[StartRun]:
     """A tick whose policy starts everything that waits on the worker `w`."""
 
-    def schedule(_: object, __: object, ___: object, waiting: Sequence[TuningRequest], now: object):  # type: ignore[no-untyped-def]
-        held = [r for r in waiting if store.take(r.request_id, owner="worker w", now=now, hold_s=9)]  # type: ignore[arg-type]
+    def schedule(_: object, __: object, ___: object, waiting: Sequence[TuningRequest], now: object):
+        held = [r for r in waiting if store.take(r.request_id, owner="worker w", now=now, hold_s=9)]
         return Round(starts=[StartRun(request, ("w",)) for request in held])
 
     monkeypatch.setattr(module, "schedule", schedule)
@@ -42,7 +42,7 @@ def tick(
         return Tick(
             settings,
             instance,
-            pool,  # type: ignore[arg-type]
+            pool,
             lambda: store.find([RequestState.QUEUED]),
             lambda _: None,
             for_s,
