@@ -31,7 +31,7 @@ class Settings(BaseModel):
         ".maitre/models/smollm2-135m-instruct",
         description="Folder in Hugging Face's layout, or a hub id.",
     )
-    tasks: str = Field(".maitre/tasks", description="Folder with one folder a task.")
+    tasks: str = Field(".maitre/tasks", description="Folder with one folder per task.")
     held_back: tuple[str, ...] = Field(
         (), description="Tasks that stay out of the bank and are tuned on request."
     )
@@ -94,8 +94,8 @@ class Settings(BaseModel):
     def read(cls, path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the settings file, then let the environment override it.
 
-        Raises `SettingsError` when a named file is missing, is no YAML mapping, or has an unknown
-        or ill-typed field.
+        Raises `SettingsError` when a named file is missing or is not a YAML mapping, or a field is
+        unknown or of the wrong type.
         """
         named = path or (Path(p) if (p := environment.get("MAITRE_SETTINGS")) else None)
         if named and not named.is_file():

@@ -27,7 +27,7 @@ class Gateway(dg.ConfigurableResource):
         """Where requests go; none where nothing was deployed from here.
 
         Raises:
-            ValueError: the file is no route file.
+            ValueError: the file is not a route file.
         """
         return read_routes(Path(self.routes_file))
 

@@ -27,7 +27,7 @@ HEADER = "adapter,base_model,rank,rate_rps\n"
 BAD_CATALOGUES = {
     "missing column": (f"adapter,base_model,rank\na,{MODEL},8\n", "column 'rate_rps' is missing"),
     "negative rate": (f"{HEADER}a,{MODEL},8,1\nb,{MODEL},8,-0.5\n", "row 2: rate_rps"),
-    "rank that is no number": (f"{HEADER}a,{MODEL},eight,1\n", "row 1: rank 'eight'"),
+    "rank that is not a number": (f"{HEADER}a,{MODEL},eight,1\n", "row 1: rank 'eight'"),
     "unknown base model": (f"{HEADER}a,gpt-9,8,1\n", "row 1: base_model 'gpt-9'"),
     "no rows": (HEADER, "no rows"),
 }

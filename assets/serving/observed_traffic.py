@@ -80,7 +80,7 @@ def observed_traffic(
 
 
 def server_table(sights: Sequence[Sight]) -> pd.DataFrame:
-    """One row a server as it was last seen, with its throughput and why it starves, if it does."""
+    """Return one row per server: its last figures, its throughput, and whether it starves."""
     waits = starving(sights[0], sights[-1])
     tokens = throughput_tps(sights)
     columns = ("server", "running", "waiting", "waiting_for_slot", "kv_usage")

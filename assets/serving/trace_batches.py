@@ -1,4 +1,4 @@
-"""`trace_batches`: the traces of one batch of configurations, a partition a profile and batch.
+"""`trace_batches`: the traces of one batch of configurations, one partition per profile and batch.
 
 A backfill of partitions fans the simulation out, over processes here or pods on a cluster;
 `twin_traces` takes the batches that are there and simulates the others itself.

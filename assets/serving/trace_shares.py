@@ -1,6 +1,6 @@
 """`simulate_traces`: the traces of a design, simulated by many steps at once.
 
-Each step takes every so-manieth batch and keeps it in the data home; nothing passes from step to
+Each step takes every n-th batch and keeps it in the data home; nothing passes from step to
 step, so that their pods share no disk but the data home. `twin_traces` then takes the batches over
 and simulates what active learning chooses after them.
 """

@@ -1,4 +1,4 @@
-"""`vllm_measurements`: what real servers answered, a partition a kind of server."""
+"""`vllm_measurements`: what real servers answered, one partition per kind of server."""
 
 import hashlib
 from pathlib import Path

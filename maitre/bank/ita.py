@@ -47,7 +47,7 @@ class ItaModel:
     probed: tuple[float, float, float]
 
     def predict(self, start_loss: float, probed_loss: float | None, entropy: float) -> float:
-        """Iterations to accuracy of a start; infinite where a loss is no number."""
+        """Iterations to accuracy of a start; infinite where a loss is not a number."""
         row = _features(start_loss, probed_loss, entropy)
         if not np.isfinite(row).all():
             return math.inf

@@ -24,7 +24,7 @@ app = typer.Typer(help="Make a placement plan true.", no_args_is_help=True)
 @app.command()
 def local(
     plan: Annotated[Path, typer.Argument(help="The plan, as `maitre place --json` prints it.")],
-    adapters: Annotated[Path, typer.Option(help="Folder with one folder an adapter.")],
+    adapters: Annotated[Path, typer.Option(help="Folder with one folder per adapter.")],
     model: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER of a base model; repeatable.")
     ] = None,

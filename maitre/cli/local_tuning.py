@@ -270,7 +270,7 @@ def _sentence(report: dict[str, Any]) -> str:
         "target": "reached its target",
         "max_iterations": "ended at the iteration limit",
         "cancelled": "was cancelled",
-        "diverged": "came to a loss that is no number and was stopped; the best before is kept",
+        "diverged": "came to a loss that is not a number and was stopped; the best before is kept",
     }[report["stopped_because"]]
     return (
         f"{report['task']} {ended} after {report['iterations']} iterations and "

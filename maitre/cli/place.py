@@ -22,7 +22,9 @@ Profiles = Annotated[
 ]
 Models = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of a capacity model, one a profile; else the steady state decides."),
+    typer.Option(
+        help="Folder of a capacity model, one per profile; else the steady state decides."
+    ),
 ]
 
 
@@ -33,7 +35,7 @@ def place(
     risk: Annotated[float, typer.Option(help="Largest risk of an unhealthy server.")] = 0.01,
     ttft_slo: Annotated[float, typer.Option(help="Time to first token p99, in ms.")] = 10_000.0,
     headroom: Annotated[
-        float, typer.Option(help="Part above the told rates at which the risk is promised.")
+        float, typer.Option(help="Part above the catalogue's rates at which the risk is promised.")
     ] = 0.05,
     check_duration: Annotated[
         float, typer.Option(help="Simulated seconds of each server's check, at least 300; 0: none.")
@@ -188,7 +190,7 @@ def _kinds(profiles: list[str], models: list[Path]) -> "list[GpuKind]":
             try:
                 price = float(given)
             except ValueError:
-                raise PlacementError(f"--profile {text}: {given!r} is no price") from None
+                raise PlacementError(f"--profile {text}: {given!r} is not a price") from None
             if not 0 < price < float("inf"):
                 raise PlacementError(f"--profile {text}: a price must be above 0")
         found = ServerProfile.load(name)
@@ -219,7 +221,7 @@ def _count(option: str, adapter: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise PlacementError(f"{option} {adapter}={text}: {text!r} is no whole number") from None
+        raise PlacementError(f"{option} {adapter}={text}: {text!r} is not a whole number") from None
 
 
 def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ def bank_url(bank: str | None) -> str:
         return bank
     settings = Settings.read()
     if not Path(settings.base_model).is_dir():
-        raise UserError(f"base model {settings.base_model} is no local folder: give --bank")
+        raise UserError(f"base model {settings.base_model} is not a local folder: give --bank")
     return HomeFiles(settings.home).bank_url(weights_hash(Path(settings.base_model)))
 
 

@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def measure(
     url: Annotated[str, typer.Option(help="Address of a vLLM server, http://host:port.")],
     adapters: Annotated[
-        Path, typer.Option(help="Folder with one folder an adapter; the server must see it too.")
+        Path, typer.Option(help="Folder with one folder per adapter; the server must see it too.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the samples; must hold none yet.")],
     profile: Annotated[

@@ -37,7 +37,7 @@ def adapter_terms(
 ) -> np.ndarray:
     """The additive terms of each adapter: shape (adapters, len(TERMS)), columns as `TERMS`.
 
-    All arrays have one entry an adapter; an adapter of which a server takes only a share enters
+    All arrays have one entry per adapter; an adapter of which a server takes only a share enters
     with its rate times that share.
     """
     rates = np.asarray(rates_rps, dtype=np.float64)

@@ -86,7 +86,7 @@ def relaxed_servers(
 ) -> tuple[float, ...]:
     """The bounds before rounding up.
 
-    The program is solved at the rates told; its worths serve at all multiples of them.
+    The program is solved at the catalogue's rates; its worths serve at all multiples of them.
 
     Raises:
         BoundError: no server makes a step within the objective for first tokens.

@@ -55,7 +55,7 @@ class AdapterCatalogue:
         Raises:
             CatalogueError: no table, a column missing or there twice, rows of too many fields,
                 no rows, a duplicate or unsafe name (`is_safe_name`), negative or NaN rate, rank
-                that is no positive whole number, unknown base model, rank above `max_rank`.
+                that is not a positive whole number, unknown base model, rank above `max_rank`.
                 Nothing is returned unless every row is sound.
             FileNotFoundError: there is no such file.
         """
@@ -85,8 +85,8 @@ class AdapterCatalogue:
         ranks = _numbers(frame, "rank")
         rates = _numbers(frame, "rate_rps")
         problems.add(~np.isfinite(ranks) | (ranks < 1) | (ranks % 1 != 0), frame["rank"], "rank",
-                     "is no positive whole number")  # fmt: skip
-        problems.add(~np.isfinite(rates), frame["rate_rps"], "rate_rps", "is no number")
+                     "is not a positive whole number")  # fmt: skip
+        problems.add(~np.isfinite(rates), frame["rate_rps"], "rate_rps", "is not a number")
         problems.add(rates < 0, frame["rate_rps"], "rate_rps", "is negative")
         lengths = [_mean_lengths(frame, column, problems) for column in LENGTH_COLUMNS]
         _check_names(names, frame["adapter"], problems)
@@ -208,7 +208,7 @@ def _check_names(names: np.ndarray, values: pd.Series, problems: RowProblems) ->
     unsafe = given & ~np.array([is_safe_name(str(name)) for name in names], dtype=bool)
     problems.add(
         unsafe, values, "adapter",
-        "is no safe name: it takes letters, digits, '.', '_', '-', and '/' between parts",
+        "is not a safe name: it takes letters, digits, '.', '_', '-', and '/' between parts",
     )  # fmt: skip
     duplicated = pd.Series(names).duplicated(keep="first").to_numpy()
     problems.add(given & duplicated, values, "adapter", "is listed more than once")
@@ -227,7 +227,7 @@ def _mean_lengths(frame: pd.DataFrame, column: str, problems: RowProblems) -> np
     numbers = _numbers(frame, column)
     absent = frame[column].isna().to_numpy()
     bad = ~absent & ~(np.isfinite(numbers) & (numbers > 0))
-    problems.add(bad, frame[column], column, "is no positive number")
+    problems.add(bad, frame[column], column, "is not a positive number")
     return numbers
 
 

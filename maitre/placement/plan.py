@@ -17,7 +17,7 @@ SHARE_TOLERANCE = 1e-6
 
 
 class PlanError(UserError):
-    """A plan that contradicts itself, or a document that is no plan."""
+    """A plan that contradicts itself, or a document that is not a plan."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PlacementPlan:
 
     @property
     def gpus(self) -> int:
-        """GPUs the plan uses: one a server."""
+        """GPUs the plan uses: one per server."""
         return len(self.servers)
 
     def servers_of(self) -> dict[str, dict[str, float]]:
@@ -120,7 +120,7 @@ class PlacementPlan:
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
-            raise PlanError(f"the plan is no JSON: {error}") from error
+            raise PlanError(f"the plan is not JSON: {error}") from error
         return cls.from_dict(document)
 
     @classmethod

@@ -70,8 +70,8 @@ def _promise(plan: PlacementPlan) -> str:
     if not {"risk", "headroom", "ttft_slo_ms"} <= known.keys():
         return ""
     text = (
-        f"Promised: at rates {100 * known['headroom']:g} % above those told, every server keeps "
-        f"up and begins to answer within {known['ttft_slo_ms'] / 1000:g} s (99th percentile, each "
+        f"Promised: at rates {100 * known['headroom']:g} % above the catalogue's, every server "
+        f"keeps up and begins to answer within {known['ttft_slo_ms'] / 1000:g} s (99th percentile, each "
         f"adapter), with a risk of at most {known['risk']:g}."
     )
     if checked := known.get("servers_checked"):

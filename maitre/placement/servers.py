@@ -71,7 +71,7 @@ def _numbered(base_model: str, names: Sequence[str], count: int) -> list[str]:
 
 
 def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> dict[str, Any]:
-    """What is expected of one server: its load as told, the rest with the headroom on top."""
+    """Return what to expect of a server: load at the catalogue's rates, else with the headroom."""
     values = dict(zip(FLUID_FEATURES, fluid.tolist(), strict=True))
     return {
         "rate_rps": round(float(sets.column("rate_rps")[i]), 4),

@@ -54,8 +54,8 @@ class PlacementSettings:
                 raise PlacementError(f"{name} is {value!r}; it must lie between {low} and {high}")
         if not 0 <= self.headroom < 10:
             raise PlacementError(
-                f"headroom is {self.headroom!r}; it is the part above the told rates that servers "
-                "must bear too, at least 0 and below 10"
+                f"headroom: expected the part above the catalogue's rates that servers must sustain, "
+                f"from 0 to below 10; got {self.headroom!r}"
             )
         checked_s = self.check_duration_s
         if checked_s != 0 and not SHORTEST_CHECK_S <= checked_s < np.inf:
@@ -121,7 +121,7 @@ class Constraints:
             if count < 1
         ]
         problems += [
-            f"pin: server {server!r} is no safe name: it takes letters, digits, '.', '_' and '-'"
+            f"pin: server {server!r} is not a safe name: it takes letters, digits, '.', '_' and '-'"
             for server in self.pinned_servers
             if not is_safe_name(server)
         ]

@@ -72,7 +72,7 @@ class WorkloadOptions:
 def read_arrivals(path: Path) -> np.ndarray:
     """Submission times of a trace in seconds, rising (column `submission_time` or `submitted_s`).
 
-    Raises `SchedulingError` for a missing column or a value that is no number.
+    Raises `SchedulingError` for a missing column or a value that is not a number.
     """
     with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)

@@ -103,7 +103,7 @@ class VllmClient:
         try:
             return parse_metrics(text)
         except ValueError as error:
-            raise VllmError(f"{self.url}/metrics is no Prometheus text: {error}") from error
+            raise VllmError(f"{self.url}/metrics is not Prometheus text: {error}") from error
 
     def complete(
         self,

@@ -89,7 +89,7 @@ def parse_metrics(text: str) -> ServerMetrics:
     """Read the Prometheus text that a server answers.
 
     Raises:
-        ValueError: it is no Prometheus text.
+        ValueError: it is not Prometheus text.
     """
     samples = _samples(text)
     names = {sample.name for sample in samples}

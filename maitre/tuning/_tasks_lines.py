@@ -64,7 +64,7 @@ def read_lines(path: Path) -> list[tuple[int, Example]]:
     """Read a JSONL file of examples with their line numbers (from 1); blank lines are passed over.
 
     Raises:
-        TaskError: the file is missing or holds no example, or a line is no example.
+        TaskError: the file is missing or holds no example, or a line is not a example.
     """
     try:
         raw = path.read_bytes()

@@ -78,7 +78,7 @@ def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | N
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         if metadata.get("format") != _FORMAT:
-            raise TuningInputError(f"{path}: is no checkpoint of this version")
+            raise TuningInputError(f"{path}: is not a checkpoint of this version")
         if metadata["identity"] != identity:
             other = _difference(metadata["identity"], identity)
             raise TuningInputError(

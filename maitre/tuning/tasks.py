@@ -148,7 +148,7 @@ class Task:
         A task folder that exists is replaced; one that holds other files is left alone.
 
         Raises:
-            TaskError: the folder holds something that is no task file.
+            TaskError: the folder holds something that is not a task file.
         """
         folder = Path(folder)
         _check_replaceable(folder)
@@ -290,4 +290,6 @@ def _check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise TaskError(f"{folder}: is a file; a task is saved as a folder")
     if others := sorted({path.name for path in folder.iterdir()} - set(_FILES)):
-        raise TaskError(f"{folder}: holds {others[0]!r}, which is no task file; nothing was saved")
+        raise TaskError(
+            f"{folder}: holds {others[0]!r}, which is not a task file; nothing was saved"
+        )

@@ -82,7 +82,7 @@ def _stored_tensors(file: Path) -> list[_StoredTensor]:
             if name != "__metadata__"
         ]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{file} is no whole safetensors file: unreadable header") from error
+        raise UserError(f"{file} is not a whole safetensors file: unreadable header") from error
     if any(tensor.end > size for tensor in tensors):
         raise UserError(f"{file} is truncated: {size} bytes are fewer than its header promises")
     return tensors

@@ -131,7 +131,7 @@ class Workload:
             try:
                 columns[name] = np.asarray(frame[name], np.float64)
             except (TypeError, ValueError) as error:
-                raise TwinInputError(f"trace.{name}: holds a value that is no number") from error
+                raise TwinInputError(f"trace.{name}: holds a value that is not a number") from error
             bad = ~(np.isfinite(columns[name]) & (columns[name] >= least))
             require(
                 not bad.any(),

@@ -73,7 +73,7 @@ def test_fewer_moves_than_none_are_refused(
 def test_a_running_plan_that_is_none_is_refused(catalogue: Path, tmp_path: Path) -> None:
     assert "is a folder" in refused(catalogue, "--from", str(tmp_path))
     assert "there is no such plan" in refused(catalogue, "--from", str(tmp_path / "absent"))
-    assert "the plan is no JSON" in refused(catalogue, "--from", str(catalogue))
+    assert "the plan is not JSON" in refused(catalogue, "--from", str(catalogue))
 
 
 def test_a_changed_plan_is_checked_in_the_twin(catalogue: Path, running: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_if_adapters_are_spoken_of_only_where_there_are_any(tmp_path: Path)
 
 def test_a_check_too_short_and_less_than_told_are_refused(catalogue: Path) -> None:
     assert "at least 300 simulated seconds" in refused(catalogue, "--check-duration", "60")
-    assert "headroom is -0.9" in refused(catalogue, "--headroom", "-0.9")
+    assert "got -0.9" in refused(catalogue, "--headroom", "-0.9")
 
 
 def document(text: str) -> PlacementPlan:

@@ -130,7 +130,7 @@ def test_names_that_a_command_line_or_a_path_would_misread_are_refused(
     if safe:
         assert AdapterCatalogue.from_frame(frame).names[1] == name
         return
-    with pytest.raises(CatalogueError, match=r"row 2: adapter '.*' is no safe name"):
+    with pytest.raises(CatalogueError, match=r"row 2: adapter '.*' is not a safe name"):
         AdapterCatalogue.from_frame(frame)
 
 

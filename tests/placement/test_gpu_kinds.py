@@ -114,15 +114,15 @@ def test_pins_to_one_server_keep_adapters_on_one_kind(
 
 
 def test_an_unsafe_server_name_is_refused(profile: ServerProfile) -> None:
-    with pytest.raises(CatalogueError, match=r"pin: server '\.\./gold' is no safe name"):
+    with pytest.raises(CatalogueError, match=r"pin: server '\.\./gold' is not a safe name"):
         place(mixed_catalogue(3), profile, pins={"a1": "../gold"})
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"headroom": -0.01}, "headroom is -0.01"),
-        ({"headroom": float("nan")}, "headroom is nan"),
+        ({"headroom": -0.01}, "got -0.01"),
+        ({"headroom": float("nan")}, "got nan"),
         ({"check_duration_s": 60.0}, "give at least 300 simulated seconds"),
         ({"check_duration_s": float("inf")}, "check_duration_s is inf"),
         ({"check_servers": 0}, "check_servers is 0"),

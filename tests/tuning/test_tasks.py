@@ -211,7 +211,7 @@ def test_a_failing_save_leaves_the_old_task(tmp_path, monkeypatch):
 def test_save_takes_no_folder_that_holds_something_else(tmp_path):
     folder = make_task(tmp_path)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(TaskError, match=r"holds 'notes.txt', which is no task file"):
+    with pytest.raises(TaskError, match=r"holds 'notes.txt', which is not a task file"):
         Task.load(folder).save(folder)
 
 

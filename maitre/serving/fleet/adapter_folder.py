@@ -17,7 +17,7 @@ def adapter_rank(folder: Path) -> int:
     """The rank of the LoRA adapter in a folder of peft's format.
 
     Raises:
-        AdapterError: a file is missing, or it is no LoRA adapter.
+        AdapterError: a file is missing, or it is not a LoRA adapter.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():

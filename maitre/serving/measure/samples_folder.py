@@ -68,7 +68,7 @@ class Measurement:
         """What is known of the server, `server` apart.
 
         Raises:
-            FileNotFoundError: it is no measurement's folder.
+            FileNotFoundError: it is not a measurement's folder.
         """
         file = self.folder / SERVER_FILE
         if not file.is_file():

@@ -68,7 +68,7 @@ class PromptEmbedder:
         """Read a base model's embeddings and tokenizer.
 
         Raises:
-            ValueError: the folder is no model's.
+            ValueError: the folder is not a model's.
         """
         from transformers import AutoTokenizer
 

@@ -102,7 +102,7 @@ class _Proxy:
             body = await request.json()
             model = body["model"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-            return _refuse(400, "the request is no JSON object with a 'model'")
+            return _refuse(400, "the request is not a JSON object with a 'model'")
         routes = self._current()
         weights = routes.servers_for(model) if isinstance(model, str) else {}
         if not weights:

@@ -35,7 +35,7 @@ def check_samples(samples: Any) -> None:
     require(not missing, f"samples: no column {', '.join(missing)}")
     require(len(samples) > 0, "samples: there are none")
     strange = set(samples["outcome"]) - set(OUTCOMES)
-    require(not strange, f"samples.outcome: {sorted(strange)} is none of {OUTCOMES}")
+    require(not strange, f"samples.outcome: {sorted(strange)} is not one of {OUTCOMES}")
 
 
 def completed_in_time(part: Any) -> Any:

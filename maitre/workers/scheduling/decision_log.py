@@ -45,7 +45,7 @@ _PARTS = ("policy", "time_s", "held", "cluster", "pools", "actions")
 
 
 class TickError(UserError):
-    """A file is no tick; the message says which and why."""
+    """A file is not a tick; the message says which and why."""
 
 
 def to_document(snapshot: Snapshot, policy: str, actions: Sequence[act.Action]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def to_document(snapshot: Snapshot, policy: str, actions: Sequence[act.Action]) 
 
 
 def from_document(document: dict[str, Any]) -> Snapshot:
-    """The snapshot that a decision was taken on; `TickError` when the document is no tick."""
+    """The snapshot that a decision was taken on; `TickError` when the document is not a tick."""
     if document.get("format") != FORMAT:
         raise TickError(f"expected a document of the format {FORMAT}")
     try:
@@ -87,7 +87,7 @@ def from_document(document: dict[str, Any]) -> Snapshot:
 
 
 def decided(document: dict[str, Any]) -> list[act.Action]:
-    """The actions that the document holds; `TickError` when it is no tick."""
+    """The actions that the document holds; `TickError` when it is not a tick."""
     made: list[act.Action] = []
     try:
         for entry in document["actions"]:
