@@ -1,4 +1,4 @@
-"""Measures the lookup in a large bank: `python -m benchmarks.bank_lookup`.
+"""Measures the lookup in a large bank: `python -m benchmarks bank-lookup`.
 
 The bank is made of the prompts of a smaller one: each entry is one of them, mixed with another
 (mostly of its own group) and disturbed by noise, so that there are good, middling and useless
@@ -172,7 +172,7 @@ def report(found: list[dict[str, float | str]]) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bank_lookup", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks bank-lookup", description=__doc__)
     parser.add_argument("--model", default=".maitre/models/smollm2-135m-instruct")
     parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
     parser.add_argument("--bank", required=True, help="the small bank: a folder or URL")

@@ -1,6 +1,6 @@
 """Prints every figure on scheduling that the documentation quotes.
 
-    python -m benchmarks.scheduling [--part main|sweep|ablation|decision|scale|all] [--seeds 5]
+    python -m benchmarks scheduling [--part main|sweep|ablation|decision|scale|all] [--seeds 5]
         [--load low|medium|high] [--results runs.jsonl] [--ita measured.csv]
 
 `main`: all policies, baselines with the best parameters of the sweep, on windows of the shared

@@ -1,6 +1,6 @@
 """The twin against the measured runs: errors, start-up refusals, speed, memory.
 
-    python -m benchmarks.twin [--data FOLDER] [--json twin-benchmark.json] [--plots FOLDER]
+    python -m benchmarks twin [--data FOLDER] [--json twin-benchmark.json] [--plots FOLDER]
 
 Prints one table against the reach and writes every figure as JSON, and a row a run as CSV beside
 it. The measured runs are looked for in ../shared/data/vllm-lora-h100, beside the repository. A

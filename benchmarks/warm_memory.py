@@ -1,6 +1,6 @@
 """What a warm worker holds after each of many runs.
 
-`python -m benchmarks.warm_memory --count 200 [--model …] [--tasks …] [--json OUT]`: one worker,
+`python -m benchmarks warm-memory --count 200 [--model …] [--tasks …] [--json OUT]`: one worker,
 runs of one step on tasks of few rows, launched without webserver and daemon.
 """
 

@@ -1,6 +1,6 @@
 """Figures of the warm workers, with the live system on this machine.
 
-`python -m benchmarks.warm_start FIGURE … --model FOLDER --tasks FOLDER [--json OUT]`; each figure
+`python -m benchmarks warm-start FIGURE … --model FOLDER --tasks FOLDER [--json OUT]`; each figure
 starts services of its own, and the reaches are printed beside what was measured. With `--json` the
 figures go to a file, beside those of earlier calls. Wall-clock times of one machine: workers stamp
 the first steps of a run, this process stamps what goes before.

@@ -35,12 +35,12 @@ def warm_up(settings: Settings) -> None:
     and one step of tuning a task, if there is a task that can be read.
     """
     from maitre.bank import index
-    from maitre.tuning import bank_entries, start, trial
+    from maitre.tuning import bank_entries, cold_comparison, start
     from maitre.tuning.config import TuneConfig
     from maitre.tuning.tasks import find_task
     from maitre.tuning.tune import tune as tune_prompt
 
-    del index, bank_entries, start, trial
+    del index, bank_entries, cold_comparison, start
     TrackingStore(settings.mlflow_tracking_uri).client().search_experiments(max_results=1)
     model = LanguageModel(path_or_id=settings.base_model).load()
     config = TuneConfig(max_iterations=1, batch_size=2, eval_rows=1)

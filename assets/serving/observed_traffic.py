@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -32,7 +33,16 @@ class TrafficConfig(dg.Config):
     wait_s: float = Field(default=30.0, description="Between two looks where there is none yet.")
 
 
-@dg.asset(group_name="serving", kinds={"prometheus"}, owners=OWNERS, code_version="1")
+@dg.asset(
+    group_name="serving",
+    kinds={"prometheus"},
+    owners=OWNERS,
+    code_version="1",
+    # Plans ignore rates that are older than a day (`PlacementConfig.traffic_max_age_s`).
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(days=1), warn_window=timedelta(hours=6)
+    ),
+)
 def observed_traffic(
     context: dg.AssetExecutionContext, config: TrafficConfig, home: DataHome, gateway: Gateway
 ) -> dg.MaterializeResult:

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -60,6 +61,10 @@ class PlacementConfig(dg.Config):
     owners=OWNERS,
     code_version="2",
     pool="simulation",
+    # The schedule `daily_placement` makes one per day.
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(days=7), warn_window=timedelta(days=2)
+    ),
 )
 def placement_plan(
     context: dg.AssetExecutionContext,

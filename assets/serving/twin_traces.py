@@ -11,6 +11,7 @@ from assets.serving.trace_batches import (
     batch_of_traces,
     batch_sizes,
     refined_configurations,
+    trace_batches,
 )
 from assets.shared.figures import against, inline
 from assets.shared.inputs import OWNERS
@@ -23,7 +24,8 @@ TRACES = "twin_traces.parquet"
 
 
 @dg.asset(
-    deps=[server_profiles],
+    # `trace_batches` is optional: batches that a backfill has made are read, others simulated.
+    deps=[server_profiles, trace_batches],
     group_name="serving",
     kinds={"numba", "parquet"},
     owners=OWNERS,

@@ -86,8 +86,8 @@ def tuned_prompts(
     """Look up a start, tune from it, evaluate, register the prompt and add it to the bank."""
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
+    from maitre.tuning.cold_comparison import compare_with_cold
     from maitre.tuning.start import find_start
-    from maitre.tuning.trial import run_trial
     from maitre.tuning.tune import tune
 
     if _is_stored(context):
@@ -120,7 +120,7 @@ def tuned_prompts(
     }
     lines: dict[str, TuneResult] = {}
     if config.compare_with_cold:
-        trial = run_trial(model, task, lambda: start.choice.prompt, **settings)
+        trial = compare_with_cold(model, task, lambda: start.choice.prompt, **settings)
         lines = {"cold": trial.cold, "from the bank": trial.warm}
         tuned = trial.warm
     else:

@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks.bank steps|shared|build|starts`."""
+"""Command line: `python -m benchmarks bank steps|shared|build|starts`."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ HOME = Path(".maitre")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bank")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks bank")
     parser.add_argument("--model", default=str(HOME / "models/smollm2-135m-instruct"))
     parser.add_argument("--task-folder", type=Path, default=HOME / "tasks")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

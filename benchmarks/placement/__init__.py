@@ -1,1 +1,1 @@
-"""`python -m benchmarks.placement`."""
+"""`python -m benchmarks placement`."""

@@ -1,6 +1,6 @@
 """Prints what the capacity model and the placement achieve; writes it as JSON.
 
-    python -m benchmarks.placement [--profile NAME] [--points N] [--sizes 100 1000 10000]
+    python -m benchmarks placement [--profile NAME] [--points N] [--sizes 100 1000 10000]
                                    [--shared ../shared/data] [--work FOLDER] [--out FILE]
 
 With `--work` traces, model and each part's figures are kept there as they come: a run that is

@@ -71,8 +71,8 @@ def _promise(plan: PlacementPlan) -> str:
         return ""
     text = (
         f"Promised: at rates {100 * known['headroom']:g} % above the catalogue's, every server "
-        f"keeps up and begins to answer within {known['ttft_slo_ms'] / 1000:g} s (99th percentile, each "
-        f"adapter), with a risk of at most {known['risk']:g}."
+        f"keeps up and begins to answer within {known['ttft_slo_ms'] / 1000:g} s (99th percentile, "
+        f"each adapter), with a risk of at most {known['risk']:g}."
     )
     if checked := known.get("servers_checked"):
         duration_s = known.get("duration_s", 0)

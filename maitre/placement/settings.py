@@ -54,8 +54,8 @@ class PlacementSettings:
                 raise PlacementError(f"{name} is {value!r}; it must lie between {low} and {high}")
         if not 0 <= self.headroom < 10:
             raise PlacementError(
-                f"headroom: expected the part above the catalogue's rates that servers must sustain, "
-                f"from 0 to below 10; got {self.headroom!r}"
+                "headroom: expected the part above the catalogue's rates that servers must "
+                f"sustain, from 0 to below 10; got {self.headroom!r}"
             )
         checked_s = self.check_duration_s
         if checked_s != 0 and not SHORTEST_CHECK_S <= checked_s < np.inf:

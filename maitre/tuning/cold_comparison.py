@@ -13,7 +13,7 @@ from maitre.tuning.tune import OnIteration, tune
 
 
 @dataclass(frozen=True)
-class Trial:
+class ColdComparison:
     """Three runs of one task: `reference` (cold, another seed) fixes `target_loss` beforehand;
     `cold` and `warm` run to it under one seed, so that they see the same batches.
     """
@@ -29,7 +29,7 @@ class Trial:
         return self.cold.iterations / max(self.warm.iterations, 1)
 
 
-def run_trial(
+def compare_with_cold(
     model: BaseModel,
     task: Task,
     start: Callable[[], np.ndarray],
@@ -37,7 +37,7 @@ def run_trial(
     config: TuneConfig,
     seed: int,
     on_iteration: OnIteration | None = None,
-) -> Trial:
+) -> ColdComparison:
     """Fix a target with a cold run of `seed + 1`, then tune to it cold and from `start()`."""
 
     def run(init: np.ndarray | None, run_seed: int, run_config: TuneConfig) -> TuneResult:
@@ -50,4 +50,4 @@ def run_trial(
     to_target = replace(config, target_loss=target, target_accuracy=None)
     cold = run(None, seed, to_target)
     warm = run(start(), seed, to_target)
-    return Trial(target, reference, cold, warm)
+    return ColdComparison(target, reference, cold, warm)
