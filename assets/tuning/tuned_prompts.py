@@ -1,5 +1,6 @@
 """`tuned_prompts`: a task tuned on request, from the best start that the bank has."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ from assets.tuning.prompt_bank import load_bank, prompt_bank
 from assets.tuning.record_reuse import record_reuse
 from assets.tuning.tuned_prompt_record import add_to_bank
 from maitre.progress import LoggedProgress
+from maitre.requests.request import DEFAULT_ITERATIONS
 from maitre.tracking.tuned_prompt import register_tuned_prompt
 from maitre.workers.process.run_context import TuningInputs, current_run
 from resources.data_home import DataHome
@@ -19,10 +21,13 @@ from resources.mlflow_tracking import MlflowTracking, run_links
 
 if TYPE_CHECKING:
     from maitre.bank.lookup import Lookup
+    from maitre.tracking.store import TrackedRun
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.config import IterationReport, TuneConfig, TuneResult
     from maitre.tuning.tasks import Task
 
+COLD, TUNED = "cold", "from the bank"
+"""The names of a task's runs in curves and figures."""
 TASKS_NAME = "tasks"
 TASKS = dg.DynamicPartitionsDefinition(name=TASKS_NAME)
 
@@ -37,7 +42,7 @@ class TuneRequestConfig(dg.Config):
 
     target_loss: float | None = None
     target_accuracy: float | None = None
-    max_iterations: int = 40
+    max_iterations: int = DEFAULT_ITERATIONS
     batch_size: int = 16
     learning_rate: float = 0.03
     virtual_tokens: int = 4
@@ -84,94 +89,27 @@ def tuned_prompts(
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
     """Look up a start, tune from it, evaluate, register the prompt and add it to the bank."""
-    from maitre.bank.index import build_index
-    from maitre.tuning.bank_entries import FEATURE
-    from maitre.tuning.cold_comparison import compare_with_cold
-    from maitre.tuning.start import find_start
-    from maitre.tuning.tune import tune
-
     if _is_stored(context):
         # Its worker was lost after that: there is nothing left to do, or to report once more.
         return dg.MaterializeResult()
-    held = current_run()
+    worker_run = current_run()
     task = inputs.task_source().read(context.partition_key)
     model = language_model.load()
-    if config.lookup:
-        held.enter("lookup")
-        bank = load_bank(home, model)
-        if config.compare_with_cold:
-            # A prompt of the task itself would make the comparison a tautology.
-            bank = bank.without([entry.entry_id for entry in bank if entry.task == task.name])
-        start = find_start(
-            model,
-            task,
-            bank,
-            build_index(bank, FEATURE) if len(bank) else None,
-            config=config.tune_config(),
-            seed=config.seed,
-        )
-    else:
-        start = _cold_start(model, config)
+    start = _start(config, home, model, task)
     context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
-    settings: dict[str, Any] = {
-        "config": config.tune_config(),
-        "seed": config.seed,
-        "on_iteration": _teller(context, config),
-    }
-    lines: dict[str, TuneResult] = {}
-    if config.compare_with_cold:
-        trial = compare_with_cold(model, task, lambda: start.choice.prompt, **settings)
-        lines = {"cold": trial.cold, "from the bank": trial.warm}
-        tuned = trial.warm
-    else:
-        held.enter("tuning", config.max_iterations)
-        begin = start.choice.prompt
-        tuning_inputs = TuningInputs(model, task, begin, config.tune_config(), config.seed)
-        with held.form_group(tuning_inputs) as workers:
-            tuned = tune(
-                model,
-                task,
-                init=begin,
-                should_stop=held.should_stop,
-                checkpoint=held.checkpoint,
-                workers=workers,
-                **settings,
-            )
-        lines = {"from the bank": tuned}
+    results = _tune(context, config, model, task, start)
     # From here on there are effects outside of the run: only if it is still this worker's.
-    held.check_lease()
-    held.enter("registering")
+    worker_run.check_lease()
+    worker_run.enter("registering")
     with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
-        figures = _figures(task, start, lines)
         run.params(config.model_dump() | {"task": task.name, "start": start.choice.name})
-        run.metrics({name: float(value) for name, value in figures.items() if value is not None})
-        for name, result in lines.items():
-            prefix = name.replace(" ", "_")
-            run.curve({f"{prefix}.eval_loss": [(i, loss) for i, loss, _ in result.curve]})
-            run.curve({f"{prefix}.eval_accuracy": [(i, acc) for i, _, acc in result.curve]})
-        figure = curves(
-            {name: [(i, loss) for i, loss, _ in r.curve] for name, r in lines.items()},
-            title=task.name,
-            x="iteration",
-            y="eval loss",
+        figures = _figures(task, start, results)
+        picture = _record(task, figures, results, run)
+        version = register_tuned_prompt(
+            mlflow.store(), run, model, task, results[TUNED], worker_run.check_lease
         )
-        run.picture(figure, "curves.png")
-        version = register_tuned_prompt(mlflow.store(), run, model, task, tuned, held.check_lease)
-        add_to_bank(
-            home, model, task, tuned, figures["iterations_cold"], run.run_id, held.check_lease
-        )
-        if config.has_target():
-            saved = record_reuse(
-                home,
-                model,
-                task,
-                start,
-                tuned,
-                lines.get("cold"),
-                run_id=run.run_id,
-                check=held.check_lease,
-            )
-            figures["iterations_saved"] = saved
+        figures |= _keep_in_bank(config, home, model, task, start, results, run.run_id)
+    tuned, cold = results[TUNED], results.get(COLD)
     context.log.info(
         f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "
         f"registered as {version.name} version {version.version}"
@@ -182,12 +120,108 @@ def tuned_prompts(
             "start": start.choice.name,
             "start_reason": start.why,
             "stopped_because": tuned.stopped_because,
-            "cold_reached": lines["cold"].reached if "cold" in lines else False,
-            "curves": inline(figure, "eval loss by iteration"),
+            "cold_reached": cold.reached if cold else False,
+            "curves": picture,
             "model_version": dg.MetadataValue.url(version.url),
             **run_links(run),
         }
     )
+
+
+def _start(config: TuneRequestConfig, home: DataHome, model: "BaseModel", task: "Task") -> "Lookup":
+    """Return the start that the bank offers; a random one where no lookup is wanted."""
+    from maitre.bank.index import build_index
+    from maitre.tuning.bank_entries import FEATURE
+    from maitre.tuning.start import find_start, random_start
+
+    if not config.lookup:
+        return random_start(model, config.virtual_tokens, config.seed)
+    current_run().enter("lookup")
+    bank = load_bank(home, model)
+    if config.compare_with_cold:
+        # A prompt of the task itself would make the comparison a tautology.
+        bank = bank.without([entry.entry_id for entry in bank if entry.task == task.name])
+    index = build_index(bank, FEATURE) if len(bank) else None
+    return find_start(model, task, bank, index, config=config.tune_config(), seed=config.seed)
+
+
+def _tune(
+    context: dg.AssetExecutionContext,
+    config: TuneRequestConfig,
+    model: "BaseModel",
+    task: "Task",
+    start: "Lookup",
+) -> "dict[str, TuneResult]":
+    """Tune from the start, with the workers that this run has; beside a cold run if wanted."""
+    from maitre.tuning.cold_comparison import compare_with_cold
+    from maitre.tuning.tune import tune
+
+    worker_run = current_run()
+    report = _report_iterations(context, config)
+    settings: dict[str, Any] = {
+        "config": config.tune_config(),
+        "seed": config.seed,
+        "on_iteration": report,
+    }
+    if config.compare_with_cold:
+        found = compare_with_cold(model, task, lambda: start.choice.prompt, **settings)
+        return {COLD: found.cold, TUNED: found.warm}
+    worker_run.enter("tuning", config.max_iterations)
+    begin = start.choice.prompt
+    tuning_inputs = TuningInputs(model, task, begin, config.tune_config(), config.seed)
+    with worker_run.form_group(tuning_inputs) as workers:
+        tuned = tune(
+            model,
+            task,
+            init=begin,
+            should_stop=worker_run.should_stop,
+            checkpoint=worker_run.checkpoint,
+            workers=workers,
+            **settings,
+        )
+    return {TUNED: tuned}
+
+
+def _record(
+    task: "Task",
+    figures: dict[str, int | float | None],
+    results: "dict[str, TuneResult]",
+    run: "TrackedRun",
+) -> dg.MetadataValue:
+    """Record figures and curves in the MLflow run; return the picture of the curves."""
+    run.metrics({name: float(value) for name, value in figures.items() if value is not None})
+    for name, result in results.items():
+        prefix = name.replace(" ", "_")
+        run.curve({f"{prefix}.eval_loss": [(i, loss) for i, loss, _ in result.curve]})
+        run.curve({f"{prefix}.eval_accuracy": [(i, acc) for i, _, acc in result.curve]})
+    figure = curves(
+        {name: [(i, loss) for i, loss, _ in r.curve] for name, r in results.items()},
+        title=task.name,
+        x="iteration",
+        y="eval loss",
+    )
+    run.picture(figure, "curves.png")
+    return inline(figure, "eval loss by iteration")
+
+
+def _keep_in_bank(
+    config: TuneRequestConfig,
+    home: DataHome,
+    model: "BaseModel",
+    task: "Task",
+    start: "Lookup",
+    results: "dict[str, TuneResult]",
+    run_id: str,
+) -> dict[str, float | None]:
+    """Add the prompt to the bank and credit the entry that it began from; return the saving."""
+    check = current_run().check_lease
+    tuned, cold = results[TUNED], results.get(COLD)
+    cold_iterations = cold.iterations if cold else None
+    add_to_bank(home, model, task, tuned, cold_iterations, run_id, check)
+    if not config.has_target():
+        return {}
+    saved = record_reuse(home, model, task, start, tuned, cold, run_id=run_id, check=check)
+    return {"iterations_saved": saved}
 
 
 def _is_stored(context: dg.AssetExecutionContext) -> bool:
@@ -200,35 +234,28 @@ def _is_stored(context: dg.AssetExecutionContext) -> bool:
     return any((event.asset_key, event.partition) == wanted for event in stored if event)
 
 
-def _cold_start(model: "BaseModel", config: TuneRequestConfig) -> "Lookup":
-    """The random start of the seed, as a lookup that asked nobody."""
-    from maitre.bank.lookup import Candidate, Lookup
-    from maitre.tuning.soft_prompt import random_init
-
-    prompt = random_init(model, config.virtual_tokens, config.seed)
-    cold = Candidate("random", "random", prompt)
-    return Lookup(cold, (), (cold,), 0, "no lookup was asked for", 0.0)
-
-
-def _teller(context: dg.AssetExecutionContext, config: TuneRequestConfig) -> "Any":
+def _report_iterations(
+    context: dg.AssetExecutionContext, config: TuneRequestConfig
+) -> "Callable[[IterationReport], None]":
+    """Return what is called after each iteration: it tells the worker, and the log at times."""
     progress = LoggedProgress(context.log, "iterations")
-    held = current_run()
+    worker_run = current_run()
 
-    def tell(iteration: "IterationReport") -> None:
-        held.step(iteration.iteration)
+    def report(iteration: "IterationReport") -> None:
+        worker_run.step(iteration.iteration)
         loss = iteration.train_loss
         note = f"train loss {loss:.3f}" if loss is not None else ""
         if iteration.iteration < config.max_iterations:
             progress(iteration.iteration, config.max_iterations, note)
 
-    return tell
+    return report
 
 
 def _figures(
-    task: "Task", start: "Lookup", lines: "dict[str, TuneResult]"
+    task: "Task", start: "Lookup", results: "dict[str, TuneResult]"
 ) -> dict[str, int | float | None]:
-    """The numbers of a tuning run; the cold ones are None where there was no cold run."""
-    warm, cold = lines["from the bank"], lines.get("cold")
+    """Return the numbers of a tuning run; the cold ones are None without a cold run."""
+    warm, cold = results[TUNED], results.get(COLD)
     return {
         "iterations": warm.iterations,
         "iterations_cold": cold.iterations if cold else None,
@@ -244,7 +271,7 @@ def _figures(
 
 @dg.asset_check(asset=tuned_prompts)
 def tuned_prompt_beats_majority(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """The newest tuned prompt answers more eval examples than the commonest answer would."""
+    """Compare the newest tuned prompt with always giving the most frequent answer."""
     found = context.instance.fetch_materializations(tuned_prompts.key, limit=1)
     made = found.records[0].asset_materialization if found.records else None
     if made is None:
@@ -253,6 +280,8 @@ def tuned_prompt_beats_majority(context: dg.AssetCheckExecutionContext) -> dg.As
     majority = float(made.metadata["majority_share"].value)
     return dg.AssetCheckResult(
         passed=accuracy > majority,
+        description=f"{made.partition}: accuracy {accuracy:.3f}, most frequent answer "
+        f"{majority:.3f}",
         metadata={
             "task": made.partition or "",
             "eval_accuracy": accuracy,

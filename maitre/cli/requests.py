@@ -9,6 +9,7 @@ import typer
 
 from maitre.cli.deadline import parse_deadline
 from maitre.cli.output import print_json, print_table
+from maitre.requests.request import DEFAULT_ITERATIONS
 
 if TYPE_CHECKING:
     from maitre.requests.request import TuningRequest
@@ -39,7 +40,7 @@ def submit(
     key: str | None = None,
     accept_late: bool = False,
     lookup: bool = True,
-    max_iterations: int = 40,
+    max_iterations: int = DEFAULT_ITERATIONS,
 ) -> None:
     """Add a row to the request queue: `task`, of the tasks folder, is to be tuned by a deadline."""
     from maitre.settings import Settings
@@ -91,7 +92,9 @@ def submit_request(
     key: Key = None,
     accept_late: AcceptLate = False,
     lookup: Annotated[bool, typer.Option(help="Ask the prompt bank for a start.")] = True,
-    max_iterations: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 40,
+    max_iterations: Annotated[
+        int, typer.Option(help="Optimiser steps.", min=1)
+    ] = DEFAULT_ITERATIONS,
     json: Json = False,
 ) -> None:
     """Ask for a task to be tuned by a deadline, as `maitre tune` does, with every option."""

@@ -8,6 +8,7 @@ import typer
 from maitre.cli import requests
 from maitre.cli.local_tuning import LocalTuning, tune_here
 from maitre.errors import UserError
+from maitre.requests.request import DEFAULT_ITERATIONS
 
 LOCAL = "With --local"
 QUEUED_ONLY = ("deadline", "key", "accept_late")
@@ -92,7 +93,7 @@ def tune(
             json,
             key=key,
             accept_late=accept_late,
-            max_iterations=40 if max_iterations is None else max_iterations,
+            max_iterations=DEFAULT_ITERATIONS if max_iterations is None else max_iterations,
         )
         return
     tune_here(

@@ -18,6 +18,7 @@ from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import encode
 from maitre.tuning.probe import probe_losses
 from maitre.tuning.prompt_scores import PromptScorer
+from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.tasks import Task
 
 SURE_ITERATIONS = 8.0
@@ -212,3 +213,9 @@ def _why(ranked: Sequence[_Judged], found: Lookup) -> str:
 
 def _sentence(judged: _Judged) -> str:
     return f"{judged.candidate.name} is predicted to need {judged.ita:.1f} iterations"
+
+
+def random_start(model: BaseModel, virtual_tokens: int, seed: int) -> Lookup:
+    """Return the random start of the seed, as a lookup that asked no bank."""
+    cold = Candidate("random", "random", random_init(model, virtual_tokens, seed))
+    return Lookup(cold, (), (cold,), 0, "no lookup was asked for", 0.0)
