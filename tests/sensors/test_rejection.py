@@ -119,3 +119,55 @@ def test_every_action_is_carried_out_or_named_in_the_notes(
     acted = bool(done.starts or pool.grown or pool.shrunk or store.get(job).state.is_final)
     # A job that does not run can neither be preempted nor resized.
     assert acted is (kind not in (act.WaitUntil, act.PreemptJob, act.ResizeJob))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        act.RejectJob("nobody"),
+        act.PreemptJob("nobody"),
+        act.StartJob("nobody", ("w0",)),
+        act.StopWorker("gone"),
+        act.LoadModel("gone", "tiny"),
+        act.StartLookup("nobody", "w0"),
+        act.ResizeJob("nobody", ("w0",)),
+    ],
+    ids=lambda action: type(action).__name__,
+)
+def test_an_action_on_an_unknown_name_is_refused_and_the_others_are_carried_out(
+    settings: Settings, instance: dg.DagsterInstance, action: act.Action
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+    also = act.StartJob(request.request_id, ("w0",))
+    done, _ = run_round(settings, instance, lambda _: [action, also])
+    assert [start.request.request_id for start in done.starts] == [request.request_id]
+    [note] = [note for note in done.notes if note.startswith("refused")]
+    assert "nobody" in note or "gone" in note
+
+
+def test_a_request_whose_run_waits_ends_as_rejected_and_its_run_is_cancelled(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+    assert store.take(request.request_id, owner="sensor", now=NOW, hold_s=60.0)
+    assert store.bind_run(request.request_id, attempt=request.attempt, run_id="run")
+    assert store.move(
+        request.request_id,
+        expected=RequestState.STARTING,
+        state=RequestState.LAUNCHED,
+        run_id="run",
+    )
+    cancelled: list[str] = []
+    monkeypatch.setattr("maitre.workers.scheduling.round.runs_to_resume", lambda *_: {"run": 0.0})
+    monkeypatch.setattr(
+        type(instance.run_coordinator), "cancel_run", lambda _, run_id: cancelled.append(run_id)
+    )
+    run_round(settings, instance, lambda _: [act.RejectJob(request.request_id, "too late")])
+    ended = store.get(request.request_id)
+    assert ended.state is RequestState.FAILED
+    assert ended.message == "rejected by the policy fixed: too late"
+    assert cancelled == ["run"]

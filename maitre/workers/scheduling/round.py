@@ -92,6 +92,11 @@ def schedule(
     by_name = {worker.name: worker for worker in workers}
     startable = {request.request_id for request in waiting}
     for action in decided:
+        if unknown := _unknown_names(action, by_id, by_name):
+            # A defect of the policy, or of one that decided on an older snapshot: the other
+            # actions are carried out.
+            done.notes.append(f"refused {action}: unknown {unknown}")
+            continue
         with _noting(done, f"could not do {action}"):
             if isinstance(action, act.StartJob | act.StartLookup):
                 request = by_id[action.job_id]
@@ -115,6 +120,18 @@ def schedule(
     _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
     done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
     return done
+
+
+def _unknown_names(
+    action: act.Action, requests: Collection[str], workers: Collection[str]
+) -> str | None:
+    """Return what an action names that is not there; None when all of it is."""
+    job = getattr(action, "job_id", None)
+    if job is not None and job not in requests:
+        return f"job {job}"
+    named = (*getattr(action, "workers", ()), *filter(None, [getattr(action, "worker", None)]))
+    missing = [worker for worker in named if worker not in workers]
+    return f"worker {', '.join(missing)}" if missing else None
 
 
 def _scale(
