@@ -13,7 +13,7 @@ from maitre.requests.store import RequestStore
 from maitre.settings import Settings
 from maitre.workers.launch.dagster_internals import LaunchRunContext, RunLauncher
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from sensors.tuning_scheduler import without_run
+from maitre.workers.launch.request_states import without_run
 from tests.sensors.said_pool import NOW, submit
 
 STARTING = dg.DagsterRunStatus.STARTING

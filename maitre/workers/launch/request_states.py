@@ -1,0 +1,102 @@
+"""What became of the runs of requests: the queue follows Dagster's run storage."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
+
+from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.store import RequestStore
+from maitre.workers.launch.run_tags import ATTEMPT_TAG, REQUEST_TAG, is_re_execution
+
+_STATE_OF_ENDED_RUN = {
+    DagsterRunStatus.SUCCESS: RequestState.DONE,
+    DagsterRunStatus.FAILURE: RequestState.FAILED,
+    DagsterRunStatus.CANCELED: RequestState.CANCELLED,
+}
+_ASKED_TOGETHER = 200
+
+
+def without_run(
+    instance: DagsterInstance,
+    store: RequestStore,
+    requests: Sequence[TuningRequest],
+    queued: set[TuningRequest] | None = None,
+) -> list[TuningRequest]:
+    """Write the state of each request's run to the queue; return the requests without a run.
+
+    `queued` is what a tick's earlier rounds have found to be queued without a run; what is found
+    now is added. A request is taken before it gets a run, so as long as nothing of it has changed
+    there is none to ask for.
+    """
+    queued = set() if queued is None else queued
+    runs = _runs_of(instance, [request for request in requests if request not in queued])
+    found: list[TuningRequest] = []
+    for request in requests:
+        record = runs.get(request.request_id)
+        if record is not None:
+            _write_run_state(instance, store, request, record)
+        elif request.run_id is not None:
+            store.move(
+                request.request_id,
+                expected=request.state,
+                state=RequestState.CANCELLED if request.cancel_requested else RequestState.FAILED,
+                message=f"its run {request.run_id} was deleted",
+            )
+        elif request.cancel_requested and store.end_cancelled(
+            request.request_id, now=datetime.now(UTC)
+        ):
+            continue
+        else:
+            found.append(request)
+            if request.state is RequestState.QUEUED:
+                queued.add(request)
+    return found
+
+
+def _runs_of(instance: DagsterInstance, requests: Sequence[TuningRequest]) -> dict[str, RunRecord]:
+    """The run of each request that has one; before any is launched the newest of its attempt."""
+    found: dict[str, RunRecord] = {}
+    launched = {request.run_id: request.request_id for request in requests if request.run_id}
+    for run_ids in _portions(list(launched)):
+        for record in instance.get_run_records(RunsFilter(run_ids=run_ids)):
+            found[launched[record.dagster_run.run_id]] = record
+    attempts = {r.request_id: str(r.attempt) for r in requests if not r.run_id}
+    for ids in _portions(list(attempts)):
+        for record in instance.get_run_records(RunsFilter(tags={REQUEST_TAG: ids})):
+            run = record.dagster_run
+            request_id = run.tags[REQUEST_TAG]
+            if run.tags.get(ATTEMPT_TAG) == attempts[request_id] and not is_re_execution(run):
+                found.setdefault(request_id, record)
+    return found
+
+
+def _portions(ids: list[str]) -> Iterator[list[str]]:
+    for begin in range(0, len(ids), _ASKED_TOGETHER):
+        yield ids[begin : begin + _ASKED_TOGETHER]
+
+
+def _write_run_state(
+    instance: DagsterInstance,
+    store: RequestStore,
+    request: TuningRequest,
+    record: RunRecord,
+) -> None:
+    run = record.dagster_run
+    if not store.bind_run(request.request_id, attempt=request.attempt, run_id=run.run_id):
+        # Another run of it was launched since, which the next round sees.
+        return
+    state = _STATE_OF_ENDED_RUN.get(run.status, RequestState.LAUNCHED)
+    if state is not request.state:
+        store.move(
+            request.request_id,
+            expected=request.state,
+            state=state,
+            # When it ended, not when that was seen.
+            now=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
+            message=f"run {run.run_id}: {run.status.value.lower()}",
+        )
+    # Once is enough: a second one would begin the time anew that a run is given to end.
+    is_canceling = run.status is DagsterRunStatus.CANCELING
+    if request.cancel_requested and not state.is_final and not is_canceling:
+        instance.run_coordinator.cancel_run(run.run_id)
