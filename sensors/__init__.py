@@ -1,1 +1,1 @@
-"""Sensors: turn what happens outside (a request, a drift, a promotion) into runs."""
+"""Sensors: turn what happens outside (a request, changed traffic) into runs."""

@@ -1,4 +1,4 @@
-"""`traffic_drift`: asks for a re-placement when some server is about to starve."""
+"""`traffic_drift`: requests a new placement when a server is likely to starve."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from resources.mlflow_tracking import MlflowTracking
 
 LIMITS = Limits()
 LEAST_SPAN_S = 120.0
-"""Rates over less than this say too little."""
+"""Rates over a shorter time are not used."""
 
 
 @dg.sensor(
-    description="Requests a re-placement when the model says that a server is about to starve.",
+    description="Request a new placement when the model says that a server is likely to starve.",
     job_name="replace_on_traffic",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
@@ -38,7 +38,7 @@ def traffic_drift(
     mlflow: MlflowTracking,
     gateway: Gateway,
 ) -> dg.SensorResult:
-    """Look at the servers once; request `replace_on_traffic` when a server is about to starve."""
+    """Sample the servers; request `replace_on_traffic` when a server is likely to starve."""
     return watch_once(context.cursor, home, inputs, mlflow, gateway, time.time())
 
 
@@ -51,7 +51,7 @@ def watch_once(
     now_s: float,
     limits: Limits = LIMITS,
 ) -> dg.SensorResult:
-    """One look: keep it, weigh what is served against it, and ask or say why not."""
+    """Store one sample, compute the servers' risks, and request a run or say why not."""
     watch = Watch.from_dict(json.loads(cursor)) if cursor else Watch()
     if not gateway.routes().servers:
         return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
@@ -78,7 +78,7 @@ def watch_once(
 
 
 REPLACE_CONFIG = {"ops": {"placement_plan": {"config": {"change_running": True}}}}
-"""Few adapters move from what is served; it is not placed anew."""
+"""The run changes the plan that is served, with few moves."""
 
 
 def weigh(
@@ -91,7 +91,7 @@ def weigh(
     limits: Limits,
     gateway: Gateway,
 ) -> Verdict:
-    """What the capacity model says of what is served now at the rates seen.
+    """Return the capacity model's risks of the servers at the observed rates.
 
     Nothing is asked for while the newest plan holds at these rates and only waits to be deployed.
     """
@@ -125,14 +125,14 @@ def weigh(
 
 
 def _why_blind(seen: list[Sight], home: DataHome) -> str:
-    """Why these looks cannot be weighed; empty where they can."""
+    """Return why these samples do not suffice; an empty text where they do."""
     newest_look = seen[-1]
     if newest_look.gateway:
         return f"rates are not known: {newest_look.gateway}"
     if not newest_look.servers:
         return f"no server answers: {'; '.join(newest_look.unseen.values())}"
     if not home.exists(CATALOGUE):
-        return "there is no catalogue to hold the traffic against; materialise adapter_catalogue"
+        return "there is no catalogue to compare the traffic with; materialise adapter_catalogue"
     requests, span_s = counted(seen)
     if span_s < LEAST_SPAN_S:
         return f"rates of {span_s:.0f} s say too little; from {LEAST_SPAN_S:.0f} s on"

@@ -28,7 +28,7 @@ def tuning_scheduler(
     request_queue: RequestQueue,
     settings: dg.ResourceParam[Settings],
 ) -> dg.SensorResult:
-    """Note what became of the runs; then let the policy start, stop and scale, for a few seconds.
+    """Write the runs' states to the queue, then let the policy start, stop and scale for seconds.
 
     Without warm workers every queued request becomes a run at once, the earliest deadline first. A
     request is handed over to one round of one daemon, and its run key is that of the attempt: it is

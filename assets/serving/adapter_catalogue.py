@@ -20,7 +20,7 @@ CATALOGUE = "adapter_catalogue.parquet"
 def adapter_catalogue(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
-    """The catalogue with every row sound: known base model, rank served, rate not negative."""
+    """Check and store the catalogue: known base models, ranks that are served, rates from 0."""
     from maitre.placement.catalogue import AdapterCatalogue
 
     profile = chosen_profile(home, inputs.profile)

@@ -12,7 +12,7 @@ from resources.mlflow_tracking import MlflowTracking, run_links
 
 
 class MaxpackConfig(dg.Config):
-    """How the model is trained and judged."""
+    """How the model is trained and scored."""
 
     held_out: float = 0.2
     random_state: int = 0
@@ -33,7 +33,7 @@ def maxpack_model(
     home: DataHome,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
-    """Train on most of the traces, score on the rest beside the champion, promote if better."""
+    """Train on most of the traces, score on the others, and promote the model if it is better."""
     from maitre.maxpack.card import MaxpackError
     from maitre.maxpack.evaluate import evaluate, risk_reliability
     from maitre.maxpack.fit import fit_model

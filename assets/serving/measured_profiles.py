@@ -1,4 +1,4 @@
-"""Profiles that were fitted to measured servers: where they lie, and whether they still hold.
+"""Profiles that were fitted to measured servers: where they are, and whether they still hold.
 
 A kind of server is one profile name, written as a file name. Its newest samples lie beside what is
 known of the server; its fitted profile takes the place of a shipped one of the same name.
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 MEASUREMENTS = "vllm_measurements"
 PROFILES = "server_profiles"
 TOLERATED_FACTOR = 2.0
-"""A profile is out of date when new loads are missed by this times its stated error."""
+"""A profile is out of date when its error on new loads is this many times its stated error."""
 LEAST_TOLERATED_PERCENT = 2.0
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far a profile is off on measured loads, and how far it may be."""
+    """The error of a profile on measured loads, and the error that is allowed."""
 
     figures: dict[str, float]
     stated_error_percent: float
@@ -34,49 +34,49 @@ class Fidelity:
 
     @property
     def error_percent(self) -> float:
-        """The throughput error on the loads."""
+        """Return the throughput error on the loads, in percent."""
         return self.figures["throughput_tps_error_percent"]
 
     @property
     def allowed_error_percent(self) -> float:
-        """Twice the error that the profile states, 2 % at the least."""
+        """Return twice the error that the profile states, at least 2 %."""
         return max(TOLERATED_FACTOR * self.stated_error_percent, LEAST_TOLERATED_PERCENT)
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within that, and no starvation was called clearly wrongly."""
+        """Return whether the error is allowed and no starvation was predicted clearly wrongly."""
         wrong = self.figures["starvation_wrong_by_more_than_10_percent"]
         return bool(self.error_percent <= self.allowed_error_percent and wrong == 0)
 
 
 def kind_of(profile: str) -> str:
-    """The kind of server that a profile's name stands for; a partition and file name."""
+    """Return the kind of server of a profile's name, as a partition and file name."""
     return profile.replace("/", "-")
 
 
 def samples_name(kind: str) -> str:
-    """Where a kind's samples lie in the data home."""
+    """Return the file of a kind's samples in the data home."""
     return f"{MEASUREMENTS}/{kind}.parquet"
 
 
 def about_name(kind: str) -> str:
-    """Where what is known of a kind's server lies."""
+    """Return the file of what is known of a kind's server."""
     return f"{MEASUREMENTS}/{kind}.json"
 
 
 def profile_name(kind: str) -> str:
-    """Where the profile that was fitted to a kind's samples lies."""
+    """Return the file of the profile that was fitted to a kind's samples."""
     return f"{PROFILES}/{kind}.yaml"
 
 
 def measured_kinds(home: DataHome) -> list[str]:
-    """The kinds of which there are samples, by name."""
+    """Return the kinds that have samples, sorted."""
     names = home.list_folder(MEASUREMENTS)
     return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
 
 def known_profile(home: DataHome, name: str) -> "ServerProfile | None":
-    """A profile by name: the one fitted to its measured server, else as it ships, or a file.
+    """Return a profile by name: fitted to its measured server, else as shipped, else from a file.
 
     None where there is neither.
     """
@@ -91,7 +91,7 @@ def known_profile(home: DataHome, name: str) -> "ServerProfile | None":
 
 
 def chosen_profile(home: DataHome, name: str) -> "ServerProfile":
-    """The profile that the settings choose.
+    """Return the profile that the settings choose.
 
     Raises:
         TwinInputError: it neither ships nor was measured, and is no file.
@@ -103,7 +103,7 @@ def chosen_profile(home: DataHome, name: str) -> "ServerProfile":
 
 
 def fidelity(home: DataHome, profile: "ServerProfile", kind: str) -> Fidelity:
-    """Replay the loads of a kind's newest samples with a profile: those that no fit has seen."""
+    """Simulate the loads of a kind's newest samples that no fit has seen, and compare."""
     from maitre.twin.fitting.design import MeasuredServer
 
     about = home.read_json(about_name(kind))
@@ -112,7 +112,7 @@ def fidelity(home: DataHome, profile: "ServerProfile", kind: str) -> Fidelity:
 
 
 def compared(profile: "ServerProfile", samples: Any, server: Any) -> Fidelity:
-    """Replay the validation loads of samples, or all where there are none of validation."""
+    """Simulate the validation loads of samples (all loads without them), and compare."""
     from maitre.twin.fitting.fidelity import compare_loads, summary
 
     loads = compare_loads(profile, samples, server)
@@ -122,13 +122,13 @@ def compared(profile: "ServerProfile", samples: Any, server: Any) -> Fidelity:
 
 
 def has_loads(home: DataHome, kind: str) -> bool:
-    """Whether there are loads among a kind's samples: a server may have died before them."""
+    """Return whether a kind's samples hold loads: a server may have ended before them."""
     samples = home.read_frame(samples_name(kind))
     return bool(((samples["kind"] == "load") & (samples["adapter"] != "")).any())
 
 
 def stated_error_percent(profile: "ServerProfile") -> float:
-    """The throughput error on validation that a profile states of itself."""
+    """Return the throughput error on validation loads that a profile states."""
     validation = profile.fit.get("validation")
     if isinstance(validation, dict):
         return float(validation.get("throughput_tps_error_percent", 0.0))

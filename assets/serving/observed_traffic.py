@@ -1,4 +1,4 @@
-"""`observed_traffic`: how often adapters are asked, as the gateway and servers count it."""
+"""`observed_traffic`: requests per adapter, as the gateway and the servers count them."""
 
 import hashlib
 import time
@@ -27,10 +27,12 @@ WINDOW_S = 600.0
 
 
 class TrafficConfig(dg.Config):
-    """Over how long rates are taken, and how long to wait where nobody has looked before."""
+    """The window of the rates, and how long to wait for a second sample."""
 
-    window_s: float = Field(default=WINDOW_S, description="Rates are those of so many seconds.")
-    wait_s: float = Field(default=30.0, description="Between two looks where there is none yet.")
+    window_s: float = Field(default=WINDOW_S, description="Window of the rates, in seconds.")
+    wait_s: float = Field(
+        default=30.0, description="Seconds between two samples where no earlier sample exists."
+    )
 
 
 @dg.asset(
@@ -46,7 +48,7 @@ class TrafficConfig(dg.Config):
 def observed_traffic(
     context: dg.AssetExecutionContext, config: TrafficConfig, home: DataHome, gateway: Gateway
 ) -> dg.MaterializeResult:
-    """Requests per second by adapter, and how each server bears them.
+    """Measure requests per second by adapter, and the state of each server.
 
     Counters are compared from look to look; the sensor `traffic_drift` looks every minute, and this
     looks once more. Plans made from now on are for these rates.
@@ -108,7 +110,7 @@ def server_table(sights: Sequence[Sight]) -> pd.DataFrame:
 def at_observed_rates(
     home: DataHome, catalogue: "AdapterCatalogue", now_s: float, max_age_s: float
 ) -> tuple["AdapterCatalogue", bool]:
-    """The catalogue at the rates seen, and whether there are any that are not too old."""
+    """Return the catalogue at the observed rates, and whether rates recent enough exist."""
     from maitre.placement.drift import expected_rates_rps
 
     if not home.exists(ABOUT):

@@ -34,7 +34,7 @@ CHECKED_HOUR_S = 3600.0
 
 
 class PlacementConfig(dg.Config):
-    """What is promised: at most `risk` of a starving server, first tokens within the objective."""
+    """What the plan promises: the risk of an unhealthy server, and the objective."""
 
     risk: float = 0.01
     ttft_slo_ms: float = Field(
@@ -50,7 +50,7 @@ class PlacementConfig(dg.Config):
     )
     traffic_max_age_s: float = Field(
         default=86_400.0,
-        description="Rates seen longer ago are not planned for; the catalogue's are.",
+        description="Ignore observed rates older than this (seconds); plan for the catalogue's.",
     )
 
 
@@ -74,7 +74,7 @@ def placement_plan(
     mlflow: MlflowTracking,
     gateway: Gateway,
 ) -> dg.MaterializeResult:
-    """Place the catalogue with the champion; every server is checked in the twin and repaired.
+    """Place the catalogue with the champion; check every server in the twin and repair the plan.
 
     At the rates that `observed_traffic` has seen, where it has, else at the catalogue's.
     """
@@ -140,7 +140,7 @@ def placement_plan(
 
 
 def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "PlacementPlan":
-    """What the route file's servers serve now; a plan without servers where that is not known.
+    """Return the plan that is served now; without servers where that is not known.
 
     A server's options are those it was started with here, else those of the plan last applied to a
     cluster, else of the newest plan: a route file that somebody wrote by hand names no options.

@@ -23,7 +23,7 @@ def refined_traces(
     config: TraceConfig,
     on_progress: "Progress | None" = None,
 ) -> pd.DataFrame:
-    """Traces beside `traces` where a model of those is least sure; read if they were made before.
+    """Return traces of configurations that a model of `traces` is least sure of; make them once.
 
     The file's name holds the fingerprint of `traces`, so one that is there is the right one. None
     are made where `traces` are too few or too much alike for a model.

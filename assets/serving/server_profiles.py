@@ -37,7 +37,7 @@ PROFILE_TABLE = "server_profiles.parquet"
 def server_profiles(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
-    """One row a profile: GPU, base model, KV capacity, and the error of its fit.
+    """Write one row per profile: GPU, base model, KV capacity, and the error of its fit.
 
     A measured kind of server whose profile no longer foretells its samples is fitted again.
     """
@@ -72,7 +72,7 @@ def server_profiles(
 
 @dg.asset_check(asset=server_profiles, additional_deps=[vllm_measurements])
 def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
-    """The chosen profile replays the newest loads of its server within twice its stated error.
+    """Simulate the newest loads of the chosen profile's server: twice its stated error is allowed.
 
     Where it does not, profile, capacity model and plan rest on a server that is not there any more.
     """
@@ -105,7 +105,7 @@ def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
 
 
 def _refit(context: dg.AssetExecutionContext, home: DataHome, kind: str) -> bool:
-    """Fit a kind's profile to its samples, unless the one in use still foretells them.
+    """Fit a kind's profile to its samples, unless the profile in use still predicts them.
 
     The new one takes its place if it is less off on the validation loads, which no fit looks at.
     """

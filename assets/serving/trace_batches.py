@@ -30,21 +30,21 @@ PARTITIONS = dg.MultiPartitionsDefinition(
 
 
 class TraceConfig(dg.Config):
-    """What is simulated: how long each configuration runs, and the seed of the design."""
+    """The simulated duration of each configuration, and the seed of the design."""
 
     duration_s: float = 3600.0
     seed: int = 0
 
 
 class TracesConfig(TraceConfig):
-    """How much is simulated, and which part of it where a first model is unsure."""
+    """The number of configurations, and the share that active learning chooses."""
 
     configurations: int = 1000
     refined_share: float = 0.2
 
 
 def batch_sizes(config: TracesConfig) -> list[int]:
-    """How many configurations each batch has: all but those of active learning.
+    """Return the configurations per batch: all but those of active learning.
 
     Whoever simulates batches of a design asks here; a batch of another size is another file.
 
@@ -58,7 +58,7 @@ def batch_sizes(config: TracesConfig) -> list[int]:
 
 
 def refined_configurations(config: TracesConfig) -> int:
-    """How many configurations active learning chooses: whole batches of them."""
+    """Return the configurations that active learning chooses: whole batches."""
     if not 0 <= config.refined_share < 1:
         raise UserError(f"refined_share is {config.refined_share}; from 0 to below 1")
     return int(config.refined_share * config.configurations) // BATCH * BATCH
@@ -76,7 +76,7 @@ def refined_configurations(config: TracesConfig) -> int:
 def trace_batches(
     context: dg.AssetExecutionContext, config: TraceConfig, home: DataHome
 ) -> dg.MaterializeResult:
-    """One batch of configurations of one profile, simulated; one Parquet file a partition."""
+    """Simulate one batch of configurations of one profile; write one Parquet file."""
     assert isinstance(context.partition_key, dg.MultiPartitionKey)
     key = context.partition_key.keys_by_dimension
     profile = chosen_profile(home, key["profile"])
@@ -101,7 +101,7 @@ def batch_of_traces(
     config: TraceConfig,
     on_progress: "Progress | None" = None,
 ) -> pd.DataFrame:
-    """A batch's traces: read if they were simulated before, else simulated and kept."""
+    """Return a batch's traces; simulate and store them the first time."""
     from maitre.maxpack.design import design
     from maitre.maxpack.traces import make_traces
 
@@ -122,7 +122,7 @@ def batch_of_traces(
 
 
 def batch_file(profile: ServerProfile, batch: int, configurations: int, config: TraceConfig) -> str:
-    """Where a batch is kept. The name holds all that decides its content, the profile's constants
+    """Return a batch's file. Its name holds all that decides the content, the profile's constants
     and the design's code included, so a file that is there is the right one.
     """
     from maitre.maxpack.design import DESIGN_VERSION

@@ -28,7 +28,7 @@ class ShareConfig(TracesConfig):
 def simulate_share(
     context: dg.OpExecutionContext, config: ShareConfig, home: DataHome, inputs: Inputs
 ) -> None:
-    """Simulate the batches of one share that are not there yet."""
+    """Simulate those batches of one share that are not stored yet."""
     profile = chosen_profile(home, inputs.profile)
     for batch, size in list(enumerate(batch_sizes(config)))[config.share :: SHARES]:
         traces = batch_of_traces(home, profile, batch, size, config)
@@ -44,7 +44,7 @@ def simulate_share(
     }
 )
 def every_share(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of each step, from that of the job."""
+    """Return the configuration of each step from the job's configuration."""
     batch_sizes(TracesConfig(**values))
     return {
         "ops": {
@@ -54,12 +54,12 @@ def every_share(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def simulate_traces(executor: dg.ExecutorDefinition) -> dg.JobDefinition:
-    """The job; `executor` says where its steps are executed."""
+    """Return the job; `executor` decides where its steps run."""
 
     @dg.job(
         executor_def=executor,
         config=every_share,
-        description="Simulate a design's traces, many batches at once; twin_traces takes them.",
+        description="Simulate a design's traces, many batches at once, for twin_traces to read.",
     )
     def simulate_traces() -> None:
         for share in range(SHARES):

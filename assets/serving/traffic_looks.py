@@ -1,4 +1,4 @@
-"""The looks at the servers that are kept: one file a look, as several processes look at once."""
+"""Stored samples of the servers' state: one file per sample, as several processes write them."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ _NAME = re.compile(r"(?P<at_s>\d+\.\d+)-[0-9a-f]+\.json")
 
 
 def note(home: DataHome, sight: Sight, window_s: float) -> list[Sight]:
-    """Keep one look more; those of `window_s` before it, the oldest first.
+    """Store one more sample; return those of the `window_s` before it, the oldest first.
 
     Looks older than `KEPT_S`, or than the window where that is longer, are removed.
     """
@@ -25,7 +25,7 @@ def note(home: DataHome, sight: Sight, window_s: float) -> list[Sight]:
 
 
 def looks_since(home: DataHome, since_s: float) -> list[Sight]:
-    """The looks that were kept, from a time on, the oldest first."""
+    """Return the stored samples from a time on, the oldest first."""
     found = []
     for name, at_s in _kept(home):
         # Names hold milliseconds.

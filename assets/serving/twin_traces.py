@@ -1,4 +1,4 @@
-"""`twin_traces`: what the digital twin says of a designed set of server configurations."""
+"""`twin_traces`: a designed set of server configurations, simulated by the digital twin."""
 
 import dagster as dg
 import pandas as pd
@@ -39,7 +39,7 @@ def twin_traces(
     inputs: Inputs,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
-    """One row a configuration: its features, and the throughput and starvation that it leads to.
+    """Write one row per configuration: its features, its throughput, and whether it starves.
 
     Batches that `trace_batches` made are taken over; a run that was killed goes on where it was.
     After the batches, which fill the space, come those of active learning (column `refined`).

@@ -1,4 +1,4 @@
-"""`twin_verdict`: whether measured servers still do what the chosen profile says."""
+"""`twin_verdict`: whether measured servers still behave as the chosen profile predicts."""
 
 import dagster as dg
 
@@ -29,7 +29,7 @@ UNCONTRADICTED = "uncontradicted"
 def twin_verdict(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
-    """Hold the chosen profile against the newest samples of its server, if there are any.
+    """Compare the chosen profile with the newest samples of its server, if any exist.
 
     Its data version changes only when they contradict the profile by more than the error that it
     states. Profile, capacity model and plan depend on this: that, and no other measurement, makes
@@ -59,6 +59,6 @@ def twin_verdict(
 
 
 def _samples_version(home: DataHome, kind: str) -> str:
-    """The version of a kind's samples; data homes of before do not say it beside them."""
+    """Return the version of a kind's samples; older data homes do not store it beside them."""
     said = home.read_json(about_name(kind)).get("data_version")
     return str(said) if said else content_version(home.read_frame(samples_name(kind)))

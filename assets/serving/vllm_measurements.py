@@ -1,4 +1,4 @@
-"""`vllm_measurements`: what real servers answered, one partition per kind of server."""
+"""`vllm_measurements`: samples of real vLLM servers, one partition per kind of server."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ SERVER_KINDS = dg.DynamicPartitionsDefinition(name=SERVER_KINDS_NAME)
 
 
 class MeasurementConfig(dg.Config):
-    """Where the measurement lies that `maitre twin measure --out FOLDER` wrote."""
+    """The folder of the measurement that `maitre twin measure --out FOLDER` wrote."""
 
     samples: str = Field(description="The folder that `maitre twin measure --out` wrote.")
 
@@ -32,7 +32,7 @@ class MeasurementConfig(dg.Config):
 def vllm_measurements(
     context: dg.AssetExecutionContext, config: MeasurementConfig, home: DataHome
 ) -> dg.MaterializeResult:
-    """Samples of one kind of server, taken over into the data home.
+    """Copy the samples of one kind of server into the data home.
 
     They are taken by `maitre twin measure`, beside the server, and not in here: a run shares its
     machine with others, and a load generator must not.
@@ -66,6 +66,6 @@ def vllm_measurements(
 
 
 def content_version(samples: pd.DataFrame) -> str:
-    """A hash of what was measured."""
+    """Return a hash of the samples' numbers."""
     numbers = pd.util.hash_pandas_object(samples.select_dtypes("number"), index=False)
     return hashlib.sha256(numbers.to_numpy().tobytes()).hexdigest()[:16]
