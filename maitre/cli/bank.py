@@ -17,8 +17,8 @@ app = typer.Typer(help="The prompt bank: starts for tuning.", no_args_is_help=Tr
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Bank = Annotated[str | None, typer.Option(help="Folder or URL (default: in the data home).")]
-Tenant = Annotated[str | None, typer.Option(help="See what this tenant sees (its own, too).")]
-Seed = Annotated[int, typer.Option(help="Draws the samples and the random candidate.")]
+Tenant = Annotated[str | None, typer.Option(help="Show public prompts and those of this tenant.")]
+Seed = Annotated[int, typer.Option(help="Seed of the samples and of the random candidate.")]
 
 
 @app.command("list")
@@ -46,7 +46,9 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="How many candidates to print.")] = 10,
     budget_s: Annotated[float, typer.Option(min=0.0, help="Time for the lookup.")] = 10.0,
     seed: Seed = 0,
-    exhaustive: Annotated[bool, typer.Option(help="Score every entry, budget or not.")] = False,
+    exhaustive: Annotated[
+        bool, typer.Option(help="Score every entry, without a time limit.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Find the prompts that a task would best start from, and say why."""

@@ -29,7 +29,7 @@ def simulate(
     cluster: ClusterOption,
     policy: Annotated[str, typer.Option(help="infless, elasticflow, prompttuner or maitre")],
     out: Annotated[Path | None, typer.Option(help="Write events.csv here.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws worker failures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the worker failures.")] = 0,
     parameters: SetOption = None,
     figure: Annotated[Path | None, typer.Option(help="Timeline of GPUs, PNG.")] = None,
     json: JsonOption = False,
@@ -64,7 +64,7 @@ def compare(
     policy: Annotated[
         list[str] | None, typer.Option(help="Repeatable; all of them by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws worker failures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the worker failures.")] = 0,
     bound: Annotated[bool, typer.Option(help="Also the clairvoyant bound.")] = True,
     figures: Annotated[Path | None, typer.Option(help="Folder for two PNGs.")] = None,
     json: JsonOption = False,

@@ -18,7 +18,9 @@ PARTIAL = 3
 """Exit status: some steps failed, the others were done."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-app = typer.Typer(help="Make a placement plan true.", no_args_is_help=True)
+app = typer.Typer(
+    help="Apply a placement plan to vLLM servers, or render it.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -33,7 +35,7 @@ def local(
     max_model_len: Annotated[int, typer.Option(help="Longest sequence, in tokens.")] = 2048,
     kv_cache_gib: Annotated[int, typer.Option(help="KV cache of a CPU server.")] = 1,
     prompt_embeds: Annotated[bool, typer.Option(help="Serve tuned soft prompts too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what to do.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Start servers of this machine, load and unload adapters until the plan is true.

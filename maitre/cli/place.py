@@ -63,9 +63,9 @@ def place(
         int, typer.Option(help="With --from: of them only to close servers.")
     ] = 0,
     explain: Annotated[
-        str | None, typer.Option(help="Say why this adapter is where it is.")
+        str | None, typer.Option(help="Explain why this adapter is on its server.")
     ] = None,
-    baselines: Annotated[bool, typer.Option(help="Also compute what simpler methods need.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also count simpler methods' GPUs.")] = True,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
     report: Annotated[

@@ -20,7 +20,7 @@ app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Deadline = Annotated[str, typer.Option(help="A span (10m, in 2h) or a time.")]
-Tenant = Annotated[str, typer.Option(help="Whose request it is.")]
+Tenant = Annotated[str, typer.Option(help="The tenant that the request belongs to.")]
 Key = Annotated[
     str | None, typer.Option(help="Idempotency key: submitting twice adds one request.")
 ]
@@ -112,7 +112,9 @@ def submit_request(
 
 @app.command("list")
 def list_requests(
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=1_000_000)] = 1000,
+    limit: Annotated[
+        int, typer.Option(help="Requests shown at most.", min=1, max=1_000_000)
+    ] = 1000,
     json: Json = False,
 ) -> None:
     """List the open requests and those that ended last, the newest last."""

@@ -36,7 +36,7 @@ def tune(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Draws the cold start and the batches.", rich_help_panel=LOCAL)
+        int, typer.Option(help="Seed of the cold start and of the batches.", rich_help_panel=LOCAL)
     ] = 0,
     target_loss: Annotated[
         float | None, typer.Option(help="Stop at this eval loss.", rich_help_panel=LOCAL)
@@ -60,10 +60,12 @@ def tune(
         int | None,
         typer.Option(help="Length of the prompt (default: the bank's).", rich_help_panel=LOCAL),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the adapter.", rich_help_panel=LOCAL)] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the adapter.", rich_help_panel=LOCAL)
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=LOCAL)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples of a step.", rich_help_panel=LOCAL)
+        int | None, typer.Option(help="Examples per step.", rich_help_panel=LOCAL)
     ] = None,
     eval_every: Annotated[
         int, typer.Option(help="Steps between evaluations.", rich_help_panel=LOCAL)
@@ -72,7 +74,10 @@ def tune(
         int, typer.Option(help="Processes that share each batch.", rich_help_panel=LOCAL)
     ] = 1,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the state here; go on from it.", rich_help_panel=LOCAL)
+        Path | None,
+        typer.Option(
+            help="File of the checkpoint; a run continues from it.", rich_help_panel=LOCAL
+        ),
     ] = None,
     out: Annotated[
         Path | None,

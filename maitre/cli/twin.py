@@ -57,8 +57,12 @@ def simulate(
     max_num_seqs: Annotated[int, typer.Option(help="Sequences in a batch.")] = 2048,
     max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 2048,
     lengths: Annotated[str, typer.Option(help="A named distribution.")] = "sharegpt",
-    mean_input_tokens: Annotated[float | None, typer.Option(help="Mean prompt.")] = None,
-    mean_output_tokens: Annotated[float | None, typer.Option(help="Mean answer.")] = None,
+    mean_input_tokens: Annotated[
+        float | None, typer.Option(help="Mean length of a prompt, in tokens.")
+    ] = None,
+    mean_output_tokens: Annotated[
+        float | None, typer.Option(help="Mean length of an answer, in tokens.")
+    ] = None,
     cv: Annotated[float, typer.Option(help="Variation of gaps between arrivals.")] = 1.0,
     duration: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
@@ -107,7 +111,9 @@ def calibrate(
     validation: Annotated[
         list[str] | None, typer.Option(help="A scenario to keep out of the fit; repeatable.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Its name; default: the start's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the fitted profile; default: the start's.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Base model in the tables; default: the start's.")
     ] = None,
@@ -116,16 +122,20 @@ def calibrate(
         typer.Option(help="Model whose prefill steps stand in for missing ones."),
     ] = None,
     prefill_scale: Annotated[
-        float, typer.Option(help="Factor on it, such as the ratio of parameters.")
+        float, typer.Option(help="Factor on those times, such as the ratio of parameters.")
     ] = 1.0,
     fit_front: Annotated[
         bool, typer.Option("--fit-front", help="Refit the API server too, from time series.")
     ] = False,
     lengths: Annotated[str, typer.Option(help="Lengths of the runs.")] = "sharegpt",
-    mean_input_tokens: Annotated[float, typer.Option(help="Mean prompt of the runs.")] = 222.4,
-    mean_output_tokens: Annotated[float, typer.Option(help="Mean answer of the runs.")] = 195.0,
+    mean_input_tokens: Annotated[
+        float, typer.Option(help="Mean length of the runs' prompts, in tokens.")
+    ] = 222.4,
+    mean_output_tokens: Annotated[
+        float, typer.Option(help="Mean length of the runs' answers, in tokens.")
+    ] = 195.0,
     rounds: Annotated[int, typer.Option(help="Rounds of simulating and refitting.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the simulated runs.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated runs.")] = 3,
     json: Json = False,
 ) -> None:
     """Fit a profile from measurement tables and runs, and report how well it fits.

@@ -30,8 +30,12 @@ def measure(
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="The server's --max-num-batched-tokens.")
     ] = 2048,
-    input_tokens: Annotated[int, typer.Option(help="Mean prompt of the loads.")] = 96,
-    output_tokens: Annotated[int, typer.Option(help="Mean answer of the loads.")] = 32,
+    input_tokens: Annotated[
+        int, typer.Option(help="Mean length of the loads' prompts, in tokens.")
+    ] = 96,
+    output_tokens: Annotated[
+        int, typer.Option(help="Mean length of the loads' answers, in tokens.")
+    ] = 32,
     gpu: Annotated[str, typer.Option(help="What the server runs on.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed sends the same requests.")] = 0,
     json: Json = False,

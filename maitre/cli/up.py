@@ -27,7 +27,7 @@ def up(
     ] = 5000,
     workers: Annotated[int, typer.Option(help="Warm workers; 0 starts every run cold.", min=0)] = 2,
     keep: Annotated[
-        int | None, typer.Option(help="Never give back so many of them (default: all).", min=0)
+        int | None, typer.Option(help="Keep this many of them, however idle (default: all).", min=0)
     ] = None,
     proxy_port: Annotated[
         int, typer.Option(help="Port of the proxy to deployed servers.", min=1, max=LAST_PORT)
