@@ -14,7 +14,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maitre.errors import UserError
+from maitre.errors import UserError, reading
 
 
 class SettingsError(UserError):
@@ -120,7 +120,9 @@ def _read_mapping(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -9,6 +9,7 @@ import pytest
 import maitre
 from maitre.cli.main import ISSUES, main
 from maitre.errors import UserError, named_file_errors, reading
+from tests.tiny_inputs import write_tasks
 
 PROFILE = "h100-64gb/llama-3.1-8b-instruct"
 # Raised by a policy's or Maitre's own defect, or caught inside: never shown as the user's.
@@ -119,3 +120,50 @@ def test_reading_names_the_file_and_passes_errors_that_have_a_line(tmp_path: Pat
         file.read_text()
     with pytest.raises(UserError, match=r"^as it is$"), reading(file):
         raise UserError("as it is")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["place", "examples/adapters.csv", "--profile", PROFILE, "--seed", "-1"],
+        ["twin", "simulate", "--profile", PROFILE, "--catalogue", "x.csv", "--seed", "-1"],
+        [
+            "cluster",
+            "simulate",
+            "--jobs",
+            "x",
+            "--cluster",
+            "x",
+            "--policy",
+            "maitre",
+            "--seed",
+            "-5",
+        ],
+        ["maxpack", "fit", "x.parquet", "out", "--seed", "-1"],
+        ["tune", "task", "--local", "--seed", "-1"],
+        ["tune", "task", "--deadline", "99999999999999d"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_value_out_of_range_is_one_error(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("MAITRE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAITRE_TASKS", str(write_tasks(tmp_path / "tasks", ("task",))))
+    code, said = run(command, monkeypatch, capsys)
+    assert code == 2, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfehome: x", b"{", b"- a list", b"nosuch: 1"])
+def test_a_settings_file_that_cannot_be_used_is_one_error(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "maitre.yaml").write_bytes(content)
+    monkeypatch.setenv("MAITRE_SETTINGS", str(tmp_path / "maitre.yaml"))
+    code, said = run(["requests", "list"], monkeypatch, capsys)
+    assert code == 2, said
+    assert "maitre.yaml" in said

@@ -18,7 +18,7 @@ app = typer.Typer(help="The prompt bank: starts for tuning.", no_args_is_help=Tr
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Bank = Annotated[str | None, typer.Option(help="Folder or URL (default: in the data home).")]
 Tenant = Annotated[str | None, typer.Option(help="Show public prompts and those of this tenant.")]
-Seed = Annotated[int, typer.Option(help="Seed of the samples and of the random candidate.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the random candidate.")]
 
 
 @app.command("list")

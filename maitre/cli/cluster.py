@@ -27,9 +27,9 @@ app.command("replay")(replay_tick.replay)
 def simulate(
     jobs: JobsOption,
     cluster: ClusterOption,
-    policy: Annotated[str, typer.Option(help="infless, elasticflow, prompttuner or maitre")],
+    policy: Annotated[str, typer.Option(help="Its name; `maitre cluster compare` lists them.")],
     out: Annotated[Path | None, typer.Option(help="Write events.csv here.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the worker failures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the worker failures.")] = 0,
     parameters: SetOption = None,
     figure: Annotated[Path | None, typer.Option(help="Timeline of GPUs, PNG.")] = None,
     json: JsonOption = False,
@@ -64,7 +64,7 @@ def compare(
     policy: Annotated[
         list[str] | None, typer.Option(help="Repeatable; all of them by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the worker failures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the worker failures.")] = 0,
     bound: Annotated[bool, typer.Option(help="Also the clairvoyant bound.")] = True,
     figures: Annotated[Path | None, typer.Option(help="Folder for two PNGs.")] = None,
     json: JsonOption = False,
@@ -116,7 +116,7 @@ def generate(
     slack: Annotated[
         list[float] | None, typer.Option(help="Repeatable; default 0.6 1.0 1.5.")
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     json: JsonOption = False,
 ) -> None:
     """Make jobs.csv from a window of an arrival trace."""

@@ -10,7 +10,7 @@ _SPAN = re.compile(r"(?:in\s+)?(\d+(?:\.\d+)?)\s*([smhd])")
 
 
 def parse_deadline(text: str, now: datetime) -> datetime:
-    """The moment in UTC that `text` names: `90s`, `10m`, `in 2h`, `1d`, or ISO 8601.
+    """Return the moment in UTC that `text` names: `90s`, `10m`, `in 2h`, `1d`, or ISO 8601.
 
     A time without a zone is in the zone of this machine. Raises `UserError` for anything else.
     """
@@ -34,5 +34,5 @@ def parse_deadline(text: str, now: datetime) -> datetime:
     return moment
 
 
-def _far_away(text: str) -> ValueError:
-    return ValueError(f"deadline {text[:40]!r}: so far away no calendar has a date")
+def _far_away(text: str) -> UserError:
+    return UserError(f"deadline {text[:40]!r}: expected a date in the years 2 to 9998")

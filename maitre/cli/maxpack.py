@@ -22,7 +22,7 @@ def traces(
     profile: Profile,
     points: Annotated[int, typer.Option(help="Configurations to simulate.")] = 1000,
     duration: Annotated[float, typer.Option(help="simulated seconds of each.")] = 3600.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same traces.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same traces.")] = 0,
     json: Json = False,
 ) -> None:
     """Simulate designed configurations in the twin."""
@@ -58,7 +58,7 @@ def fit(
     traces: Annotated[Path, typer.Argument(help="Parquet file of traces.")],
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
     held_out: Annotated[float, typer.Option(help="Part of the traces kept for scoring.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the fit.")] = 0,
     ttft_slo: Annotated[
         float | None,
         typer.Option(

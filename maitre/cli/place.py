@@ -66,7 +66,7 @@ def place(
         str | None, typer.Option(help="Explain why this adapter is on its server.")
     ] = None,
     baselines: Annotated[bool, typer.Option(help="Also count simpler methods' GPUs.")] = True,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same plan.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same plan.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the plan to this file.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Also write an HTML page about the plan.")

@@ -36,7 +36,10 @@ def tune(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the cold start and of the batches.", rich_help_panel=LOCAL)
+        int,
+        typer.Option(
+            min=0, help="Seed of the cold start and of the batches.", rich_help_panel=LOCAL
+        ),
     ] = 0,
     target_loss: Annotated[
         float | None, typer.Option(help="Stop at this eval loss.", rich_help_panel=LOCAL)

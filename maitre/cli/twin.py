@@ -65,7 +65,7 @@ def simulate(
     ] = None,
     cv: Annotated[float, typer.Option(help="Variation of gaps between arrivals.")] = 1.0,
     duration: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
     json: Json = False,
 ) -> None:
     """Simulate one server under a catalogue of adapters, or a trace of requests."""
@@ -135,7 +135,7 @@ def calibrate(
         float, typer.Option(help="Mean length of the runs' answers, in tokens.")
     ] = 195.0,
     rounds: Annotated[int, typer.Option(help="Rounds of simulating and refitting.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated runs.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated runs.")] = 3,
     json: Json = False,
 ) -> None:
     """Fit a profile from measurement tables and runs, and report how well it fits.

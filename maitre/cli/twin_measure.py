@@ -37,7 +37,7 @@ def measure(
         int, typer.Option(help="Mean length of the loads' answers, in tokens.")
     ] = 32,
     gpu: Annotated[str, typer.Option(help="What the server runs on.")] = "",
-    seed: Annotated[int, typer.Option(help="The same seed sends the same requests.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same requests.")] = 0,
     json: Json = False,
 ) -> None:
     """Measure a running server: bursts, loads, and a validation load that no fit sees.

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from maitre.cli.deadline import parse_deadline
+from maitre.errors import UserError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -26,7 +27,7 @@ def test_times_come_back_in_utc() -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "10", "10 weeks", "-5m"])
 def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a span"):
+    with pytest.raises(UserError, match="expected a span"):
         parse_deadline(text, NOW)
 
 
@@ -35,5 +36,5 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
     ["99999999999d", "9" * 400 + "s", "0001-01-01T00:00+02:00", "0001-01-01", "9999-12-31T23:59"],
 )
 def test_what_is_beyond_the_calendar_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no calendar has a date"):
+    with pytest.raises(UserError, match="expected a date in the years"):
         parse_deadline(text, NOW)
