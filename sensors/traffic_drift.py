@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from typing import Any
 
 import dagster as dg
 
@@ -69,7 +70,7 @@ def watch_once(
         run_requests=[
             dg.RunRequest(
                 run_key=f"traffic-{verdict.watch.asked_of_plan}-{now_s:.0f}",
-                run_config=REPLACE_CONFIG,
+                run_config=_replace_config(home),
                 tags={"maitre/why": verdict.reason[:200]},
             )
         ],
@@ -77,8 +78,16 @@ def watch_once(
     )
 
 
-REPLACE_CONFIG = {"ops": {"placement_plan": {"config": {"change_running": True}}}}
-"""The run changes the plan that is served, with few moves."""
+def _replace_config(home: DataHome) -> dict[str, Any]:
+    """Return the configuration of a run that changes the served plan, with few moves.
+
+    The new plan keeps the promise of the newest one: its risk and its objective.
+    """
+    config: dict[str, Any] = {"change_running": True}
+    if home.has_plan():
+        promised = home.plan().evidence
+        config |= {name: promised[name] for name in ("risk", "ttft_slo_ms") if name in promised}
+    return {"ops": {"placement_plan": {"config": config}}}
 
 
 def weigh(

@@ -125,7 +125,9 @@ def test_far_more_traffic_is_asked_for_once_with_few_moves(
 ) -> None:
     results = minutes(planned, tmp_path, gateway(tmp_path, per_minute=600.0), 8)
     [asked] = [request for result in results for request in result.run_requests or ()]
-    assert asked.run_config == {"ops": {"placement_plan": {"config": {"change_running": True}}}}
+    promised = {"risk": 0.01, "ttft_slo_ms": 10_000.0}
+    config = {"change_running": True, **promised}
+    assert asked.run_config == {"ops": {"placement_plan": {"config": config}}}
     assert "risk" in asked.tags["maitre/why"]
     assert "asked for" in results[-1].skip_reason.skip_message
     assert json.loads(results[-1].cursor)["asked_of_plan"] in asked.run_key
@@ -231,3 +233,16 @@ def test_without_servers_the_asset_says_what_to_do(home: DataHome, tmp_path: Pat
     nothing = Gateway(routes_file=str(tmp_path / "routes.json"))
     with pytest.raises(ValueError, match="maitre deploy local"):
         dg.materialize([observed_traffic], resources={"home": home, "gateway": nothing})
+
+
+def test_a_new_placement_keeps_the_promise_of_the_newest_plan(tmp_path: Path) -> None:
+    home = DataHome(root=str(tmp_path / "home"))
+    assert sensor._replace_config(home)["ops"]["placement_plan"]["config"] == {
+        "change_running": True
+    }
+    home.write_plan(PlacementPlan("p", (), evidence={"risk": 0.02, "ttft_slo_ms": 400.0}))
+    assert sensor._replace_config(home)["ops"]["placement_plan"]["config"] == {
+        "change_running": True,
+        "risk": 0.02,
+        "ttft_slo_ms": 400.0,
+    }
