@@ -85,10 +85,11 @@ def test_a_defect_keeps_its_traceback_and_says_where_to_report_it(
         raise ValueError("an index is out of range")
 
     monkeypatch.setattr("maitre.cli.main.app", broken)
-    monkeypatch.setattr("sys.argv", ["maitre"])
-    with pytest.raises(ValueError, match="out of range"):
-        main()
-    assert ISSUES in capsys.readouterr().err
+    code, said = run([], monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" in said
+    assert "ValueError: an index is out of range" in said
+    assert said.strip().splitlines()[-1].endswith(ISSUES)
 
 
 def test_every_error_class_is_the_users_or_is_listed_as_a_defect() -> None:

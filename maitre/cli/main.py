@@ -1,6 +1,7 @@
 """Put the command groups together; show an error that the user can mend on one line."""
 
 import sys
+import traceback
 
 import typer
 
@@ -45,8 +46,9 @@ def main() -> None:
         if line := _database_error(error):
             print(f"maitre: {line}", file=sys.stderr)
             sys.exit(2)
+        traceback.print_exc()
         print(f"maitre: this is a defect of Maitre; please report it: {ISSUES}", file=sys.stderr)
-        raise
+        sys.exit(1)
 
 
 def _values(arguments: list[str]) -> list[str]:
