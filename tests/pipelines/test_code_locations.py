@@ -100,7 +100,7 @@ def test_the_graph_is_the_one_in_the_readme() -> None:
         "server_profiles": ["profile_files", "twin_verdict", "vllm_measurements"],
         "twin_verdict": ["profile_files", "vllm_measurements"],
         "trace_batches": ["server_profiles"],
-        "twin_traces": ["server_profiles"],
+        "twin_traces": ["server_profiles", "trace_batches"],
         "maxpack_model": ["twin_traces", "twin_verdict"],
         "adapter_catalogue": ["adapter_file", "profile_files"],
         "placement_plan": [
@@ -110,6 +110,7 @@ def test_the_graph_is_the_one_in_the_readme() -> None:
             "twin_verdict",
         ],
         "vllm_deployments": ["placement_plan"],
+        "running_servers": ["vllm_deployments"],
     }
 
 

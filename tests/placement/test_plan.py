@@ -91,7 +91,7 @@ def test_a_plan_that_contradicts_itself_is_refused(servers: tuple, said: str) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "JSON object"),
         ('{"profile": "p"}', "'servers' is missing"),
         ('{"profile": "p", "servers": [{}]}', r"servers\[0\]: field 'name'"),

@@ -64,7 +64,7 @@ def test_a_measurement_survives_the_servers_death(
     make_adapter: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DOUBLE_DIES", "12")
+    monkeypatch.setenv("VLLM_DOUBLE_DIES", "12")
     folders = {name: make_adapter(name) for name in "ab"}
     server = LocalServer.start("s", launch, log_folder=tmp_path, python=double_python)
     measurement = Measurement(tmp_path / "samples")

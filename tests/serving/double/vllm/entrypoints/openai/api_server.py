@@ -89,7 +89,9 @@ def application(options: argparse.Namespace) -> FastAPI:
         body = await request.json()
         if body["model"] != base and body["model"] not in adapters:
             return refuse(f"The model `{body['model']}` does not exist.", 404)
-        if os.environ.get("DOUBLE_DIES") and counts["done"] >= int(os.environ["DOUBLE_DIES"]):
+        if os.environ.get("VLLM_DOUBLE_DIES") and counts["done"] >= int(
+            os.environ["VLLM_DOUBLE_DIES"]
+        ):
             os._exit(1)
         prompt = body.get("prompt") or []
         asked = int(body.get("max_tokens", 16))
