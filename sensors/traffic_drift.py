@@ -11,9 +11,16 @@ from assets.serving.adapter_catalogue import CATALOGUE
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import WINDOW_S
 from assets.serving.placement_plan import PLAN, plan_in_service
-from assets.serving.traffic_looks import note
+from assets.serving.traffic_samples import store_sample
 from maitre.errors import UserError
-from maitre.placement.drift import Limits, Verdict, Watch, decide, expected_rates_rps, server_risks
+from maitre.placement.drift import (
+    DriftLimits,
+    DriftState,
+    Verdict,
+    decide,
+    expected_rates_rps,
+    server_risks,
+)
 from maitre.serving.observe import Sight, counted, starving
 from maitre.tracking.maxpack import load_champion
 from resources.data_home import DataHome
@@ -21,7 +28,7 @@ from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
 
-LIMITS = Limits()
+LIMITS = DriftLimits()
 LEAST_SPAN_S = 120.0
 """Rates over a shorter time are not used."""
 
@@ -50,13 +57,13 @@ def watch_once(
     mlflow: MlflowTracking,
     gateway: Gateway,
     now_s: float,
-    limits: Limits = LIMITS,
+    limits: DriftLimits = LIMITS,
 ) -> dg.SensorResult:
     """Store one sample, compute the servers' risks, and request a run or say why not."""
-    watch = Watch.from_dict(json.loads(cursor)) if cursor else Watch()
+    watch = DriftState.from_dict(json.loads(cursor)) if cursor else DriftState()
     if not gateway.routes().servers:
         return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
-    seen = note(home, gateway.look(now_s), WINDOW_S)
+    seen = store_sample(home, gateway.look(now_s), WINDOW_S)
     if blind := _why_blind(seen, home):
         return _skip(blind, watch)
     try:
@@ -91,13 +98,13 @@ def _replace_config(home: DataHome) -> dict[str, Any]:
 
 
 def weigh(
-    watch: Watch,
+    watch: DriftState,
     seen: list[Sight],
     home: DataHome,
     inputs: Inputs,
     mlflow: MlflowTracking,
     now_s: float,
-    limits: Limits,
+    limits: DriftLimits,
     gateway: Gateway,
 ) -> Verdict:
     """Return the capacity model's risks of the servers at the observed rates.
@@ -150,5 +157,5 @@ def _why_blind(seen: list[Sight], home: DataHome) -> str:
     return ""
 
 
-def _skip(reason: str, watch: Watch) -> dg.SensorResult:
+def _skip(reason: str, watch: DriftState) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=json.dumps(watch.to_dict()))

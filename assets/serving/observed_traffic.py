@@ -10,7 +10,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from assets.serving.traffic_looks import note
+from assets.serving.traffic_samples import store_sample
 from assets.shared.inputs import OWNERS
 from maitre.errors import UserError
 from maitre.serving.observe import Sight, counted, starving, throughput_tps
@@ -58,11 +58,11 @@ def observed_traffic(
             f"no server is routed to: {gateway.routes_file} names none; `maitre deploy local` "
             "writes it"
         )
-    seen = note(home, gateway.look(time.time()), config.window_s)
+    seen = store_sample(home, gateway.look(time.time()), config.window_s)
     if len(seen) < 2:
         context.log.info(f"the first look; the second in {config.wait_s:g} s")
         time.sleep(config.wait_s)
-        seen = note(home, gateway.look(time.time()), config.window_s)
+        seen = store_sample(home, gateway.look(time.time()), config.window_s)
     requests, span_s = counted(seen)
     if span_s <= 0:
         raise UserError(f"rates are not known: {seen[-1].gateway or 'one look is not enough'}")

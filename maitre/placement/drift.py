@@ -1,8 +1,8 @@
-"""Does what is served still hold under the traffic that is seen? And is it time to say so?
+"""Decide whether the observed traffic calls for a new placement.
 
-The capacity model says of each server how likely it starves at the rates seen. A re-placement is
-asked for when some server has been too likely to for several looks in a row, and not again while
-the one asked for is under way: rates wobble, and moves have a price.
+The capacity model gives the risk that each server starves at the observed rates. A new placement
+is requested when a server's risk has been too high in several samples in a row, and not again
+while the requested one is under way: rates vary, and moves have a price.
 """
 
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def server_risks(
 
 
 @dataclass(frozen=True)
-class Limits:
+class DriftLimits:
     """When to ask: `looks` in a row with a risk of at least `enter`, and not within `calm_s` of the
     last time. A server is out of it again below `leave`."""
 
@@ -92,7 +92,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Watch:
+class DriftState:
     """What is kept from look to look: for how many each server has been over, when and on which
     plan a re-placement was asked for."""
 
@@ -105,7 +105,7 @@ class Watch:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, object]) -> "Watch":
+    def from_dict(cls, document: Mapping[str, object]) -> "DriftState":
         """A watch that `to_dict` made."""
         over, asked = document.get("over") or {}, document.get("asked_at_s")
         assert isinstance(over, Mapping)
@@ -122,16 +122,16 @@ class Verdict:
 
     ask: bool
     reason: str
-    watch: Watch
+    watch: DriftState
 
 
 def decide(
-    watch: Watch,
+    watch: DriftState,
     risks: Mapping[str, float],
     starving: Mapping[str, str],
     plan_version: str,
     now_s: float,
-    limits: Limits,
+    limits: DriftLimits,
 ) -> Verdict:
     """One look more. `starving` are servers whose queue was seen to grow, with the reason.
 
@@ -143,16 +143,18 @@ def decide(
         was, risk = watch.over.get(server, 0), risks.get(server, 0.0)
         if risk >= limits.enter or server in starving or (was and risk >= limits.leave):
             over[server] = was + 1
-    kept = Watch(over, watch.asked_at_s, watch.asked_of_plan)
+    kept = DriftState(over, watch.asked_at_s, watch.asked_of_plan)
     worst = max(watched, key=lambda server: (server in over, risks.get(server, 0.0)), default="")
     if not over:
-        return Verdict(False, f"no server is about to starve; riskiest {_said(worst, risks)}", kept)
+        return Verdict(
+            False, f"no server is about to starve; riskiest {_describe(worst, risks)}", kept
+        )
     lasting = [server for server, looks in over.items() if looks >= limits.looks]
     if not lasting:
         looks = max(over.values())
         return Verdict(
             False,
-            f"{_said(worst, risks, starving)} for {looks} of {limits.looks} looks in a row",
+            f"{_describe(worst, risks, starving)} for {looks} of {limits.looks} looks in a row",
             kept,
         )
     since_s = None if watch.asked_at_s is None else now_s - watch.asked_at_s
@@ -160,15 +162,15 @@ def decide(
         same = "" if watch.asked_of_plan != plan_version else ", and the same is served since"
         return Verdict(
             False,
-            f"{_said(worst, risks, starving)}; a re-placement was asked for {since_s:.0f} s ago"
+            f"{_describe(worst, risks, starving)}; a re-placement was asked for {since_s:.0f} s ago"
             f"{same}; the next after {limits.calm_s:.0f} s",
             kept,
         )
-    names = ", ".join(_said(server, risks, starving) for server in sorted(lasting))
-    return Verdict(True, names, Watch({}, now_s, plan_version))
+    names = ", ".join(_describe(server, risks, starving) for server in sorted(lasting))
+    return Verdict(True, names, DriftState({}, now_s, plan_version))
 
 
-def _said(
+def _describe(
     server: str, risks: Mapping[str, float], starving: Mapping[str, str] | None = None
 ) -> str:
     if not server:

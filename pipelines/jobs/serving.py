@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.serving.trace_shares import simulate_traces
+from assets.serving.trace_fanout_job import simulate_traces
 from maitre.settings import Settings
 from pipelines.automation import ON_REQUEST
 from pipelines.step_executor import step_executor

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.drift import (
     PRIOR_REQUESTS,
-    Limits,
-    Watch,
+    DriftLimits,
+    DriftState,
     decide,
     expected_rates_rps,
     server_risks,
@@ -23,7 +23,7 @@ from maitre.placement.plan import PlacementPlan
 from maitre.twin import ServerProfile
 
 PROFILE = ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
-LIMITS = Limits(enter=0.1, leave=0.05, looks=3, calm_s=900.0)
+LIMITS = DriftLimits(enter=0.1, leave=0.05, looks=3, calm_s=900.0)
 
 
 def catalogue(rates: list[float]) -> AdapterCatalogue:
@@ -69,12 +69,12 @@ def test_a_server_whose_adapters_are_all_gone_is_not_at_risk(plan: PlacementPlan
     assert set(risks.values()) == {0.0}
 
 
-def run(risks: list[float], watch: Watch | None = None, plan: str = "p", **starving: str):
+def run(risks: list[float], watch: DriftState | None = None, plan: str = "p", **starving: str):
     """A look a minute; the verdict of each."""
-    watch, found = watch or Watch(), []
+    watch, found = watch or DriftState(), []
     for minute, risk in enumerate(risks):
         verdict = decide(watch, {"s": risk, "t": 0.0}, starving, plan, 60.0 * minute, LIMITS)
-        watch = Watch.from_dict(json.loads(json.dumps(verdict.watch.to_dict())))
+        watch = DriftState.from_dict(json.loads(json.dumps(verdict.watch.to_dict())))
         found.append(verdict)
     return found
 

@@ -11,7 +11,7 @@ import pytest
 from assets.serving.adapter_catalogue import CATALOGUE
 from assets.serving.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic
 from assets.serving.placement_plan import PLAN, plan_in_service
-from assets.serving.traffic_looks import LOOKS, looks_since
+from assets.serving.traffic_samples import LOOKS, samples_since
 from maitre.errors import UserError
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.place import place
@@ -117,7 +117,7 @@ def test_traffic_as_planned_is_let_alone(planned: DataHome, tmp_path: Path) -> N
     assert not any(result.run_requests for result in results)
     assert "rates of 0 s say too little" in results[0].skip_reason.skip_message
     assert "no server is about to starve" in results[-1].skip_reason.skip_message
-    assert len(looks_since(planned, 0.0)) == 5
+    assert len(samples_since(planned, 0.0)) == 5
 
 
 def test_far_more_traffic_is_asked_for_once_with_few_moves(

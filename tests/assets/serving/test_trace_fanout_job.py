@@ -6,10 +6,10 @@ import dagster as dg
 import pytest
 from dagster_k8s import k8s_job_executor
 
-from assets.serving import trace_batches, trace_shares
+from assets.serving import trace_batches, trace_fanout_job
 from assets.serving.measured_profiles import profile_name
 from assets.serving.trace_batches import TracesConfig, batch_sizes, refined_configurations
-from assets.serving.trace_shares import SHARES, simulate_traces
+from assets.serving.trace_fanout_job import SHARES, simulate_traces
 from assets.serving.twin_traces import twin_traces
 from maitre.settings import Settings
 from maitre.twin import ServerProfile
@@ -26,7 +26,7 @@ def test_the_shares_are_all_batches_once(tmp_path: Path, monkeypatch: pytest.Mon
         done.append((batch, size, config.seed))  # type: ignore[attr-defined]
         return [None] * size
 
-    monkeypatch.setattr(trace_shares, "batch_of_traces", simulated)
+    monkeypatch.setattr(trace_fanout_job, "batch_of_traces", simulated)
     given = {
         "home": DataHome(root=str(tmp_path)),
         "inputs": Inputs(

@@ -14,17 +14,17 @@ KEPT_S = 7200.0
 _NAME = re.compile(r"(?P<at_s>\d+\.\d+)-[0-9a-f]+\.json")
 
 
-def note(home: DataHome, sight: Sight, window_s: float) -> list[Sight]:
+def store_sample(home: DataHome, sight: Sight, window_s: float) -> list[Sight]:
     """Store one more sample; return those of the `window_s` before it, the oldest first.
 
     Looks older than `KEPT_S`, or than the window where that is longer, are removed.
     """
     home.write_json(f"{LOOKS}/{sight.at_s:017.3f}-{uuid.uuid4().hex}.json", sight.to_dict())
     _forget(home, sight.at_s - max(KEPT_S, window_s))
-    return looks_since(home, sight.at_s - window_s)
+    return samples_since(home, sight.at_s - window_s)
 
 
-def looks_since(home: DataHome, since_s: float) -> list[Sight]:
+def samples_since(home: DataHome, since_s: float) -> list[Sight]:
     """Return the stored samples from a time on, the oldest first."""
     found = []
     for name, at_s in _kept(home):
