@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.chosen_start import ChosenStart
-    from maitre.tuning.config import IterationReport, Position, RunConfig, TuneConfig, TuneResult
-    from maitre.tuning.lora import LoraConfig, LoraResult
+    from maitre.tuning.config import (
+        IterationReport,
+        LoraConfig,
+        Position,
+        RunConfig,
+        TuneConfig,
+        TuneResult,
+    )
+    from maitre.tuning.lora import LoraResult
     from maitre.tuning.tasks import Task
     from maitre.tuning.workers import Workers
 
@@ -218,8 +225,7 @@ def _prompt_config(asked: LocalTuning, bank: "PromptBank") -> "TuneConfig":
 
 
 def _lora_config(asked: LocalTuning) -> "LoraConfig":
-    from maitre.tuning.config import TuningInputError
-    from maitre.tuning.lora import LoraConfig
+    from maitre.tuning.config import LoraConfig, TuningInputError
 
     if asked.init not in (None, "random"):
         raise TuningInputError(f"--init {asked.init}: an adapter starts from the draw of its seed")

@@ -1,11 +1,20 @@
-"""What a policy can ask for. Actions of one decision take effect at once, in order."""
+"""What a policy can ask for.
+
+The actions of one decision are carried out at once, in order, and each sees the effects of those
+before it. A worker is named by its id (a key of `Pool.workers` or `Snapshot.blank`), a job by its
+`job_id`. In the simulator an action that cannot be carried out raises `PolicyError`.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class StartWorkers:
-    """Hold `count` more GPUs and load `base_model` on them (`None`: hold them blank)."""
+    """Hold `count` more GPUs and load `base_model` on each; with `None`, hold them blank.
+
+    `count` is from 1 to `Snapshot.cold`. Each worker costs from now until its `StopWorker`, and is
+    ready (idle) after its model's `warm_up_s` seconds. Its id appears in the next snapshot.
+    """
 
     base_model: str | None
     count: int
@@ -13,7 +22,10 @@ class StartWorkers:
 
 @dataclass(frozen=True, slots=True)
 class LoadModel:
-    """Load `base_model` on a held blank or idle worker; what it held is dropped."""
+    """Load `base_model` on a worker that is blank, or idle in any pool; its old model is dropped.
+
+    The worker is ready after the new model's `warm_up_s` seconds. It stays held, and costs.
+    """
 
     worker: str
     base_model: str
@@ -21,14 +33,19 @@ class LoadModel:
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """Give an idle or blank worker's GPU back."""
+    """Give the GPU of an idle or blank worker back; a loading or busy worker cannot be stopped."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
 class StartLookup:
-    """Look the queued job up in the prompt bank, on one idle worker of its model."""
+    """Look for the queued job's start in the prompt bank, on one idle worker of its model.
+
+    This takes the model's `lookup_s` seconds. Then the job is queued again, with `lookup_ended`,
+    and needs its bank iterations instead of its cold ones. A job can be looked up once, before it
+    has started.
+    """
 
     job_id: str
     worker: str
@@ -36,7 +53,11 @@ class StartLookup:
 
 @dataclass(frozen=True, slots=True)
 class StartJob:
-    """Start, or resume, the queued job on idle workers of its model."""
+    """Start the queued job, or resume it after a preemption, on idle workers of its model.
+
+    The number of workers is a key of `ModelSpec.iteration_s`. A resumed job makes no progress for
+    the model's `resize_s` seconds.
+    """
 
     job_id: str
     workers: tuple[str, ...]
@@ -44,7 +65,11 @@ class StartJob:
 
 @dataclass(frozen=True, slots=True)
 class ResizeJob:
-    """Move the running job to a new set of workers: any of its own and idle ones of its model."""
+    """Move the running job to these workers: any of its own, and idle ones of its model.
+
+    The job keeps its iterations and makes none for the model's `resize_s` seconds. The number of
+    workers is a key of `ModelSpec.iteration_s`; own workers that are left out become idle.
+    """
 
     job_id: str
     workers: tuple[str, ...]
@@ -52,7 +77,7 @@ class ResizeJob:
 
 @dataclass(frozen=True, slots=True)
 class PreemptJob:
-    """Stop the running job, keep its progress, and put it back in the queue."""
+    """Put the running job back in the queue and keep its iterations; its workers become idle."""
 
     job_id: str
 
@@ -67,7 +92,10 @@ class RejectJob:
 
 @dataclass(frozen=True, slots=True)
 class WaitUntil:
-    """Ask to be called at `time_s` at the latest, even if nothing happens before."""
+    """Ask to be called at `time_s` (seconds, as `Snapshot.time_s`) even if nothing happens before.
+
+    The earliest of several counts. Each decision drops the request of the one before.
+    """
 
     time_s: float
 

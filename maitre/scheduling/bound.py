@@ -131,10 +131,15 @@ def _intervals(jobs: Sequence[Job]) -> list[tuple[float, float]]:
     """Intervals from a submission to a deadline, at most `_MOMENTS` of each, evenly chosen."""
     starts = sorted({job.submitted_s for job in jobs})
     ends = sorted({job.deadline_s for job in jobs})
-    return [(start, end) for start in _some(starts) for end in _some(ends) if end > start]
+    return [
+        (start, end)
+        for start in _evenly_chosen(starts)
+        for end in _evenly_chosen(ends)
+        if end > start
+    ]
 
 
-def _some(values: Sequence[float]) -> Sequence[float]:
+def _evenly_chosen(values: Sequence[float]) -> Sequence[float]:
     if len(values) <= _MOMENTS:
         return values
     return [values[round(i)] for i in np.linspace(0, len(values) - 1, _MOMENTS)]

@@ -42,13 +42,13 @@ def simulate(
     return _Run(jobs, cluster, policy, seed, pace_s).run()
 
 
-class _Run(ClusterState):
+class _Run:
     """One run: what happens by itself, and when the policy is asked."""
 
     def __init__(
         self, jobs: Sequence[Job], cluster: Cluster, policy: Policy, seed: int, pace_s: float
     ) -> None:
-        super().__init__(jobs, cluster, seed)
+        self.state = ClusterState(jobs, cluster, seed)
         self.policy = policy
         self.pace_ms = pace_s * 1000
 
@@ -58,179 +58,181 @@ class _Run(ClusterState):
         next_arrival = 0
         earliest_decision = 0
         decision_due = False
-        last_ms = max((ms for ms, _ in self.arriving), default=0)
-        arriving, heap = self.arriving, self.heap
-        while self.open_jobs:
+        last_ms = max((ms for ms, _ in self.state.arriving), default=0)
+        arriving, heap = self.state.arriving, self.state.heap
+        while self.state.open_jobs:
             times = []
             if next_arrival < len(arriving):
                 times.append(arriving[next_arrival][0])
             if heap:
                 times.append(heap[0][0])
             if decision_due:
-                times.append(max(earliest_decision, self.now))
-            elif self.wake_ms is not None:
-                times.append(max(self.wake_ms, earliest_decision, self.now))
+                times.append(max(earliest_decision, self.state.now))
+            elif self.state.wake_ms is not None:
+                times.append(max(self.state.wake_ms, earliest_decision, self.state.now))
             if not times or min(times) > last_ms + _STALLED_MS:
                 break
-            self.now = now = min(times)
+            self.state.now = now = min(times)
             while heap and heap[0][0] == now:
                 decision_due |= self.settle(heapq.heappop(heap))
             while next_arrival < len(arriving) and arriving[next_arrival][0] == now:
                 self.submit(arriving[next_arrival][1])
                 next_arrival += 1
                 decision_due = True
-            if self.wake_ms is not None and self.wake_ms <= now:
+            if self.state.wake_ms is not None and self.state.wake_ms <= now:
                 decision_due = True
-            if decision_due and now >= earliest_decision and self.open_jobs:
+            if decision_due and now >= earliest_decision and self.state.open_jobs:
                 decision_due = False
                 live = self.decide()
                 earliest_decision = now + round(live * self.pace_ms)
         self.close()
-        return Simulation(self.events, self.outcome())
+        return Simulation(self.state.events, self.outcome())
 
     def settle(self, entry: tuple[int, int, int, str, int]) -> bool:
         """Carry out one due event; False when it has been overtaken."""
         _, kind, _, name, epoch = entry
         if kind == FINISH:
-            if self.jobs[name].epoch != epoch:
+            if self.state.jobs[name].epoch != epoch:
                 return False
-            self.finish(self.jobs[name])
+            self.finish(self.state.jobs[name])
         elif kind == LOOKUP_END:
-            self.end_lookup(self.jobs[name])
+            self.end_lookup(self.state.jobs[name])
         elif kind == READY:
-            if name not in self.held or self.load_epoch[name] != epoch:
+            if name not in self.state.held or self.state.load_epoch[name] != epoch:
                 return False
             self.ready(name)
         else:
-            if name not in self.held:
+            if name not in self.state.held:
                 return False
             self.fail(name)
         return True
 
     def decide(self) -> int:
-        self.decisions += 1
-        self.wake_ms = None
+        self.state.decisions += 1
+        self.state.wake_ms = None
         snapshot = Snapshot(
-            self.now / 1000,
-            self.cluster,
-            self.pool_views,
-            self.blank,
-            len(self.held),
-            frozenset(self.changed),
+            self.state.now / 1000,
+            self.state.cluster,
+            self.state.pool_views,
+            self.state.blank,
+            len(self.state.held),
+            frozenset(self.state.changed),
         )
-        self.changed.clear()
-        live = len(self.held) + sum(
-            len(pool.queued) + len(pool.running) for pool in self.pools.values()
+        self.state.changed.clear()
+        live = len(self.state.held) + sum(
+            len(pool.queued) + len(pool.running) for pool in self.state.pools.values()
         )
         for action in self.policy.decide(snapshot):
-            apply(self, action)
-        self.peak = max(self.peak, len(self.held))
+            apply(self.state, action)
+        self.state.peak = max(self.state.peak, len(self.state.held))
         return live
 
     # -- what happens by itself ---------------------------------------------------------------
 
     def submit(self, record: JobRecord) -> None:
         record.state = "queued"
-        pool = self.pools[record.job.base_model]
+        pool = self.state.pools[record.job.base_model]
         pool.queued[record.job.job_id] = record.view
-        pool.arrivals_s.append(self.now / 1000)
-        self.changed.add(record.job.base_model)
+        pool.arrivals_s.append(self.state.now / 1000)
+        self.state.changed.add(record.job.base_model)
 
     def finish(self, record: JobRecord) -> None:
         job = record.job
-        pool = self.pools[job.base_model]
-        self.log("job_finish", ";".join(record.workers), job.job_id, job.base_model)
-        self.release(pool, record)
+        pool = self.state.pools[job.base_model]
+        self.state.log("job_finish", ";".join(record.workers), job.job_id, job.base_model)
+        self.state.release(pool, record)
         record.state = "finished"
-        late = self.now > record.deadline_ms
-        self.finished += 1
-        self.late += late
-        self.open_jobs -= 1
+        late = self.state.now > record.deadline_ms
+        self.state.finished += 1
+        self.state.late += late
+        self.state.open_jobs -= 1
         del pool.running[job.job_id]
         banked = record.view.lookup_ended
         pool.completions.append(
-            Completion(self.now / 1000, banked, record.view.iterations_estimate, record.need, late)
+            Completion(
+                self.state.now / 1000, banked, record.view.iterations_estimate, record.need, late
+            )
         )
-        self.changed.add(job.base_model)
+        self.state.changed.add(job.base_model)
 
     def end_lookup(self, record: JobRecord) -> None:
         job = record.job
-        pool = self.pools[job.base_model]
+        pool = self.state.pools[job.base_model]
         lookup = pool.lookups.pop(job.job_id)
-        self.log("lookup_end", lookup.worker, job.job_id, job.base_model)
-        self.lookup_ms += pool.lookup_ms
+        self.state.log("lookup_end", lookup.worker, job.job_id, job.base_model)
+        self.state.lookup_ms += pool.lookup_ms
         record.state = "queued"
         record.view = replace(record.view, lookup_ended=True)
         record.need = float(job.iterations_bank)
         pool.queued[job.job_id] = record.view
-        self.make_idle(pool, lookup.worker)
-        if lookup.worker in self.doomed:
-            self.doomed.discard(lookup.worker)
-            self.drop(lookup.worker)
-        self.changed.add(job.base_model)
+        self.state.make_idle(pool, lookup.worker)
+        if lookup.worker in self.state.doomed:
+            self.state.doomed.discard(lookup.worker)
+            self.state.drop(lookup.worker)
+        self.state.changed.add(job.base_model)
 
     def ready(self, name: str) -> None:
-        model = self.holder[name]
+        model = self.state.holder[name]
         assert model is not None
-        pool = self.pools[model]
-        self.log("worker_ready", name, "", model)
-        self.warming_ms += pool.warm_up_ms
-        self.make_idle(pool, name, ready=True)
-        self.changed.add(model)
+        pool = self.state.pools[model]
+        self.state.log("worker_ready", name, "", model)
+        self.state.warming_ms += pool.warm_up_ms
+        self.state.make_idle(pool, name, ready=True)
+        self.state.changed.add(model)
 
     def fail(self, name: str) -> None:
-        model = self.holder[name]
+        model = self.state.holder[name]
         if model is not None:
-            state = self.pools[model].workers[name].state
-            if state == "lookup":
-                self.doomed.add(name)
+            worker = self.state.pools[model].workers[name]
+            if worker.state == "lookup":
+                self.state.doomed.add(name)
                 return
-            if state == "running":
-                self.preempt(self.on_worker[name])
-            if state == "loading":
-                loaded = self.now - round(self.pools[model].workers[name].since_s * 1000)
-                self.warming_ms += loaded
-        self.drop(name)
+            if worker.state == "running":
+                self.state.preempt(self.state.on_worker[name])
+            if worker.state == "loading":
+                self.state.warming_ms += self.state.now - round(worker.since_s * 1000)
+        self.state.drop(name)
 
     def close(self) -> None:
         """Stop what is still held: nothing is left to do (or the policy will never do it)."""
-        for pool in self.pools.values():
+        for pool in self.state.pools.values():
             for job_id in list(pool.running):
-                self.preempt(job_id)
-        for name in list(self.held):
-            model = self.holder[name]
+                self.state.preempt(job_id)
+        for name in list(self.state.held):
+            model = self.state.holder[name]
             if model is not None:
-                worker = self.pools[model].workers[name]
+                worker = self.state.pools[model].workers[name]
                 if worker.state == "loading":
-                    self.warming_ms += self.now - round(worker.since_s * 1000)
-            self.drop(name)
+                    self.state.warming_ms += self.state.now - round(worker.since_s * 1000)
+            self.state.drop(name)
 
     def outcome(self) -> Outcome:
+        state = self.state
         hour_ms = 3_600_000
-        unfinished = self.open_jobs
-        violations = self.late + self.rejected + unfinished
-        first_ms = self.arriving[0][0] if self.arriving else 0
-        idle_ms = self.held_ms - self.busy_ms - self.lookup_ms - self.warming_ms
+        unfinished = state.open_jobs
+        violations = state.late + state.rejected + unfinished
+        first_ms = state.arriving[0][0] if state.arriving else 0
+        idle_ms = state.held_ms - state.busy_ms - state.lookup_ms - state.warming_ms
         return Outcome(
             policy=self.policy.name,
-            jobs=len(self.jobs),
-            finished=self.finished,
-            late=self.late,
-            rejected=self.rejected,
+            jobs=len(state.jobs),
+            finished=state.finished,
+            late=state.late,
+            rejected=state.rejected,
             unfinished=unfinished,
             violations=violations,
-            violation_rate=violations / max(1, len(self.jobs)),
-            gpu_hours=self.held_ms / hour_ms,
-            cost=self.held_ms / hour_ms * self.cluster.gpu_price_per_hour,
-            busy_gpu_hours=self.busy_ms / hour_ms,
-            lookup_gpu_hours=self.lookup_ms / hour_ms,
-            warming_gpu_hours=self.warming_ms / hour_ms,
+            violation_rate=violations / max(1, len(state.jobs)),
+            gpu_hours=state.held_ms / hour_ms,
+            cost=state.held_ms / hour_ms * state.cluster.gpu_price_per_hour,
+            busy_gpu_hours=state.busy_ms / hour_ms,
+            lookup_gpu_hours=state.lookup_ms / hour_ms,
+            warming_gpu_hours=state.warming_ms / hour_ms,
             idle_gpu_hours=idle_ms / hour_ms,
-            worker_starts=self.worker_count,
-            preemptions=self.preemptions,
-            resizes=self.resizes,
-            lookups=self.lookups,
-            peak_gpus=self.peak,
-            makespan_s=(self.now - first_ms) / 1000,
-            decisions=self.decisions,
+            worker_starts=state.worker_count,
+            preemptions=state.preemptions,
+            resizes=state.resizes,
+            lookups=state.lookups,
+            peak_gpus=state.peak,
+            makespan_s=(state.now - first_ms) / 1000,
+            decisions=state.decisions,
         )

@@ -1,5 +1,10 @@
 """What a policy sees at one moment: queue, workers, progress, and what has been observed so far.
 
+Times (`*_s`) are seconds on the clock of `Snapshot.time_s`; work is counted in iterations. A worker
+is one GPU that is held. Its states: `blank` (no model), `loading` (until `ready_s`), `idle` (ready
+and free), `lookup` and `running` (busy).
+
+
 The simulator and the live system build the same objects. Collections are read-only views that hold
 until the policy returns; jobs and workers are values, replaced when they change.
 """
@@ -17,8 +22,10 @@ WorkerState = Literal["blank", "loading", "idle", "lookup", "running"]
 class JobView:
     """A job as a policy sees it: estimates, never true counts.
 
-    `iterations_done` is progress kept from earlier starts; `banked` says that its count is the
-    bank's (a lookup ended before its first start); `lookup_ended` that a lookup did end.
+    The estimates are the iterations of the whole job: from a cold start, and from the start that a
+    lookup in the prompt bank finds. `iterations_done` is the progress kept from earlier starts,
+    `started` whether there was one. `lookup_ended` says that a lookup has ended, so that the bank's
+    estimate counts.
     """
 
     job_id: str
@@ -33,13 +40,13 @@ class JobView:
 
     @property
     def iterations_estimate(self) -> float:
-        """The estimated total for the start that this job has, or would have now."""
+        """Return the estimate that counts: the bank's after a lookup, else the cold one."""
         return self.iterations_bank_estimate if self.lookup_ended else self.iterations_cold_estimate
 
 
 @dataclass(frozen=True, slots=True)
 class LookupView:
-    """A job whose prompt-bank lookup is under way on `worker` and ends at `ends_s`."""
+    """A job that `worker` looks up in the prompt bank until `ends_s`."""
 
     job: JobView
     worker: str
@@ -48,9 +55,10 @@ class LookupView:
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
-    """A job on its workers. `job.iterations_done` is its progress at `progress_from_s`.
+    """A job on its workers, which take `iteration_s` seconds per iteration together.
 
-    Before `progress_from_s` (the resize cost) there is no progress.
+    `job.iterations_done` is its progress at `progress_from_s`; before that time (it is still being
+    resized or resumed) it makes no progress.
     """
 
     job: JobView
@@ -59,14 +67,17 @@ class RunningJob:
     iteration_s: float
 
     def iterations_done(self, time_s: float) -> float:
-        """Progress at `time_s`."""
+        """Return the iterations done at `time_s`, if the job has not finished before."""
         elapsed_s = max(0.0, time_s - self.progress_from_s)
         return self.job.iterations_done + elapsed_s / self.iteration_s
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A held GPU. `since_s`: when it took its state; `ready_s`: when its model is loaded."""
+    """A held GPU: the model that it holds or loads, its state, and since when it has that state.
+
+    `ready_s` is when its model is, or was, loaded; infinite for a blank worker.
+    """
 
     worker: str
     base_model: str | None
@@ -77,7 +88,11 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished job: what was estimated, what it took. Policies learn their error from these."""
+    """A finished job: the estimate that counted and the iterations that it took in all.
+
+    `banked` says whether the estimate was the bank's (a lookup had ended), `violated` whether the
+    job finished after its deadline. A policy can learn from these how wrong estimates are.
+    """
 
     finished_s: float
     banked: bool
@@ -88,7 +103,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Everything of one base model: its jobs, its warm (or warming) workers, its past."""
+    """Everything of one base model.
+
+    A job is in one of `queued`, `lookups` and `running`, by `job_id`. `workers` are all that hold
+    or load the model, by id; `idle` are those of them that are ready and free. `arrivals_s` are the
+    submissions so far and `completions` the finished jobs, both oldest first.
+    """
 
     model: ModelSpec
     queued: Mapping[str, JobView]
@@ -102,8 +122,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The cluster at `time_s`. `blank` workers are held without a model; `held` counts all.
+    """The cluster at `time_s`.
 
+    `pools` has one pool per base model of the cluster, by name, empty ones included. `blank` are
+    the workers that hold no model, by id; `held` counts the workers of all pools and the blank
+    ones.
     `changed` names the base models in which anything happened since the last decision.
     """
 
@@ -116,5 +139,5 @@ class Snapshot:
 
     @property
     def cold(self) -> int:
-        """GPUs that are not held; none where more are held than the cluster is said to have."""
+        """Return how many GPUs are not held; 0 if more are held than the cluster file names."""
         return max(0, self.cluster.gpus - self.held)

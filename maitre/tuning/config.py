@@ -87,6 +87,26 @@ class TuneConfig(RunConfig):
 
 
 @dataclass(frozen=True)
+class LoraConfig(RunConfig):
+    """How a LoRA adapter is tuned.
+
+    `target_modules` are names of linear layers; updates are scaled by `alpha / rank`.
+    """
+
+    learning_rate: float = 1e-3
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1:
+            raise TuningInputError(f"rank must be at least 1, not {self.rank}")
+        if not self.target_modules:
+            raise TuningInputError("target_modules must name at least one layer")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A prompt's result on the eval split.
 

@@ -14,7 +14,7 @@ import torch
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.checkpoint import Keeper, run_identity
-from maitre.tuning.config import CurvePoint, RunConfig, StopReason, TuningInputError
+from maitre.tuning.config import CurvePoint, LoraConfig, StopReason
 from maitre.tuning.evaluate import summed_over
 from maitre.tuning.export import write_folder
 from maitre.tuning.forward import answer_row_losses
@@ -27,26 +27,6 @@ from maitre.tuning.workers import ALONE, Workers
 
 EVAL_PART_ROWS = 64
 """Eval rows that pass together: whole inputs go through the model, not only the answers."""
-
-
-@dataclass(frozen=True)
-class LoraConfig(RunConfig):
-    """How a LoRA adapter is tuned.
-
-    `target_modules` are names of linear layers; updates are scaled by `alpha / rank`.
-    """
-
-    learning_rate: float = 1e-3
-    rank: int = 8
-    alpha: float = 16.0
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank < 1:
-            raise TuningInputError(f"rank must be at least 1, not {self.rank}")
-        if not self.target_modules:
-            raise TuningInputError("target_modules must name at least one layer")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,12 @@
 """A LoRA adapter's weights on a base model, as one vector; and peft's format of them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import TuningInputError
-
-if TYPE_CHECKING:
-    from maitre.tuning.lora import LoraConfig
+from maitre.tuning.config import LoraConfig, TuningInputError
 
 _ADAPTER = "maitre"
 
@@ -20,7 +17,7 @@ class LoraWeights:
     `values` are all its weights end to end, float32.
     """
 
-    def __init__(self, model: BaseModel, config: "LoraConfig", seed: int) -> None:
+    def __init__(self, model: BaseModel, config: LoraConfig, seed: int) -> None:
         """Draw the adapter's first matrices by `seed`.
 
         Raises `TuningInputError` when the model has none of the layers.
@@ -71,7 +68,7 @@ def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def peft_config(config: "LoraConfig", base_model: str | None = None) -> Any:
+def peft_config(config: LoraConfig, base_model: str | None = None) -> Any:
     """The adapter's settings as peft writes them."""
     from peft import LoraConfig as PeftLoraConfig
 

@@ -21,7 +21,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from maitre.tuning._tasks_lines import (
+from maitre.tuning.examples import (
     Example,
     Message,
     TaskError,

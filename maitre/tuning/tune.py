@@ -99,7 +99,7 @@ def tune_many(
     check_shares(config, workers)
     data = _read_once(model, tasks, config, seeds, workers)
     runs = [
-        TaskRun(one, config, _begin(model, one, init, config))
+        TaskRun(one, config, _initial_state(model, one, init, config))
         for one, init in zip(data, inits, strict=True)
     ]
     keepers = [
@@ -158,7 +158,7 @@ class PromptLearner:
         return means.detach(), gradients
 
 
-def _begin(
+def _initial_state(
     model: BaseModel, data: TaskData, init: np.ndarray | None, config: TuneConfig
 ) -> RunState:
     """The state before the first step: of `init`, or of the cold start of the data's seed."""

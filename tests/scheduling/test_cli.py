@@ -102,7 +102,6 @@ def test_wrong_input_is_one_clear_error(
         (("--load", "-2"), "load: -2.0: expected a number above 0"),
         (("--slack", "-1"), "slack: -1.0: expected a number above 0"),
         (("--slack", "1", "--slack", "nan"), "slack: nan: expected a number above 0"),
-        (("--seed", "-1"), "seed: -1: expected 0 or more"),
     ],
 )
 def test_a_workload_of_impossible_numbers_is_refused(
@@ -111,4 +110,10 @@ def test_a_workload_of_impossible_numbers_is_refused(
     made = ("generate", "--trace", "@trace.csv", "--cluster", "@cluster.yaml", "--out", "@jobs.csv")
     with pytest.raises(ValueError, match=message):
         run(folder, *made, *arguments)
+    assert not (folder / "jobs.csv").exists()
+
+
+def test_a_negative_seed_is_refused_with_exit_code_2(folder: Path) -> None:
+    made = ("generate", "--trace", "@trace.csv", "--cluster", "@cluster.yaml", "--out", "@jobs.csv")
+    assert run(folder, *made, "--seed", "-1")[0] == 2
     assert not (folder / "jobs.csv").exists()

@@ -96,3 +96,8 @@ def test_dropping_leaves_a_feasible_set_and_drops_nothing_without_need(
         for deadline, _, _ in demand
     ):
         assert not dropped
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(SchedulingError, match="seed: -1: expected 0 or more"):
+        generate(np.asarray([0.0, 10.0]), CLUSTER, WorkloadOptions(), -1)

@@ -28,7 +28,8 @@ from maitre.serving.proxy.proxy import proxy_app
 from maitre.serving.proxy.routes import RoutedPrompt, read_routes
 from maitre.settings import Settings
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.lora import LoraConfig, export_lora, tune_lora
+from maitre.tuning.config import LoraConfig
+from maitre.tuning.lora import export_lora, tune_lora
 from maitre.tuning.tasks import Example, Task
 from maitre.twin import ServerProfile
 from maitre.twin.fitting.equations import decode_equation

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import TuningInputError
-from maitre.tuning.lora import LoraConfig, export_lora, tune_lora
+from maitre.tuning.config import LoraConfig, TuningInputError
+from maitre.tuning.lora import export_lora, tune_lora
 from maitre.tuning.tasks import Task
 
 CONFIG = LoraConfig(rank=2, alpha=4.0, learning_rate=0.05, batch_size=4, max_iterations=12)

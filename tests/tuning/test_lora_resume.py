@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import IterationReport, TuningInputError
-from maitre.tuning.lora import LoraConfig, tune_lora
+from maitre.tuning.config import IterationReport, LoraConfig, TuningInputError
+from maitre.tuning.lora import tune_lora
 from maitre.tuning.tasks import Task
 
 CONFIG = LoraConfig(rank=2, learning_rate=0.05, batch_size=3, max_iterations=7)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import TuneConfig, TuneResult, TuningInputError
+from maitre.tuning.config import LoraConfig, TuneConfig, TuneResult, TuningInputError
 from maitre.tuning.local_workers import with_workers
-from maitre.tuning.lora import LoraConfig, LoraResult, tune_lora
+from maitre.tuning.lora import LoraResult, tune_lora
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune
 from maitre.tuning.workers import Workers

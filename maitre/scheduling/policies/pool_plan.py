@@ -9,10 +9,11 @@ from bisect import insort
 from collections.abc import Sequence
 
 from maitre.scheduling.actions import PreemptJob, RejectJob, StartJob, StartLookup
+from maitre.scheduling.policies.estimate_error import EstimateError
 from maitre.scheduling.policies.overload import jobs_to_drop
 from maitre.scheduling.policies.plan_parameters import PlanParameters, PoolPlan
 from maitre.scheduling.policies.pool_workers import LATER, ROUNDING_S, PoolWorkers
-from maitre.scheduling.policies.ways import Way
+from maitre.scheduling.policies.ways import Way, Ways
 from maitre.scheduling.snapshot import JobView, Pool
 
 _LOOK_AHEAD_S = 60.0
@@ -39,21 +40,46 @@ def plan_crowded_pool(pool: Pool, time_s: float, room: int, parameters: PlanPara
     return _Planner(pool, time_s, room, parameters.crowded_dearest, parameters).run()
 
 
-class _Planner(PoolWorkers):
-    """Places the queued jobs of one pool."""
+class _Planner:
+    """Places the queued jobs of one pool on its workers; crowded where `dearest` is not 0."""
+
+    def __init__(
+        self, pool: Pool, time_s: float, room: int, dearest: float, parameters: PlanParameters
+    ) -> None:
+        self.pool = pool
+        self.model = pool.model
+        self.now = time_s
+        self.p = parameters
+        self.crowded = dearest > 0
+        self.dearest = dearest or float("inf")
+        self.room_limit = room
+        self.plan = PoolPlan()
+        error = EstimateError(pool.completions)
+        self.ways = Ways(pool.model, error, time_s, parameters)
+        self.fewest = self.ways.speeds[0][0]  # workers of the cheapest way
+        self.workers = PoolWorkers(
+            pool,
+            time_s,
+            room if self.crowded else parameters.gpus,
+            error,
+            self.ways,
+            parameters,
+            self.plan,
+        )
+        self.wanted_s: dict[str, float] = {}  # idle workers kept for a job, and from when
 
     def run(self) -> PoolPlan:
         """Plan the pool."""
         pool = self.pool
         if not (pool.queued or pool.lookups or pool.running):
-            self.plan.spare = self.idle
+            self.plan.spare = self.workers.idle
             return self.plan
         for worker in pool.workers.values():
             if worker.state == "loading":
-                insort(self.free, (worker.ready_s, LATER, worker.worker))
-        self.place_running()
+                insort(self.workers.free, (worker.ready_s, LATER, worker.worker))
+        self.workers.place_running()
         for view in pool.lookups.values():
-            insort(self.free, (view.ends_s, LATER, view.worker))
+            insort(self.workers.free, (view.ends_s, LATER, view.worker))
         waiting: list[_Waiting] = [
             (job.deadline_s, job_id, job, self.now) for job_id, job in pool.queued.items()
         ]
@@ -66,8 +92,8 @@ class _Planner(PoolWorkers):
         if self.p.lookup_ahead and self.p.lookup:
             self.look_up_ahead(waiting)
         self.place_behind(behind)
-        self.plan.spare = self.idle_now()
-        self.plan.spare.sort(key=self.idle.index)
+        self.plan.spare = self.workers.idle_now()
+        self.plan.spare.sort(key=self.workers.idle.index)
         return self.plan
 
     # -- queued jobs --------------------------------------------------------------------------
@@ -105,7 +131,9 @@ class _Planner(PoolWorkers):
         if not self.crowded:
             return self.plan.grow > self.room_limit
         ahead_s = self.now + self.model.warm_up_s + _LOOK_AHEAD_S
-        return self.room == 0 and bool(self.free) and self.free[0][0] > ahead_s
+        return (
+            self.workers.room == 0 and bool(self.workers.free) and self.workers.free[0][0] > ahead_s
+        )
 
     def drop(self, waiting: Sequence[_Waiting]) -> frozenset[str]:
         """Where not all can be in time: the largest jobs, to leave behind."""
@@ -115,14 +143,14 @@ class _Planner(PoolWorkers):
             if from_s + way.run_s <= deadline_s:
                 demand.append((deadline_s, job_id, way.gpu_s))
         loaded_s = self.now + self.model.warm_up_s
-        free_s = [at_s for at_s, _, _ in self.free] + [loaded_s] * self.room
+        free_s = [at_s for at_s, _, _ in self.workers.free] + [loaded_s] * self.workers.room
         return jobs_to_drop(demand, free_s, self.p.usable_share)
 
     def place(self, job: JobView, from_s: float) -> bool:
         """Find the cheapest way that meets the deadline, surest first; False: there is none."""
         if self.out_of_reach(job, from_s, self.p.hopeless_quantile):
             return False
-        if self.soon(job, from_s):
+        if self.place_on_next_free_worker(job, from_s):
             return True
         quantiles = (0.5,) if self.crowded else self.p.fallback_quantiles
         for quantile in (self.p.finish_quantile, *quantiles):
@@ -137,19 +165,19 @@ class _Planner(PoolWorkers):
 
         Told without a look at the single ways; False where that cannot tell.
         """
-        if not self.crowded or self.room > 0 or not self.free:
+        if not self.crowded or self.workers.room > 0 or not self.workers.free:
             return False
         run_s = self.ways.fastest_run_s(job, from_s, quantile)
-        if self.free[0][0] <= job.deadline_s + ROUNDING_S - 0.99 * run_s:
+        if self.workers.free[0][0] <= job.deadline_s + ROUNDING_S - 0.99 * run_s:
             return False
-        return self.ranked_victims().none_until(self.now + run_s)
+        return self.workers.ranked_victims().none_until(self.now + run_s)
 
-    def soon(self, job: JobView, from_s: float) -> bool:
-        """The common case at once: the cheapest way, on the worker that comes free first."""
-        if not self.free or self.fewest > 1:
+    def place_on_next_free_worker(self, job: JobView, from_s: float) -> bool:
+        """Place the job the cheapest way on the next free worker, if that is in time."""
+        if not self.workers.free or self.fewest > 1:
             return False
         way = self.ways.cheapest(job, from_s, self.p.finish_quantile)
-        start_s = max(from_s, self.free[0][0])
+        start_s = max(from_s, self.workers.free[0][0])
         if start_s + way.run_s > job.deadline_s:
             return False
         self.commit(job, way, start_s)
@@ -157,7 +185,7 @@ class _Planner(PoolWorkers):
 
     def place_at(self, job: JobView, from_s: float, quantile: float) -> bool:
         """The cheapest way at one `quantile` of the job's iterations."""
-        free, model = self.free, self.model
+        free, model = self.workers.free, self.model
         ready_s = self.now + model.warm_up_s
         best_cost = float("inf")
         best: tuple[str, Way, float] | None = None
@@ -176,14 +204,14 @@ class _Planner(PoolWorkers):
                         best_cost, best = cost, ("wait", way, start_s)
                     if k == 1:
                         continue
-            if self.room > 0 and ready_s <= latest_s:
+            if self.workers.room > 0 and ready_s <= latest_s:
                 new = k - sum(1 for at_s, _, _ in free[:k] if at_s <= ready_s)
                 cost = way.gpu_s + new * model.warm_up_s
-                if 0 < new <= self.room and cost < best_cost:
+                if 0 < new <= self.workers.room and cost < best_cost:
                     best_cost, best = cost, ("grow", way, max(ready_s, from_s))
             if self.p.preempt and from_s <= self.now <= latest_s:
                 cost = way.gpu_s + k * model.resize_s
-                if cost < best_cost and self.victim(way) is not None:
+                if cost < best_cost and self.workers.victim(way) is not None:
                     best_cost, best = cost, ("preempt", way, self.now)
         if best is None:
             return False
@@ -192,29 +220,29 @@ class _Planner(PoolWorkers):
             self.preempt_for(job, way)
             return True
         if kind == "grow":
-            self.add_workers(way.workers, ready_s)
+            self.workers.add_workers(way.workers, ready_s)
         self.commit(job, way, start_s)
         return True
 
     def commit(self, job: JobView, way: Way, start_s: float) -> None:
         """Take the workers that come free first; start now what can start now."""
-        used = self.free[: way.workers]
-        del self.free[: way.workers]
+        used = self.workers.free[: way.workers]
+        del self.workers.free[: way.workers]
         names = tuple(name for _, _, name in used)
-        if start_s <= self.now and all(self.is_idle(name) for name in names):
-            self.begin(job, way, names)
+        if start_s <= self.now and all(self.workers.is_idle(name) for name in names):
+            self.workers.start(job, way, names)
         else:
             self.wanted_s.update(dict.fromkeys(names, start_s))
-        self.hold(names, start_s + max(self.ways.release_s(job, way), 0.001))
+        self.workers.add_free_from(names, start_s + max(self.ways.release_s(job, way), 0.001))
 
     def preempt_for(self, job: JobView, way: Way) -> None:
-        victim = self.victim(way)
+        victim = self.workers.victim(way)
         assert victim is not None
         self.plan.actions.append(PreemptJob(victim.job.job_id))
-        self.forget(victim)
-        self.begin(job, way, victim.workers)
-        rest_s = self.model.resize_s + self.rest_s[victim.job.job_id]
-        self.hold(victim.workers, self.now + way.run_s + rest_s)
+        self.workers.remove_running(victim)
+        self.workers.start(job, way, victim.workers)
+        rest_s = self.model.resize_s + self.workers.rest_s[victim.job.job_id]
+        self.workers.add_free_from(victim.workers, self.now + way.run_s + rest_s)
 
     # -- what is left -------------------------------------------------------------------------
 
@@ -225,7 +253,7 @@ class _Planner(PoolWorkers):
         """
         ends_s = self.now + (1 - _LOOKUP_OVERLAP) * self.model.lookup_s
         kept = [name for name, at_s in self.wanted_s.items() if at_s >= ends_s]
-        kept = [name for name in kept if self.is_idle(name)]
+        kept = [name for name in kept if self.workers.is_idle(name)]
         begun = {
             action.job_id
             for action in self.plan.actions
@@ -235,7 +263,7 @@ class _Planner(PoolWorkers):
             fresh = not (job.started or job.lookup_ended or from_s > self.now or job_id in begun)
             if fresh and self.ways.cheapest(job, from_s, 0.5).lookup:
                 name = kept.pop()
-                self.taken.add(name)
+                self.workers.taken.add(name)
                 self.plan.actions.append(StartLookup(job_id, name))
                 if not kept:
                     return
@@ -247,20 +275,20 @@ class _Planner(PoolWorkers):
         self.plan.behind = len(behind)
         if not behind:
             return
-        if self.idle_now():
+        if self.workers.idle_now():
             self.start_behind(behind)
         short = self.fewest - len(self.pool.workers) - self.plan.grow
-        if 0 < short <= self.room:
+        if 0 < short <= self.workers.room:
             self.plan.grow += short
         coming = len(self.pool.workers) + self.plan.grow
-        if len(self.idle_now()) < self.fewest <= coming:
-            self.take_now(self.idle_now())  # they wait for the others
+        if len(self.workers.idle_now()) < self.fewest <= coming:
+            self.workers.take_now(self.workers.idle_now())  # they wait for the others
 
     def start_behind(self, behind: Sequence[JobView]) -> None:
         ways = [(self.ways.cheapest(job, self.now, 0.5), job) for job in behind]
         for way, job in sorted(ways, key=lambda pair: (pair[0].gpu_s, pair[1].job_id)):
-            idle = self.idle_now()
+            idle = self.workers.idle_now()
             if len(idle) < way.workers:
                 break
-            self.take_now(idle[: way.workers])
-            self.begin(job, way, tuple(idle[: way.workers]))
+            self.workers.take_now(idle[: way.workers])
+            self.workers.start(job, way, tuple(idle[: way.workers]))

@@ -21,33 +21,38 @@ _NEW = 1 << 21
 
 
 class PoolWorkers:
-    """The workers of a pool and at most `room` new ones; crowded where `dearest` is not 0."""
+    """The workers of a pool, and at most `room` new ones, during one plan.
+
+    What is decided about running jobs goes into `plan`.
+    """
 
     def __init__(
-        self, pool: Pool, time_s: float, room: int, dearest: float, parameters: PlanParameters
+        self,
+        pool: Pool,
+        time_s: float,
+        room: int,
+        error: EstimateError,
+        ways: Ways,
+        parameters: PlanParameters,
+        plan: PoolPlan,
     ) -> None:
         self.pool = pool
         self.model = pool.model
         self.now = time_s
-        self.crowded = dearest > 0
-        self.dearest = dearest or float("inf")
-        self.room = room if self.crowded else parameters.gpus
-        self.room_limit = room
+        self.room = room
         self.p = parameters
-        self.plan = PoolPlan()
-        self.error = EstimateError(pool.completions)
-        self.ways = Ways(pool.model, self.error, time_s, parameters)
-        self.fewest = self.ways.speeds[0][0]  # workers of the cheapest way
+        self.plan = plan
+        self.error = error
+        self.ways = ways
         self.idle = idle_workers(pool)
         # (when it comes free, order, worker), rising; new workers have no id yet
         self.free: list[tuple[float, int, str]] = [
             (time_s, order, name) for order, name in enumerate(self.idle)
         ]
-        self.rest_s: dict[str, float] = {}
+        self.rest_s: dict[str, float] = {}  # what a running job still needs on its workers
         self.free_s: dict[str, float] = {}  # when a running job is expected to be done
         self.victims: Victims | None = None
         self.taken: set[str] = set()
-        self.wanted_s: dict[str, float] = {}  # idle workers kept for a job, and from when
 
     def is_idle(self, name: str) -> bool:
         """Whether the worker is ready, and free in this plan too."""
@@ -62,7 +67,7 @@ class PoolWorkers:
         self.free = [entry for entry in self.free if entry[2] not in names]
         self.taken.update(names)
 
-    def hold(self, names: Sequence[str], until_s: float) -> None:
+    def add_free_from(self, names: Sequence[str], until_s: float) -> None:
         """Workers come free at `until_s`."""
         for name in names:
             insort(self.free, (until_s, LATER, name))
@@ -75,7 +80,7 @@ class PoolWorkers:
             self.plan.grow += 1
             self.room -= 1
 
-    def begin(self, job: JobView, way: Way, names: tuple[str, ...]) -> None:
+    def start(self, job: JobView, way: Way, names: tuple[str, ...]) -> None:
         """Start a job, or its lookup, now."""
         if way.lookup:
             self.plan.actions.append(StartLookup(job.job_id, names[0]))
@@ -83,7 +88,7 @@ class PoolWorkers:
             self.plan.actions.append(StartJob(job.job_id, names))
         self.taken.update(names)
 
-    def forget(self, running: RunningJob) -> None:
+    def remove_running(self, running: RunningJob) -> None:
         """Take its workers out of those that come free."""
         free_s = self.free_s.get(running.job.job_id, self.now)
         for name in running.workers:
@@ -118,7 +123,7 @@ class PoolWorkers:
                 continue
             ends_s = max(now, running.progress_from_s) + self.rest_s[job_id]
             self.free_s[job_id] = ends_s
-            self.hold(running.workers, ends_s)
+            self.add_free_from(running.workers, ends_s)
 
     def reject_lost(self, running: RunningJob) -> bool:
         """Where the policy rejects: end a job that will be late even if it is lucky."""
@@ -132,7 +137,7 @@ class PoolWorkers:
             RejectJob(job_id, "it would miss its deadline even on the most workers"),
         ]
         self.taken.update(running.workers)
-        self.hold(running.workers, self.now + ROUNDING_S)
+        self.add_free_from(running.workers, self.now + ROUNDING_S)
         return True
 
     def rescue(self, running: RunningJob) -> bool:
@@ -152,7 +157,7 @@ class PoolWorkers:
             names = (*running.workers, *idle[:added])
             self.take_now(idle[:added])
             self.plan.actions.append(ResizeJob(job.job_id, names))
-            self.hold(names, ends_s)
+            self.add_free_from(names, ends_s)
             return True
         return False
 

@@ -80,7 +80,7 @@ class PromptTuner:
             need_s = {k: run_s(model, job, k, lookup=lookup) for k in model.worker_counts}
             warm = next((k for k, need in need_s.items() if k <= len(idle) and need <= budget_s), 0)
             if warm:
-                actions.append(_begin(job, idle[:warm], lookup))
+                actions.append(_start_or_look_up(job, idle[:warm], lookup))
                 del idle[:warm]
                 continue
             delayed = self._delayed(need_s, job.deadline_s, time_s, len(idle), releases)
@@ -105,7 +105,7 @@ class PromptTuner:
         fewest = model.worker_counts[0]
         for job in late:
             if len(idle) >= fewest:
-                actions.append(_begin(job, idle[:fewest], self.wants_lookup(pool, job)))
+                actions.append(_start_or_look_up(job, idle[:fewest], self.wants_lookup(pool, job)))
                 del idle[:fewest]
             elif len(pool.workers) + new < fewest and fewest <= room:
                 new += fewest - len(pool.workers) - new
@@ -149,7 +149,7 @@ class PromptTuner:
         return 0
 
 
-def _begin(job: JobView, workers: Sequence[str], lookup: bool) -> Action:
+def _start_or_look_up(job: JobView, workers: Sequence[str], lookup: bool) -> Action:
     if lookup:
         return StartLookup(job.job_id, workers[0])
     return StartJob(job.job_id, tuple(workers))
