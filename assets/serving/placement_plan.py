@@ -163,7 +163,7 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
 
     A server is healthy by the objective that the plan itself promises.
     """
-    from maitre.maxpack.health import HealthRule
+    from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS, HealthRule
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.plan import PlacementPlan
     from maitre.placement.simulate_plan import check_plan
@@ -175,7 +175,10 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
         AdapterCatalogue.from_frame(home.read_frame(PLANNED_FOR)),
         seed=PlacementConfig().seed + 1_000_003,
         duration_s=CHECKED_HOUR_S,
-        rule=HealthRule(ttft_slo_ms=float(plan.evidence["ttft_slo_ms"])),
+        rule=HealthRule(
+            # Plans of older versions do not name their objective; it was this one.
+            ttft_slo_ms=float(plan.evidence.get("ttft_slo_ms", DEFAULT_TTFT_SLO_MS))
+        ),
     )
     return dg.AssetCheckResult(
         passed=check.passed,
