@@ -31,6 +31,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[examples,dev]'
+	@# The package is maitre alone; Dagster imports assets, resources, sensors and pipelines from here.
+	@$(BIN)/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'maitre-checkout.pth').write_text('$(CURDIR)\n')"
 	@touch $@
 
 $(MODEL)/model.safetensors: | $(VENV)/.installed
