@@ -1,6 +1,5 @@
 """`traffic_drift`: requests a new placement when a server is likely to starve."""
 
-import hashlib
 import json
 import time
 from typing import Any
@@ -12,6 +11,7 @@ from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import WINDOW_S
 from assets.serving.placement_plan import PLAN, plan_in_service
 from assets.serving.traffic_samples import store_sample
+from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.placement.drift import (
     DriftLimits,
@@ -117,7 +117,7 @@ def weigh(
 
     profile = chosen_profile(home, inputs.profile)
     served = plan_in_service(home, gateway, profile.name)
-    version = hashlib.sha256(served.to_json().encode()).hexdigest()[:16]
+    version = fingerprints.of_bytes(served.to_json().encode())
     catalogue = AdapterCatalogue.from_frame(home.read_frame(CATALOGUE))
     requests, span_s = counted(seen)
     catalogue = catalogue.with_rates(expected_rates_rps(catalogue, requests, span_s))

@@ -1,6 +1,5 @@
 """`observed_traffic`: requests per adapter, as the gateway and the servers count them."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from assets.serving.traffic_samples import store_sample
 from assets.shared.inputs import OWNERS
+from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.serving.observe import Sight, counted, starving, throughput_tps
 from resources.data_home import DataHome
@@ -124,4 +124,4 @@ def at_observed_rates(
 
 def _version(requests: dict[str, float], span_s: float) -> str:
     text = f"{span_s:.1f} " + " ".join(f"{k}={v:g}" for k, v in sorted(requests.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return fingerprints.of_bytes(text.encode())

@@ -1,6 +1,5 @@
 """`placement_plan`: which server holds which adapters, on the fewest GPUs."""
 
-import hashlib
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from assets.serving.twin_traces import TRACES
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import bars, inline
 from assets.shared.inputs import OWNERS
+from maitre import fingerprints
 from maitre.tracking.maxpack import load_champion
 from resources.data_home import DataHome
 from resources.gateway import Gateway
@@ -125,7 +125,7 @@ def placement_plan(
         run.metrics({f"gpus_{name.replace(' ', '_')}": n for name, n in gpus.items()})
         run.picture(figure, "gpus.png")
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(hashlib.sha256(document.encode()).hexdigest()[:16]),
+            data_version=dg.DataVersion(fingerprints.of_bytes(document.encode())),
             metadata={
                 "gpus": plan.gpus,
                 "lower_bound_gpus": plan.lower_bound_gpus,

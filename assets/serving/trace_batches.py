@@ -12,6 +12,7 @@ import pandas as pd
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.server_profiles import server_profiles
 from assets.shared.inputs import OWNERS
+from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
@@ -82,9 +83,7 @@ def trace_batches(
     profile = chosen_profile(home, key["profile"])
     traces = batch_of_traces(home, profile, int(key["batch"]), BATCH, config)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(
-            str(pd.util.hash_pandas_object(traces.select_dtypes("number")).sum())
-        ),
+        data_version=dg.DataVersion(fingerprints.of_frame(traces.select_dtypes("number"))),
         metadata={
             "configurations": len(traces),
             "starved_share": float(traces["starved"].mean()),

@@ -15,6 +15,7 @@ from assets.serving.trace_batches import (
 )
 from assets.shared.figures import against, inline
 from assets.shared.inputs import OWNERS
+from maitre import fingerprints
 from maitre.progress import LoggedProgress
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -76,9 +77,7 @@ def twin_traces(
         run.params(config.model_dump() | {"profile": inputs.profile})
         run.metrics(figures)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(
-                str(pd.util.hash_pandas_object(traces.select_dtypes("number")).sum())
-            ),
+            data_version=dg.DataVersion(fingerprints.of_frame(traces.select_dtypes("number"))),
             metadata={
                 **figures,
                 "delivered": inline(figure, "delivered against offered throughput"),

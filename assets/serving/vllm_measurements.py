@@ -1,6 +1,5 @@
 """`vllm_measurements`: samples of real vLLM servers, one partition per kind of server."""
 
-import hashlib
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +8,7 @@ from pydantic import Field
 
 from assets.serving.measured_profiles import about_name, kind_of, samples_name
 from assets.shared.inputs import OWNERS
+from maitre import fingerprints
 from maitre.errors import UserError
 from resources.data_home import DataHome
 
@@ -68,4 +68,4 @@ def vllm_measurements(
 def content_version(samples: pd.DataFrame) -> str:
     """Return a hash of the samples' numbers."""
     numbers = pd.util.hash_pandas_object(samples.select_dtypes("number"), index=False)
-    return hashlib.sha256(numbers.to_numpy().tobytes()).hexdigest()[:16]
+    return fingerprints.of_bytes(numbers.to_numpy().tobytes())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from maitre import fingerprints
 from maitre.tuning.tasks import Task, TaskError, find_task, load_tasks
-
-_HASH_LENGTH = 16
 
 
 class TaskSource(Protocol):
@@ -59,11 +57,7 @@ class TaskFolder:
         """Return a hash over the names and contents of all files."""
         if not self.path.is_dir():
             raise TaskError(f"{self.path}: no such folder of tasks; see maitre.yaml")
-        digest = hashlib.sha256()
-        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            digest.update(f"{file.parent.name}/{file.name}\0".encode())
-            digest.update(file.read_bytes())
-        return digest.hexdigest()[:_HASH_LENGTH]
+        return fingerprints.of_files(sorted(p for p in self.path.rglob("*") if p.is_file()))
 
 
 _SOURCES: dict[str, Callable[[str], TaskSource]] = {

@@ -5,11 +5,12 @@ its inputs. An asset is stale when it was never made, or when those tags differ 
 now. docs/decisions/0002-staleness.md says why Dagster's own resolver is not asked.
 """
 
-import hashlib
 from collections.abc import Iterable
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+from maitre import fingerprints
 
 CODE_VERSION_TAG = "dagster/code_version"
 DATA_VERSION_TAG = "dagster/data_version"
@@ -84,7 +85,7 @@ def current_version(
         asset_partitions=list(names),
     )
     versions = [found[name][DATA_VERSION_TAG] for name in sorted(found)]
-    return hashlib.sha256("".join(versions).encode()).hexdigest()
+    return fingerprints.of_text("".join(versions))
 
 
 def _last_tags(
