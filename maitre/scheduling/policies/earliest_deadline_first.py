@@ -12,10 +12,10 @@ from maitre.scheduling.actions import (
     LoadModel,
     StartJob,
     StartWorkers,
-    StopWorker,
     WaitUntil,
 )
 from maitre.scheduling.policies.availability import idle_workers, loading_until_s
+from maitre.scheduling.policies.idle_window import stop_idle
 from maitre.scheduling.policies.parameters import parameter
 from maitre.scheduling.snapshot import Snapshot
 
@@ -57,12 +57,10 @@ class EarliestDeadlineFirst:
                         workers.remove(worker)
         wake_s = float("inf")
         for name, workers in idle.items():
-            for worker in workers:
-                ends_s = snapshot.pools[name].idle[worker].since_s + self.idle_window_s
-                if ends_s <= snapshot.time_s + 1e-9:
-                    actions.append(StopWorker(worker))
-                else:
-                    wake_s = min(wake_s, ends_s)
+            windows_s = [(worker, self.idle_window_s) for worker in workers]
+            stopped, ends_s = stop_idle(snapshot.pools[name], snapshot.time_s, windows_s)
+            actions += stopped
+            wake_s = min(wake_s, ends_s)
         if wake_s < float("inf"):
             actions.append(WaitUntil(wake_s))
         return actions

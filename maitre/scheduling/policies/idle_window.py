@@ -1,4 +1,4 @@
-"""How long to keep an idle worker warm: its wait against the warm-up that it saves.
+"""When to give idle workers back, and how long to keep one: its wait against its warm-up.
 
 The i-th idle worker of a pool is needed when i more jobs arrive. From the pool's past, the time
 from each completion to the i-th arrival after it is a sample of that wait. A window t costs
@@ -7,14 +7,36 @@ over the samples is kept. With too few samples it is the warm-up itself, which n
 more than twice what hindsight would (the ski-rental rule).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from maitre.scheduling.actions import Action, StopWorker
 from maitre.scheduling.snapshot import Pool
 
 _SAMPLES = 64
 _FEWEST_SAMPLES = 8
+# Times are sums of floats: a window that ends now may seem to end this much later.
+_SAME_MOMENT_S = 1e-9
+
+
+def stop_idle(
+    pool: Pool, time_s: float, windows_s: Iterable[tuple[str, float]]
+) -> tuple[list[Action], float]:
+    """Stop the idle workers whose window is over; also return when the next window ends.
+
+    `windows_s` pairs a worker with the seconds for which it may be idle. The time is infinite
+    where no window still runs.
+    """
+    actions: list[Action] = []
+    wake_s = float("inf")
+    for worker, window_s in windows_s:
+        ends_s = pool.idle[worker].since_s + window_s
+        if ends_s <= time_s + _SAME_MOMENT_S:
+            actions.append(StopWorker(worker))
+        else:
+            wake_s = min(wake_s, ends_s)
+    return actions, wake_s
 
 
 def idle_windows_s(

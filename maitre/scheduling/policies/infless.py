@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from maitre.scheduling.actions import Action, StartJob, StopWorker, WaitUntil
+from maitre.scheduling.actions import Action, StartJob, WaitUntil
 from maitre.scheduling.policies.availability import idle_workers, loading_until_s, run_s
 from maitre.scheduling.policies.fleet import Fleet
+from maitre.scheduling.policies.idle_window import stop_idle
 from maitre.scheduling.policies.parameters import QUANTILE, parameter
 from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 
@@ -40,14 +41,10 @@ class Infless:
         wake_s = float("inf")
         for name, pool in snapshot.pools.items():
             keep_s = self.keep_alive_s(pool.arrivals_s, snapshot.time_s)
-            for worker in spare[name]:
-                if worker in fleet.taken:
-                    continue
-                ends_s = pool.idle[worker].since_s + keep_s
-                if ends_s <= snapshot.time_s + 1e-9:
-                    actions.append(StopWorker(worker))
-                else:
-                    wake_s = min(wake_s, ends_s)
+            windows_s = [(w, keep_s) for w in spare[name] if w not in fleet.taken]
+            stopped, ends_s = stop_idle(pool, snapshot.time_s, windows_s)
+            actions += stopped
+            wake_s = min(wake_s, ends_s)
         if wake_s < float("inf"):
             actions.append(WaitUntil(wake_s))
         return actions

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from maitre.scheduling.actions import Action, LoadModel, StartWorkers, StopWorker, WaitUntil
-from maitre.scheduling.policies.idle_window import idle_windows_s
+from maitre.scheduling.actions import Action, LoadModel, StartWorkers, WaitUntil
+from maitre.scheduling.policies.idle_window import idle_windows_s, stop_idle
 from maitre.scheduling.policies.parameters import QUANTILE, SHARE, parameter
 from maitre.scheduling.policies.plan_parameters import PlanParameters
 from maitre.scheduling.policies.pool_plan import plan_crowded_pool, plan_pool
@@ -98,15 +98,7 @@ class Maitre:
             return [], float("inf")
         warmth_s = self.warmth * pool.model.warm_up_s
         windows = idle_windows_s(pool, time_s, len(spare), warmth_s)
-        actions: list[Action] = []
-        wake_s = float("inf")
-        for worker, window_s in zip(spare, windows, strict=True):
-            ends_s = pool.idle[worker].since_s + window_s
-            if ends_s <= time_s + 1e-9:
-                actions.append(StopWorker(worker))
-            else:
-                wake_s = min(wake_s, ends_s)
-        return actions, wake_s
+        return stop_idle(pool, time_s, zip(spare, windows, strict=True))
 
 
 def _shares(snapshot: Snapshot, wanted: Mapping[str, int], room: int) -> dict[str, int]:

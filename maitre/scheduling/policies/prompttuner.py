@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maitre.scheduling.actions import Action, StartJob, StartLookup, StopWorker, WaitUntil
+from maitre.scheduling.actions import Action, StartJob, StartLookup, WaitUntil
 from maitre.scheduling.policies.availability import (
     idle_workers,
     loading_until_s,
@@ -19,6 +19,7 @@ from maitre.scheduling.policies.availability import (
     run_s,
 )
 from maitre.scheduling.policies.fleet import Fleet
+from maitre.scheduling.policies.idle_window import stop_idle
 from maitre.scheduling.policies.parameters import parameter
 from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 
@@ -42,14 +43,10 @@ class PromptTuner:
             actions += started
         wake_s = float("inf")
         for name, pool in snapshot.pools.items():
-            for worker in spare[name]:
-                if worker in fleet.taken:
-                    continue
-                ends_s = pool.idle[worker].since_s + self.idle_window_s
-                if ends_s <= snapshot.time_s + 1e-9:
-                    actions.append(StopWorker(worker))
-                else:
-                    wake_s = min(wake_s, ends_s)
+            windows_s = [(w, self.idle_window_s) for w in spare[name] if w not in fleet.taken]
+            stopped, ends_s = stop_idle(pool, snapshot.time_s, windows_s)
+            actions += stopped
+            wake_s = min(wake_s, ends_s)
             if pool.queued:
                 wake_s = min(wake_s, snapshot.time_s + 1.0)
         if wake_s < float("inf"):
