@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import dagster as dg
 import yaml
 
+from maitre.processes.ports import free_port
 from maitre.requests.request import TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
@@ -186,7 +186,7 @@ def live_services(
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "maitre.cli", "up", "--workers", str(workers)]
     command += [] if keep is None else ["--keep", str(keep)]
-    command += ["--dagster-port", str(_port()), "--mlflow-port", str(_port())]
+    command += ["--dagster-port", str(free_port()), "--mlflow-port", str(free_port())]
     with (folder / "up.log").open("ab") as log:
         up = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     pool = LocalPool.of(settings, max(1, workers), environment)
@@ -220,10 +220,3 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         "max_s": round(ordered[-1], 3),
         "n": len(ordered),
     }
-
-
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -4,8 +4,6 @@ import contextlib
 import re
 import uuid
 
-import fsspec
-
 from maitre.serving.observe import Sight
 from resources.data_home import DataHome
 
@@ -38,9 +36,8 @@ def samples_since(home: DataHome, since_s: float) -> list[Sight]:
 def _forget(home: DataHome, before_s: float) -> None:
     for name, at_s in _kept(home):
         if at_s < before_s:
-            filesystem, path = fsspec.core.url_to_fs(home.url(f"{LOOKS}/{name}"))
             with contextlib.suppress(FileNotFoundError):  # another process was first
-                filesystem.rm(path)
+                home.files().remove(f"{LOOKS}/{name}")
 
 
 def _kept(home: DataHome) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ import typer
 
 from maitre.cli.deadline import parse_deadline
 from maitre.cli.output import print_json, print_table
-from maitre.requests.request import DEFAULT_ITERATIONS
+from maitre.requests.request import DEFAULT_ITERATIONS, DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from maitre.requests.request import TuningRequest
@@ -88,7 +88,7 @@ def _tell_prospects(submitted: "Submitted") -> None:
 def submit_request(
     task: Annotated[str, typer.Argument(help="A task of the tasks folder.")],
     deadline: Deadline = "1h",
-    tenant: Tenant = "default",
+    tenant: Tenant = DEFAULT_TENANT,
     key: Key = None,
     accept_late: AcceptLate = False,
     lookup: Annotated[bool, typer.Option(help="Ask the prompt bank for a start.")] = True,

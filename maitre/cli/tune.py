@@ -8,7 +8,7 @@ import typer
 from maitre.cli import requests
 from maitre.cli.local_tuning import LocalTuning, tune_here
 from maitre.errors import UserError
-from maitre.requests.request import DEFAULT_ITERATIONS
+from maitre.requests.request import DEFAULT_ITERATIONS, DEFAULT_TENANT
 
 LOCAL = "With --local"
 QUEUED_ONLY = ("deadline", "key", "accept_late")
@@ -18,7 +18,7 @@ def tune(
     context: typer.Context,
     task: Annotated[str, typer.Argument(help="A task of the tasks folder; local: or a folder.")],
     deadline: requests.Deadline = "1h",
-    tenant: requests.Tenant = "default",
+    tenant: requests.Tenant = DEFAULT_TENANT,
     key: requests.Key = None,
     accept_late: requests.AcceptLate = False,
     max_iterations: Annotated[
@@ -114,7 +114,7 @@ def tune(
             target_loss=target_loss,
             target_accuracy=target_accuracy,
             bank=bank,
-            tenant=None if tenant == "default" else tenant,
+            tenant=None if tenant == DEFAULT_TENANT else tenant,
             leave_out=tuple(leave_out or ()),
             position=position,
             virtual_tokens=virtual_tokens,

@@ -1,7 +1,6 @@
 """Dagster and MLflow go on without the proxy, which is said; the rest of `up` is a double here."""
 
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from maitre.cli.main import main
 from maitre.cli.up import up
+from maitre.processes.child import ChildProcess
 from maitre.serving.proxy.proxy_process import ProxyProcess
 from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
 from maitre.workers.local_services import LocalServices
@@ -87,9 +87,10 @@ def test_a_proxy_that_ends_later_is_named_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    proxy = ProxyProcess("http://127.0.0.1:3", tmp_path, tmp_path / "proxy.log", gone)
+    log = tmp_path / "proxy.log"
+    gone = ChildProcess.start("proxy", [sys.executable, "-c", ""], log=log, environment={})
+    assert gone.wait(timeout_s=30)
+    proxy = ProxyProcess("http://127.0.0.1:3", tmp_path, log, gone)
     monkeypatch.setattr(ProxyProcess, "start_where_routed", lambda *_: proxy)
     monkeypatch.setattr(ProxyProcess, "wait_until_ready", lambda _: None)
     up(workers=0, proxy_port=taken)

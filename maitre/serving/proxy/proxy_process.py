@@ -1,8 +1,5 @@
 """The proxy as a process beside Dagster and MLflow: `maitre up` starts it where servers run."""
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -11,6 +8,8 @@ from typing import Self
 
 import httpx2
 
+from maitre.processes.child import ChildProcess
+from maitre.processes.environment import child_environment
 from maitre.processes.service_error import ServiceError
 from maitre.serving.proxy.routes import read_routes
 
@@ -25,7 +24,7 @@ class ProxyProcess:
     url: str
     folder: Path
     log: Path
-    process: subprocess.Popen | None
+    process: ChildProcess | None
 
     @classmethod
     def start_where_routed(
@@ -49,14 +48,7 @@ class ProxyProcess:
             raise ServiceError(f"{url} is the proxy of {there}; give another --proxy-port")
         command = [sys.executable, "-m", "maitre.cli", "deploy", "proxy", f"--port={port}"]
         command += [f"--folder={serving_folder}", f"--model={base_model[0]}={base_model[1]}"]
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        process = ChildProcess.start("proxy", command, log=log, environment=child_environment({}))
         return cls(url, serving_folder, log, process)
 
     def wait_until_ready(self, timeout_s: float = 30.0) -> None:
@@ -79,19 +71,13 @@ class ProxyProcess:
             time.sleep(_PAUSE_S)
 
     def ended(self) -> bool:
-        """Whether it was started here and is gone."""
-        return self.process is not None and self.process.poll() is not None
+        """Return whether it was started here and has ended."""
+        return self.process is not None and not self.process.is_running()
 
     def stop(self) -> None:
-        """Interrupt it if it was started here; kill it when it does not go."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        os.killpg(self.process.pid, signal.SIGINT)
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        """Interrupt it if it was started here; kill it when it does not end."""
+        if self.process is not None:
+            self.process.stop(STOP_TIMEOUT_S)
 
 
 def _folder_of(url: str) -> Path | None:
