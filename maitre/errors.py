@@ -36,8 +36,8 @@ def named_file_errors(*paths: str | Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
-    """Raise `UserError` naming `path` where the file cannot be read or parsed.
+def reading(path: str | Path, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Raise an error of this `kind` naming `path` where the file cannot be read or parsed.
 
     It covers an `OSError` (no such file, a folder, no permission), text that is not UTF-8, and a
     parser's error: JSON, CSV, Parquet. A `UserError` passes as it is.
@@ -47,9 +47,9 @@ def reading(path: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise kind(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text") from error
+        raise kind(f"{path}: not UTF-8 text") from error
     except (ValueError, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read: {reason[:200]}") from error
+        raise kind(f"{path}: cannot be read: {reason[:200]}") from error

@@ -168,7 +168,7 @@ def _running_plan(path: Path) -> "PlacementPlan":
     if not path.is_file():
         raise UserError(f"--from {path}: there is no such plan")
     try:
-        with reading(path):
+        with reading(path, PlanError):
             text = path.read_text(encoding="utf-8")
         return PlacementPlan.from_json(text)
     except PlanError as error:

@@ -137,9 +137,9 @@ class MaxpackModel:
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise MaxpackError(f"{folder} holds no capacity model: {', '.join(missing)} missing")
+        with reading(folder / "card.json", MaxpackError):
+            document = json.loads((folder / "card.json").read_text())
         try:
-            with reading(folder / "card.json"):
-                document = json.loads((folder / "card.json").read_text())
             known = document["card"].get("format") == FORMAT
             if not known or document["features"] != list(FEATURES):
                 raise MaxpackError(f"{folder} is of another format; fit the model again")
@@ -152,7 +152,7 @@ class MaxpackModel:
                 {k: Calibration.from_dict(v) for k, v in document["priors"].items()},
                 arrays[TRAINING_ROWS],
             )
-        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        except (KeyError, TypeError, SafetensorError) as error:
             raise MaxpackError(f"{folder} holds no readable capacity model: {error}") from error
 
     def _band(self, name: str, middle: np.ndarray, x: np.ndarray) -> np.ndarray:

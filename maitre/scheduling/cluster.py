@@ -81,14 +81,12 @@ def read_cluster(path: Path) -> Cluster:
     Base models stand under `models:` (or `base_models:`), or directly at the top level beside
     `gpus` and `gpu_price_per_hour`. Raises `SchedulingError` that names the field.
     """
+    with reading(path, SchedulingError):
+        text = path.read_text(encoding="utf-8")
     try:
-        with reading(path):
-            text = path.read_text(encoding="utf-8")
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SchedulingError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    except UnicodeDecodeError:
-        raise SchedulingError(f"{path}: not a text file") from None
     if not isinstance(document, dict):
         raise SchedulingError(f"{path}: expected gpus, gpu_price_per_hour and the base models")
     return cluster_from_mapping(document, str(path))

@@ -52,16 +52,13 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
 
 def read_events(path: Path) -> Iterator[Event]:
     """Read `events.csv`. Raises `SchedulingError` naming the line of a malformed row."""
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
-        try:
-            header = next(reader, [])
-            if tuple(header) != COLUMNS:
-                raise SchedulingError(f"{path}: expected the columns {','.join(COLUMNS)}")
-            for row in reader:
-                yield _event(row, f"{path}:{reader.line_num}")
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SchedulingError(f"{path}: not a CSV file: {error}") from None
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise SchedulingError(f"{path}: expected the columns {','.join(COLUMNS)}")
+        for row in reader:
+            yield _event(row, f"{path}:{reader.line_num}")
 
 
 def _event(row: list[str], where: str) -> Event:

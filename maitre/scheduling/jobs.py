@@ -42,15 +42,12 @@ def read_jobs(path: Path, cluster: Cluster) -> tuple[Job, ...]:
     Raises `SchedulingError` naming line and field: missing column, text where a number belongs, a
     deadline not after submission, an unknown base model, a `job_id` twice, no jobs at all.
     """
-    try:
-        with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise SchedulingError(f"{path}: missing column {', '.join(missing)}")
-            jobs = [_job(row, f"{path}:{reader.line_num}") for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise SchedulingError(f"{path}: not a CSV file: {error}") from None
+    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise SchedulingError(f"{path}: missing column {', '.join(missing)}")
+        jobs = [_job(row, f"{path}:{reader.line_num}") for row in reader]
     check_jobs(jobs, cluster, str(path))
     return tuple(sorted(jobs, key=lambda job: job.submitted_s))
 

@@ -74,7 +74,7 @@ def read_arrivals(path: Path) -> np.ndarray:
 
     Raises `SchedulingError` for a missing column or a value that is not a number.
     """
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         names = reader.fieldnames or ()
         column = next((name for name in ("submission_time", "submitted_s") if name in names), None)
@@ -172,7 +172,7 @@ def read_ita(path: Path) -> ItaDistribution:
 
     Raises `SchedulingError` for a missing column, a value that is not positive, or no rows.
     """
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         pairs = []
         for row in reader:

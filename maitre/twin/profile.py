@@ -142,7 +142,7 @@ class ServerProfile(_Section):
                 path.is_file(),
                 f"profile: {str(name_or_path)!r} is neither a file nor one of {cls.names()}",
             )
-            with reading(path):
+            with reading(path, TwinInputError):
                 text = path.read_text()
         try:
             return cls.model_validate(yaml.safe_load(text))

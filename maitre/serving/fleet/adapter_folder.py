@@ -24,11 +24,11 @@ def adapter_rank(folder: Path) -> int:
         raise AdapterError(f"adapter file missing: {file}")
     if not any((folder / name).is_file() for name in WEIGHTS_FILES):
         raise AdapterError(f"adapter file missing: {folder / WEIGHTS_FILES[0]}")
+    with reading(file, AdapterError):
+        config = json.loads(file.read_text())
     try:
-        with reading(file):
-            config = json.loads(file.read_text())
         kind, rank = config.get("peft_type"), config["r"]
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+    except (KeyError, AttributeError) as error:
         raise AdapterError(f"{file}: no LoRA adapter's configuration ({error})") from None
     if kind != "LORA" or not isinstance(rank, int) or rank < 1:
         raise AdapterError(f"{file}: no LoRA adapter (peft_type {kind!r}, r {rank!r})")

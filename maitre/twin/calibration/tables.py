@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from maitre.errors import reading
-from maitre.twin.errors import require
+from maitre.twin.errors import TwinInputError, require
 
 MEMORY_COLUMNS = ("max_loras", "max_lora_rank", "kv_cache_tokens")
 LOADING_COLUMNS = ("adapter_rank", "source", "p50_ms")
@@ -113,7 +113,7 @@ def _read(path: Path, model: str, columns: Sequence[str]) -> Any:
 
 def _columns(path: Path, columns: Sequence[str]) -> Any:
     require(path.is_file(), f"calibration: there is no {path.name} in {path.parent}")
-    with reading(path):
+    with reading(path, TwinInputError):
         frame = pd.read_parquet(path)
     for column in columns:
         require(column in frame, f"calibration: {path.name} has no column {column!r}")
