@@ -74,44 +74,6 @@ class DataHome(dg.ConfigurableResource):
         """Return the full path or URL of `name` under the root."""
         return self.files().url(name)
 
-    # Plain files, for assets that do not use the typed accessors yet.
-
-    def exists(self, name: str) -> bool:
-        """Return whether `name` has been written."""
-        return self.files().exists(name)
-
-    def write_bytes(self, name: str, content: bytes) -> str:
-        """Write `content` and return its URL."""
-        return self.files().write_bytes(name, content)
-
-    def read_bytes(self, name: str) -> bytes:
-        """Return the content of `name`."""
-        return self.files().read_bytes(name)
-
-    def write_frame(self, name: str, frame: pd.DataFrame) -> str:
-        """Write `frame` as Parquet and return its URL."""
-        return self.files().write_frame(name, frame)
-
-    def read_frame(self, name: str) -> pd.DataFrame:
-        """Read a frame that `write_frame` wrote."""
-        return self.files().read_frame(name)
-
-    def write_json(self, name: str, document: Any) -> str:
-        """Write `document` as JSON and return its URL."""
-        return self.files().write_json(name, document)
-
-    def read_json(self, name: str) -> Any:
-        """Read a document that `write_json` wrote."""
-        return self.files().read_json(name)
-
-    def write_folder(self, name: str, files: Mapping[str, str]) -> str:
-        """Write text files into a folder, remove its other files, and return its URL."""
-        return self.files().write_folder(name, files)
-
-    def list_folder(self, name: str) -> list[str]:
-        """Return the sorted names of the files in a folder."""
-        return self.files().list_folder(name)
-
     # The tuning half.
 
     def task_table(self) -> pd.DataFrame:
@@ -256,9 +218,14 @@ class DataHome(dg.ConfigurableResource):
         name = f"{MEASUREMENTS}/{kind}.parquet"
         return self._read(name, "vllm_measurements", self.files().read_frame)
 
-    def measured_server(self, kind: str) -> dict[str, Any] | None:
-        """Return what is known of the measured server of this kind; None before a measurement."""
-        return self._read_if_there(f"{MEASUREMENTS}/{kind}.json", self.files().read_json)
+    def has_measurement(self, kind: str) -> bool:
+        """Return whether a server of this kind was measured."""
+        return self.files().exists(f"{MEASUREMENTS}/{kind}.json")
+
+    def measured_server(self, kind: str) -> dict[str, Any]:
+        """Return what is known of the measured server of this kind."""
+        name = f"{MEASUREMENTS}/{kind}.json"
+        return self._read(name, "vllm_measurements", self.files().read_json)
 
     def write_measurement(self, kind: str, samples: pd.DataFrame, server: dict[str, Any]) -> None:
         """Write the samples of a kind of server, then what is known of the server."""

@@ -6,10 +6,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.serving.adapter_catalogue import CATALOGUE
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import WINDOW_S
-from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.placement_plan import plan_in_service
 from assets.serving.traffic_samples import store_sample
 from maitre import fingerprints
 from maitre.errors import UserError
@@ -111,14 +110,12 @@ def weigh(
 
     Nothing is asked for while the newest plan holds at these rates and only waits to be deployed.
     """
-    from maitre.placement.catalogue import AdapterCatalogue
-    from maitre.placement.plan import PlacementPlan
     from maitre.serving.served import same_servers
 
     profile = chosen_profile(home, inputs.profile)
     served = plan_in_service(home, gateway, profile.name)
     version = fingerprints.of_bytes(served.to_json().encode())
-    catalogue = AdapterCatalogue.from_frame(home.read_frame(CATALOGUE))
+    catalogue = home.catalogue()
     requests, span_s = counted(seen)
     catalogue = catalogue.with_rates(expected_rates_rps(catalogue, requests, span_s))
     champion = load_champion(mlflow.store())
@@ -128,9 +125,9 @@ def weigh(
         return Verdict(False, f"{gateway.routes_file} routes to no server of known options", watch)
     risks = server_risks(served, catalogue, profile, model) if served.servers else {}
     verdict = decide(watch, risks, waiting, version, now_s, limits)
-    if not verdict.ask or not home.exists(PLAN):
+    if not verdict.ask or not home.has_plan():
         return verdict
-    planned = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+    planned = home.plan()
     if not served.servers or same_servers(served, planned):
         return verdict
     if max(server_risks(planned, catalogue, profile, model).values()) >= limits.enter:
@@ -147,7 +144,7 @@ def _why_blind(seen: list[Sight], home: DataHome) -> str:
         return f"rates are not known: {newest_look.gateway}"
     if not newest_look.servers:
         return f"no server answers: {'; '.join(newest_look.unseen.values())}"
-    if not home.exists(CATALOGUE):
+    if not home.has_catalogue():
         return "there is no catalogue to compare the traffic with; materialise adapter_catalogue"
     requests, span_s = counted(seen)
     if span_s < LEAST_SPAN_S:

@@ -201,9 +201,9 @@ def test_an_unknown_base_model_leaves_no_bank(damage: str, settings: Settings) -
     [message] = failures(settings, TUNING, ["bank_prompts"])
     assert settings.base_model in message
     home = DataHome(root=settings.home)
-    assert not home.exists("bank_prompts")
-    assert not home.exists("bank")
-    if home.exists("mlflow/mlflow.db"):
+    assert not home.files().exists("bank_prompts")
+    assert not home.files().exists("bank")
+    if home.files().exists("mlflow/mlflow.db"):
         client = resources(settings)["mlflow"].store().client()
         [experiment] = [e for e in client.search_experiments() if e.name == "maitre"]
         [run] = client.search_runs([experiment.experiment_id])

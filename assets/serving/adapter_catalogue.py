@@ -7,8 +7,6 @@ from assets.shared.inputs import OWNERS, adapter_file, profile_files
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
-CATALOGUE = "adapter_catalogue.parquet"
-
 
 @dg.asset(
     deps=[adapter_file, profile_files],
@@ -29,7 +27,7 @@ def adapter_catalogue(
         base_models=[profile.base_model],
         max_rank=profile.valid.max_lora_rank[1],
     )
-    home.write_frame(CATALOGUE, catalogue.frame())
+    home.write_catalogue(catalogue)
     context.log.info(f"{len(catalogue)} adapters, {catalogue.rates_rps.sum():.1f} requests/s")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(inputs.adapters_fingerprint()),

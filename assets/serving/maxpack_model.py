@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.serving.twin_traces import TRACES, twin_traces
+from assets.serving.twin_traces import twin_traces
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import against, curves, inline
 from assets.shared.inputs import OWNERS
@@ -40,7 +40,7 @@ def maxpack_model(
     from maitre.maxpack.promotion import compare_with_champion
     from maitre.maxpack.split import split_traces
 
-    traces = home.read_frame(TRACES)
+    traces = home.traces()
     seen, unseen = split_traces(traces, config.held_out, config.random_state)
     context.log.info(f"training on {len(seen)} configurations, {len(unseen)} held out")
     challenger = fit_model(seen, config.random_state, iterations=config.iterations)
@@ -122,7 +122,7 @@ def champion_predicts_well(home: DataHome, mlflow: MlflowTracking) -> dg.AssetCh
     champion = load_champion(mlflow.store())
     if champion is None:
         return dg.AssetCheckResult(passed=False, description="no version has the alias champion")
-    unseen = rows_not_trained_on(champion[0].training_rows, home.read_frame(TRACES))
+    unseen = rows_not_trained_on(champion[0].training_rows, home.traces())
     ran = int((~unseen["out_of_memory"].astype(bool)).sum())
     if ran < MINIMUM_COMPARED_ROWS:
         return dg.AssetCheckResult(

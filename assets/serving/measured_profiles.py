@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from resources.data_home import DataHome
 
 if TYPE_CHECKING:
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
 
     from maitre.twin import ServerProfile
 
-MEASUREMENTS = "vllm_measurements"
-PROFILES = "server_profiles"
 TOLERATED_FACTOR = 2.0
 """A profile is out of date when its error on new loads is this many times its stated error."""
 LEAST_TOLERATED_PERCENT = 2.0
@@ -54,27 +50,6 @@ def kind_of(profile: str) -> str:
     return profile.replace("/", "-")
 
 
-def samples_name(kind: str) -> str:
-    """Return the file of a kind's samples in the data home."""
-    return f"{MEASUREMENTS}/{kind}.parquet"
-
-
-def about_name(kind: str) -> str:
-    """Return the file of what is known of a kind's server."""
-    return f"{MEASUREMENTS}/{kind}.json"
-
-
-def profile_name(kind: str) -> str:
-    """Return the file of the profile that was fitted to a kind's samples."""
-    return f"{PROFILES}/{kind}.yaml"
-
-
-def measured_kinds(home: DataHome) -> list[str]:
-    """Return the kinds that have samples, sorted."""
-    names = home.list_folder(MEASUREMENTS)
-    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
-
-
 def known_profile(home: DataHome, name: str) -> "ServerProfile | None":
     """Return a profile by name: fitted to its measured server, else as shipped, else from a file.
 
@@ -82,9 +57,8 @@ def known_profile(home: DataHome, name: str) -> "ServerProfile | None":
     """
     from maitre.twin import ServerProfile
 
-    fitted = profile_name(kind_of(name))
-    if home.exists(fitted):
-        return ServerProfile.model_validate(yaml.safe_load(home.read_bytes(fitted)))
+    if (fitted := home.fitted_profile(kind_of(name))) is not None:
+        return fitted
     if name in ServerProfile.names() or Path(name).is_file():
         return ServerProfile.load(name)
     return None
@@ -106,9 +80,8 @@ def fidelity(home: DataHome, profile: "ServerProfile", kind: str) -> Fidelity:
     """Simulate the loads of a kind's newest samples that no fit has seen, and compare."""
     from maitre.twin.fitting.design import MeasuredServer
 
-    about = home.read_json(about_name(kind))
-    server = MeasuredServer(**about["server"])
-    return compared(profile, home.read_frame(samples_name(kind)), server)
+    server = MeasuredServer(**home.measured_server(kind)["server"])
+    return compared(profile, home.samples(kind), server)
 
 
 def compared(profile: "ServerProfile", samples: Any, server: Any) -> Fidelity:
@@ -123,7 +96,7 @@ def compared(profile: "ServerProfile", samples: Any, server: Any) -> Fidelity:
 
 def has_loads(home: DataHome, kind: str) -> bool:
     """Return whether a kind's samples hold loads: a server may have ended before them."""
-    samples = home.read_frame(samples_name(kind))
+    samples = home.samples(kind)
     return bool(((samples["kind"] == "load") & (samples["adapter"] != "")).any())
 
 

@@ -20,9 +20,6 @@ from resources.gateway import Gateway
 if TYPE_CHECKING:
     from maitre.placement.catalogue import AdapterCatalogue
 
-TRAFFIC = "observed_traffic/rates.parquet"
-SERVERS = "observed_traffic/servers.parquet"
-ABOUT = "observed_traffic/about.json"
 WINDOW_S = 600.0
 
 
@@ -71,9 +68,8 @@ def observed_traffic(
         for adapter, count in sorted(requests.items())
     )
     servers = server_table(seen)
-    home.write_frame(TRAFFIC, rates)
-    home.write_frame(SERVERS, servers)
-    home.write_json(ABOUT, {"at_s": seen[-1].at_s, "span_s": span_s, "requests": requests})
+    about = {"at_s": seen[-1].at_s, "span_s": span_s, "requests": requests}
+    home.write_observed_traffic(rates, servers, about)
     total = float(rates["rate_rps"].sum()) if len(rates) else 0.0
     context.log.info(f"{len(rates)} models, {total:.2f} requests/s over {span_s:.0f} s")
     return dg.MaterializeResult(
@@ -113,10 +109,8 @@ def at_observed_rates(
     """Return the catalogue at the observed rates, and whether rates recent enough exist."""
     from maitre.placement.drift import expected_rates_rps
 
-    if not home.exists(ABOUT):
-        return catalogue, False
-    about = home.read_json(ABOUT)
-    if now_s - about["at_s"] > max_age_s:
+    about = home.observed_traffic()
+    if about is None or now_s - about["at_s"] > max_age_s:
         return catalogue, False
     rates = expected_rates_rps(catalogue, about["requests"], about["span_s"])
     return catalogue.with_rates(rates), True

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets.serving.adapter_catalogue import CATALOGUE, adapter_catalogue
+from assets.serving.adapter_catalogue import adapter_catalogue
 from assets.serving.maxpack_model import maxpack_model
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import at_observed_rates, observed_traffic
-from assets.serving.twin_traces import TRACES
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import bars, inline
 from assets.shared.inputs import OWNERS
@@ -25,11 +24,6 @@ from resources.mlflow_tracking import MlflowTracking, run_links
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
 
-PLAN = "placement_plan.json"
-PLANNED_FOR = "placement_catalogue.parquet"
-"""The catalogue at the rates that the plan is for."""
-DEPLOYED = "deployed_plan.json"
-"""The plan that was last applied to a cluster, where no list of servers says how they started."""
 CHECKED_HOUR_S = 3600.0
 
 
@@ -80,9 +74,7 @@ def placement_plan(
     """
     from maitre.maxpack.card import MaxpackError
     from maitre.maxpack.fit import model_at_objective
-    from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.place import place
-    from maitre.placement.plan import PlacementPlan
     from maitre.placement.replan import replan
 
     champion = load_champion(mlflow.store())
@@ -91,7 +83,7 @@ def placement_plan(
     profile = chosen_profile(home, inputs.profile)
     catalogue, observed = at_observed_rates(
         home,
-        AdapterCatalogue.from_frame(home.read_frame(CATALOGUE)),
+        home.catalogue(),
         time.time(),
         config.traffic_max_age_s,
     )
@@ -100,7 +92,7 @@ def placement_plan(
         context.log.info(
             f"fitting the champion's rows for a time to first token of {config.ttft_slo_ms:g} ms"
         )
-        model = model_at_objective(model, home.read_frame(TRACES), config.ttft_slo_ms)
+        model = model_at_objective(model, home.traces(), config.ttft_slo_ms)
     promises: dict[str, Any] = {
         "model": model,
         "risk": config.risk,
@@ -111,13 +103,13 @@ def placement_plan(
         if config.change_running:
             running = plan_in_service(home, gateway, profile.name)
             if not running.servers:
-                running = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+                running = home.plan()
             plan = replan(running, catalogue, profile, **promises)
         else:
             plan = place(catalogue, profile, **promises)
         document = plan.to_json()
-        home.write_frame(PLANNED_FOR, catalogue.frame())
-        home.write_bytes(PLAN, document.encode())
+        home.write_planned_catalogue(catalogue)
+        home.write_plan(plan)
         gpus = {"maitre": plan.gpus, "lower bound": plan.lower_bound_gpus, **plan.baselines}
         context.log.info(", ".join(f"{name} {n} GPUs" for name, n in gpus.items()))
         figure = bars(gpus, title=f"GPUs for {len(catalogue)} adapters", x="GPUs")
@@ -145,14 +137,13 @@ def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "Placemen
     A server's options are those it was started with here, else those of the plan last applied to a
     cluster, else of the newest plan: a route file that somebody wrote by hand names no options.
     """
-    from maitre.placement.plan import PlacementPlan
     from maitre.serving.served import served_plan
     from maitre.twin.limits import VllmLimits
 
     configs: dict[str, VllmLimits] = {}
-    for name in (PLAN, DEPLOYED):
-        if home.exists(name):
-            planned = PlacementPlan.from_json(home.read_bytes(name).decode())
+    newest = home.plan() if home.has_plan() else None
+    for planned in (newest, home.deployed_plan()):
+        if planned is not None:
             configs |= {server.name: server.config for server in planned.servers}
     return served_plan(gateway.routes(), configs | gateway.configs(), profile)
 
@@ -164,15 +155,13 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     A server is healthy by the objective that the plan itself promises.
     """
     from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS, HealthRule
-    from maitre.placement.catalogue import AdapterCatalogue
-    from maitre.placement.plan import PlacementPlan
     from maitre.placement.simulate_plan import check_plan
 
-    plan = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+    plan = home.plan()
     check = check_plan(
         plan,
         chosen_profile(home, inputs.profile),
-        AdapterCatalogue.from_frame(home.read_frame(PLANNED_FOR)),
+        home.planned_catalogue(),
         seed=PlacementConfig().seed + 1_000_003,
         duration_s=CHECKED_HOUR_S,
         rule=HealthRule(

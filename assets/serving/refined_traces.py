@@ -34,11 +34,11 @@ def refined_traces(
     from maitre.maxpack.traces import make_traces
 
     name = (
-        f"twin_traces/{profile.fingerprint()}/refined-{fingerprint_of(traces)}-"
+        f"{profile.fingerprint()}/refined-{fingerprint_of(traces)}-"
         f"{config.duration_s:g}s-{configurations}.parquet"
     )
-    if home.exists(name):
-        return home.read_frame(name)
+    if (stored := home.trace_file(name)) is not None:
+        return stored
     try:
         model = fit_model(traces, iterations=ITERATIONS)
     except MaxpackError:
@@ -52,5 +52,5 @@ def refined_traces(
         seed=seed,
         on_progress=on_progress,
     )
-    home.write_frame(name, found)
+    home.write_trace_file(name, found)
     return found

@@ -4,16 +4,12 @@ import dagster as dg
 import pandas as pd
 
 from assets.serving.measured_profiles import (
-    about_name,
     chosen_profile,
     compared,
     fidelity,
     has_loads,
     kind_of,
     known_profile,
-    measured_kinds,
-    profile_name,
-    samples_name,
     stated_error_percent,
 )
 from assets.serving.twin_verdict import twin_verdict
@@ -23,8 +19,6 @@ from assets.shared.inputs import OWNERS, profile_files
 from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
 from resources.inputs import Inputs
-
-PROFILE_TABLE = "server_profiles.parquet"
 
 
 @dg.asset(
@@ -41,9 +35,9 @@ def server_profiles(
 
     A measured kind of server whose profile no longer foretells its samples is fitted again.
     """
-    refitted = [kind for kind in measured_kinds(home) if _refit(context, home, kind)]
+    refitted = [kind for kind in home.measured_kinds() if _refit(context, home, kind)]
     chosen = chosen_profile(home, inputs.profile)
-    measured = [home.read_json(about_name(kind))["name"] for kind in measured_kinds(home)]
+    measured = [home.measured_server(kind)["name"] for kind in home.measured_kinds()]
     names = dict.fromkeys([inputs.profile, *measured, *ServerProfile.names()])
     profiles = {name: found for name in names if (found := known_profile(home, name))}
     table = pd.DataFrame(
@@ -51,13 +45,13 @@ def server_profiles(
             "profile": name,
             "base_model": profile.base_model,
             "fingerprint": profile.fingerprint(),
-            "measured_here": home.exists(profile_name(kind_of(name))),
+            "measured_here": home.has_fitted_profile(kind_of(name)),
             "stated_error_percent": stated_error_percent(profile),
             "kv_cache_tokens_8_slots_rank_16": profile.kv_cache_tokens(8, 16) or 0,
         }
         for name, profile in profiles.items()
     )
-    home.write_frame(PROFILE_TABLE, table)
+    home.write_profile_table(table)
     context.log.info(f"{len(table)} server profiles; plans are made for {inputs.profile}")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(chosen.fingerprint()[:16]),
@@ -78,7 +72,7 @@ def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     """
     profile = chosen_profile(home, inputs.profile)
     kind = kind_of(profile.name)
-    if not (home.exists(about_name(kind)) and has_loads(home, kind)):
+    if not (home.has_measurement(kind) and has_loads(home, kind)):
         return dg.AssetCheckResult(
             passed=True, metadata={"measured": False, "profile": profile.name}
         )
@@ -116,7 +110,7 @@ def _refit(context: dg.AssetExecutionContext, home: DataHome, kind: str) -> bool
     if not has_loads(home, kind):
         context.log.warning(f"{kind}: its samples hold no load, so nothing is fitted to them")
         return False
-    about, samples = home.read_json(about_name(kind)), home.read_frame(samples_name(kind))
+    about, samples = home.measured_server(kind), home.samples(kind)
     server = MeasuredServer(**about["server"])
     used = known_profile(home, about["name"])
     before = compared(used, samples, server) if used else None
@@ -130,6 +124,6 @@ def _refit(context: dg.AssetExecutionContext, home: DataHome, kind: str) -> bool
             f"in use ({before.error_percent:.1f} %), which stays; look at the measurement"
         )
         return False
-    home.write_bytes(profile_name(kind), fitted.to_yaml().encode())
+    home.write_fitted_profile(kind, fitted)
     context.log.info(f"{kind}: fitted, {after.error_percent:.1f} % off on validation loads")
     return True

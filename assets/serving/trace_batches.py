@@ -15,7 +15,7 @@ from assets.shared.inputs import OWNERS
 from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.twin.profile import ServerProfile
-from resources.data_home import DataHome
+from resources.data_home import TRACE_FILES, DataHome
 
 if TYPE_CHECKING:
     from maitre.progress import Progress
@@ -87,7 +87,7 @@ def trace_batches(
         metadata={
             "configurations": len(traces),
             "starved_share": float(traces["starved"].mean()),
-            "file": batch_file(profile, int(key["batch"]), BATCH, config),
+            "file": f"{TRACE_FILES}/{batch_file(profile, int(key['batch']), BATCH, config)}",
         },
     )
 
@@ -105,8 +105,8 @@ def batch_of_traces(
     from maitre.maxpack.traces import make_traces
 
     name = batch_file(profile, batch, configurations, config)
-    if home.exists(name):
-        return home.read_frame(name)
+    if (stored := home.trace_file(name)) is not None:
+        return stored
     # Batches of one seed are designs of their own; no two simulations share a seed.
     seed = config.seed * BATCHES + batch
     traces = make_traces(
@@ -116,7 +116,7 @@ def batch_of_traces(
         seed=seed * BATCH,
         on_progress=on_progress,
     )
-    home.write_frame(name, traces)
+    home.write_trace_file(name, traces)
     return traces
 
 
@@ -127,6 +127,6 @@ def batch_file(profile: ServerProfile, batch: int, configurations: int, config: 
     from maitre.maxpack.design import DESIGN_VERSION
 
     return (
-        f"twin_traces/{profile.fingerprint()}/v{DESIGN_VERSION}-seed{config.seed}-"
+        f"{profile.fingerprint()}/v{DESIGN_VERSION}-seed{config.seed}-"
         f"{config.duration_s:g}s-{batch:03d}-{configurations}.parquet"
     )

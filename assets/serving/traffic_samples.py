@@ -17,7 +17,7 @@ def store_sample(home: DataHome, sight: Sight, window_s: float) -> list[Sight]:
 
     Looks older than `KEPT_S`, or than the window where that is longer, are removed.
     """
-    home.write_json(f"{LOOKS}/{sight.at_s:017.3f}-{uuid.uuid4().hex}.json", sight.to_dict())
+    home.files().write_json(f"{LOOKS}/{sight.at_s:017.3f}-{uuid.uuid4().hex}.json", sight.to_dict())
     _forget(home, sight.at_s - max(KEPT_S, window_s))
     return samples_since(home, sight.at_s - window_s)
 
@@ -29,7 +29,7 @@ def samples_since(home: DataHome, since_s: float) -> list[Sight]:
         # Names hold milliseconds.
         if at_s >= since_s - 1e-3:
             with contextlib.suppress(FileNotFoundError):  # another process has forgotten it
-                found.append(Sight.from_dict(home.read_json(f"{LOOKS}/{name}")))
+                found.append(Sight.from_dict(home.files().read_json(f"{LOOKS}/{name}")))
     return sorted(found, key=lambda sight: sight.at_s)
 
 
@@ -41,5 +41,5 @@ def _forget(home: DataHome, before_s: float) -> None:
 
 
 def _kept(home: DataHome) -> list[tuple[str, float]]:
-    matches = [(name, _NAME.fullmatch(name)) for name in home.list_folder(LOOKS)]
+    matches = [(name, _NAME.fullmatch(name)) for name in home.files().list_folder(LOOKS)]
     return [(name, float(match["at_s"])) for name, match in matches if match]

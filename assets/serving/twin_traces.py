@@ -21,8 +21,6 @@ from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking, run_links
 
-TRACES = "twin_traces.parquet"
-
 
 @dg.asset(
     # `trace_batches` is optional: batches that a backfill has made are read, others simulated.
@@ -60,7 +58,7 @@ def twin_traces(
             traces = pd.concat(
                 [traces.assign(refined=False), unsure.assign(refined=True)], ignore_index=True
             )
-        home.write_frame(TRACES, traces)
+        home.write_traces(traces)
         figures = {
             "configurations": len(traces),
             "starved_share": float(traces["starved"].mean()),

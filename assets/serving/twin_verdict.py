@@ -3,19 +3,16 @@
 import dagster as dg
 
 from assets.serving.measured_profiles import (
-    about_name,
     fidelity,
     has_loads,
     kind_of,
     known_profile,
-    samples_name,
 )
 from assets.serving.vllm_measurements import content_version, vllm_measurements
 from assets.shared.inputs import OWNERS, profile_files
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
-VERDICT = "twin_verdict.json"
 UNCONTRADICTED = "uncontradicted"
 
 
@@ -36,10 +33,10 @@ def twin_verdict(
     all of them out of date, where a measurement alone would show on the profile only.
     """
     kind = kind_of(inputs.profile)
-    before = home.read_json(VERDICT) if home.exists(VERDICT) else {}
+    before = home.twin_verdict() or {}
     version = before["version"] if before.get("kind") == kind else UNCONTRADICTED
     figures: dict[str, float | bool] = {}
-    if home.exists(about_name(kind)) and has_loads(home, kind):
+    if home.has_measurement(kind) and has_loads(home, kind):
         profile = known_profile(home, inputs.profile)
         found = fidelity(home, profile, kind) if profile else None
         if found is None or not found.holds:
@@ -50,7 +47,7 @@ def twin_verdict(
                 "allowed_error_percent": found.allowed_error_percent,
                 "holds": found.holds,
             }
-    home.write_json(VERDICT, {"kind": kind, "version": version, **figures})
+    home.write_twin_verdict({"kind": kind, "version": version, **figures})
     context.log.info(f"{kind}: {figures or 'not measured'}")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
@@ -60,5 +57,5 @@ def twin_verdict(
 
 def _samples_version(home: DataHome, kind: str) -> str:
     """Return the version of a kind's samples; older data homes do not store it beside them."""
-    said = home.read_json(about_name(kind)).get("data_version")
-    return str(said) if said else content_version(home.read_frame(samples_name(kind)))
+    said = home.measured_server(kind).get("data_version")
+    return str(said) if said else content_version(home.samples(kind))

@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from assets.serving.measured_profiles import about_name, kind_of, samples_name
+from assets.serving.measured_profiles import kind_of
 from assets.shared.inputs import OWNERS
 from maitre import fingerprints
 from maitre.errors import UserError
@@ -50,12 +50,12 @@ def vllm_measurements(
             f"take it over as {kind_of(measured)!r}"
         )
     check_samples(samples)
-    home.write_frame(samples_name(kind), samples)
-    home.write_json(about_name(kind), {**about, "data_version": content_version(samples)})
+    version = content_version(samples)
+    home.write_measurement(kind, samples, {**about, "data_version": version})
     late = lateness_ms(samples)
     context.log.info(f"{kind}: {len(samples)} requests, sent {late['p99']:.1f} ms late at p99")
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(content_version(samples)),
+        data_version=dg.DataVersion(version),
         metadata={
             "requests": len(samples),
             "answered": int((samples["outcome"] == "ok").sum()),

@@ -6,7 +6,7 @@ as the data version. Each job begins with the inputs that it depends on.
 
 import dagster as dg
 
-from assets.serving.measured_profiles import kind_of, profile_name
+from assets.serving.measured_profiles import kind_of
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
@@ -43,7 +43,7 @@ def profile_files(inputs: Inputs, home: DataHome) -> dg.MaterializeResult:
     from maitre.twin import ServerProfile
 
     shipped = {name: ServerProfile.load(name).fingerprint() for name in ServerProfile.names()}
-    measured = home.exists(profile_name(kind_of(inputs.profile)))
+    measured = home.has_fitted_profile(kind_of(inputs.profile))
     # The name of a server that was measured here may be no shipped profile's and no file's.
     chosen = (
         shipped.get(inputs.profile, inputs.profile)

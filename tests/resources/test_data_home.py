@@ -42,7 +42,7 @@ def test_what_may_be_missing_is_none(home: DataHome) -> None:
     assert home.deployed_plan() is None
     assert home.bank_prompt_result("a") is None
     assert home.fitted_profile("cpu-tiny") is None
-    assert home.measured_server("cpu-tiny") is None
+    assert not home.has_measurement("cpu-tiny")
     assert home.twin_verdict() is None
     assert home.observed_traffic() is None
     assert home.trace_file("a.parquet") is None

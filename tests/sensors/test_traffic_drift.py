@@ -8,9 +8,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from assets.serving.adapter_catalogue import CATALOGUE
-from assets.serving.observed_traffic import TRAFFIC, at_observed_rates, observed_traffic
-from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.observed_traffic import at_observed_rates, observed_traffic
+from assets.serving.placement_plan import plan_in_service
 from assets.serving.traffic_samples import LOOKS, samples_since
 from maitre.errors import UserError
 from maitre.placement.catalogue import AdapterCatalogue
@@ -22,7 +21,7 @@ from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
 from maitre.serving.served import same_servers
 from maitre.twin import ServerProfile
 from pipelines import serving
-from resources.data_home import DataHome
+from resources.data_home import TRAFFIC_RATES, DataHome
 from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
@@ -65,9 +64,9 @@ def plan_at(home: DataHome, rate_rps: float) -> PlacementPlan:
     profile = ServerProfile.load(PROFILE)
     frame = pd.DataFrame({"adapter": ADAPTERS, "rank": 8, "rate_rps": rate_rps})
     catalogue = AdapterCatalogue.from_frame(frame.assign(base_model=profile.base_model))
-    home.write_frame(CATALOGUE, catalogue.frame())
+    home.write_catalogue(catalogue)
     plan = place(catalogue, profile, check_duration_s=0.0, baselines=False)
-    home.write_bytes(PLAN, plan.to_json().encode())
+    home.write_plan(plan)
     return plan
 
 
@@ -156,7 +155,7 @@ def test_a_server_that_starves_counts_though_no_plan_names_it(
 
 
 def test_few_moves_are_from_what_is_served(planned: DataHome, tmp_path: Path) -> None:
-    served = PlacementPlan.from_json(planned.read_bytes(PLAN).decode())
+    served = planned.plan()
     assert plan_at(planned, 30.0).gpus > served.gpus
     found = plan_in_service(planned, gateway(tmp_path), PROFILE)
     assert same_servers(found, served)
@@ -170,11 +169,11 @@ def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
     write_text(tmp_path / "routes.json", one.to_json())
     [skipped] = minutes(home, tmp_path, gateway(tmp_path, silent=True), 1)
     assert "no server answers: no server at" in skipped.skip_reason.skip_message
-    home.write_folder(LOOKS, {})
+    home.files().write_folder(LOOKS, {})
     [skipped] = minutes(home, tmp_path, gateway(tmp_path), 1)
     assert "there is no catalogue" in skipped.skip_reason.skip_message
     plan_at(home, 0.05)
-    home.write_folder(LOOKS, {})
+    home.files().write_folder(LOOKS, {})
     *_, skipped = minutes(home, tmp_path, gateway(tmp_path), 4)
     assert "no server of known options" in skipped.skip_reason.skip_message
 
@@ -189,7 +188,7 @@ def test_what_cannot_be_weighed_is_said(
         raise UserError("the champion is of\nanother profile")
 
     monkeypatch.setattr(sensor, "load_champion", refuse)
-    planned.write_folder(LOOKS, {})
+    planned.files().write_folder(LOOKS, {})
     refused = minutes(planned, tmp_path, gateway(tmp_path), 4)
     expected = "the plan cannot be weighed: the champion is of another profile"
     assert refused[-1].skip_reason.skip_message == expected
@@ -218,9 +217,10 @@ def test_the_asset_keeps_rates_that_plans_are_then_made_for(
         run_config={"ops": {"observed_traffic": {"config": {"window_s": 1e11}}}},
     )
     assert made.success
-    assert set(planned.read_frame(TRAFFIC)["adapter"]) == set(ADAPTERS)
-    catalogue = AdapterCatalogue.from_frame(planned.read_frame(CATALOGUE))
-    about = planned.read_json("observed_traffic/about.json")
+    assert set(planned.files().read_frame(TRAFFIC_RATES)["adapter"]) == set(ADAPTERS)
+    catalogue = planned.catalogue()
+    about = planned.observed_traffic()
+    assert about is not None
     at, observed = at_observed_rates(planned, catalogue, about["at_s"] + 1.0, 3600.0)
     assert observed
     assert at.rates_rps == pytest.approx(1.0, rel=0.05)

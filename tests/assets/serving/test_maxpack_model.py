@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from assets.serving.maxpack_model import maxpack_model
-from assets.serving.twin_traces import TRACES
 from maitre.maxpack.design import design
 from maitre.maxpack.traces import make_traces
 from maitre.tracking.maxpack import MODEL_NAME
@@ -34,7 +33,7 @@ def materialise(home: DataHome, mlflow: MlflowTracking, iterations: int) -> dict
 
 def test_a_worse_second_model_leaves_the_champion(traces: pd.DataFrame, tmp_path: Path) -> None:
     home = DataHome(root=str(tmp_path / "home"))
-    home.write_frame(TRACES, traces)
+    home.write_traces(traces)
     mlflow = MlflowTracking(
         tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db", ui_url="http://mlflow.test"
     )

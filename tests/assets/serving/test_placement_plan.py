@@ -6,10 +6,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from assets.serving.adapter_catalogue import CATALOGUE
 from assets.serving.maxpack_model import maxpack_model
-from assets.serving.placement_plan import PLAN, no_server_starves, placement_plan
-from assets.serving.twin_traces import TRACES
+from assets.serving.placement_plan import no_server_starves, placement_plan
 from maitre.maxpack.design import design
 from maitre.maxpack.traces import make_traces
 from maitre.placement.catalogue import AdapterCatalogue
@@ -30,10 +28,10 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("plan")
     profile = ServerProfile.load(PROFILE)
     home = DataHome(root=str(folder / "home"))
-    home.write_frame(TRACES, make_traces(profile, design(profile, 96, seed=5), 300.0, seed=5))
+    home.write_traces(make_traces(profile, design(profile, 96, seed=5), 300.0, seed=5))
     rows = [(f"a{i}", profile.base_model, 16, 0.12) for i in range(60)]
     frame = pd.DataFrame(rows, columns=["adapter", "base_model", "rank", "rate_rps"])
-    home.write_frame(CATALOGUE, AdapterCatalogue.from_frame(frame).frame())
+    home.write_catalogue(AdapterCatalogue.from_frame(frame))
     made: dict[str, object] = {
         "home": home,
         "mlflow": MlflowTracking(tracking_uri=f"sqlite:///{folder}/mlflow.db", ui_url="http://x"),
@@ -58,7 +56,7 @@ def placed(resources: dict[str, object], ttft_slo_ms: float) -> tuple[PlacementP
     home = resources["home"]
     assert isinstance(home, DataHome)
     [check] = result.get_asset_check_evaluations()
-    return PlacementPlan.from_json(home.read_bytes(PLAN).decode()), check.passed
+    return home.plan(), check.passed
 
 
 def test_a_plan_keeps_the_objective_that_is_asked_for(resources: dict[str, object]) -> None:

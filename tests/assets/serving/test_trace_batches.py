@@ -6,10 +6,10 @@ import dagster as dg
 import pytest
 
 from assets.serving import trace_batches as module
-from assets.serving.measured_profiles import kind_of, profile_name
+from assets.serving.measured_profiles import kind_of
 from assets.serving.trace_batches import TraceConfig, batch_file, batch_of_traces, trace_batches
 from maitre.twin import ServerProfile
-from resources.data_home import DataHome
+from resources.data_home import TRACE_FILES, DataHome
 
 PROFILE = "h100-64gb/qwen-2.5-7b-instruct"
 
@@ -22,7 +22,7 @@ def test_a_partition_is_one_file_and_is_made_once(
     shipped = ServerProfile.load(PROFILE)
     slower = shipped.step.model_copy(update={"base_ms": 2 * shipped.step.base_ms})
     profile = shipped.model_copy(update={"step": slower})
-    home.write_bytes(profile_name(kind_of(PROFILE)), profile.to_yaml().encode())
+    home.write_fitted_profile(kind_of(PROFILE), profile)
     result = dg.materialize(
         [trace_batches],
         resources={"home": home},
@@ -32,11 +32,15 @@ def test_a_partition_is_one_file_and_is_made_once(
     [made] = result.asset_materializations_for_node("trace_batches")
     config = TraceConfig(duration_s=30.0)
     name = batch_file(profile, 1, 4, config)
-    assert made.metadata["file"].value == name, "of the profile that was fitted here"
-    assert len(home.read_frame(name)) == 4
+    assert made.metadata["file"].value == f"{TRACE_FILES}/{name}", (
+        "of the profile that was fitted here"
+    )
+    written = home.trace_file(name)
+    assert written is not None
+    assert len(written) == 4
     monkeypatch.setattr("maitre.maxpack.traces.make_traces", None)
     again = batch_of_traces(home, profile, 1, 4, config)
-    assert again.equals(home.read_frame(name))
+    assert again.equals(written)
 
 
 def test_batches_differ(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from dagster_k8s import k8s_job_executor
 
 from assets.serving import trace_batches, trace_fanout_job
-from assets.serving.measured_profiles import profile_name
 from assets.serving.trace_batches import TracesConfig, batch_sizes, refined_configurations
 from assets.serving.trace_fanout_job import SHARES, simulate_traces
 from assets.serving.twin_traces import twin_traces
@@ -68,7 +67,7 @@ def test_twin_traces_finds_what_the_shares_simulated(
     home = DataHome(root=str(tmp_path / "home"))
     shipped = ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
     mine = shipped.model_copy(update={"name": "mine/only"})
-    home.write_bytes(profile_name("mine-only"), mine.to_yaml().encode())
+    home.write_fitted_profile("mine-only", mine)
     monkeypatch.setattr(trace_batches, "BATCH", 4)
     given = {
         "home": home,
@@ -82,7 +81,7 @@ def test_twin_traces_finds_what_the_shares_simulated(
     defs = dg.Definitions(jobs=[simulate_traces(dg.in_process_executor)], resources=hardcoded)
     assert defs.resolve_job_def("simulate_traces").execute_in_process(run_config=asked).success
     folder = f"twin_traces/{mine.fingerprint()}"
-    there = set(home.list_folder(folder))
+    there = set(home.files().list_folder(folder))
     assert len(there) == 2
     made = dg.materialize(
         [twin_traces],
@@ -90,7 +89,7 @@ def test_twin_traces_finds_what_the_shares_simulated(
         run_config={"ops": {"twin_traces": {"config": asked}}},
     )
     assert made.success
-    batches = {name for name in home.list_folder(folder) if not name.startswith("refined")}
+    batches = {name for name in home.files().list_folder(folder) if not name.startswith("refined")}
     assert batches == there, "nothing was simulated again"
 
 

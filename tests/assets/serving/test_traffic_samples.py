@@ -37,5 +37,5 @@ def test_the_window_is_given_and_what_is_too_old_is_removed(tmp_path: Path) -> N
     assert [sight.at_s for sight in samples_since(home, 0.0)] == [*times[1:]]
     longer = store_sample(home, Sight(KEPT_S + 10.0, (), {}), 2 * KEPT_S)
     assert len(longer) == 4, "a longer window keeps more"
-    home.write_bytes(f"{LOOKS}/half.json.tmp", b"")
+    home.files().write_bytes(f"{LOOKS}/half.json.tmp", b"")
     assert len(samples_since(home, 0.0)) == 4

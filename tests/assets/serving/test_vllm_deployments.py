@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.serving.placement_plan import PLAN, plan_in_service
+from assets.serving.placement_plan import plan_in_service
 from assets.serving.running_servers import running_servers
 from assets.serving.vllm_deployments import vllm_deployments
 from maitre.errors import UserError
@@ -47,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataHome:
     home = DataHome(root=str(tmp_path / "home"))
     shares = (AdapterShare("a"), AdapterShare("b"))
     plan = PlacementPlan("cpu/tiny", (PlannedServer("s", "tiny", CONFIG, shares),))
-    home.write_bytes(PLAN, plan.to_json().encode())
+    home.write_plan(plan)
     return home
 
 
@@ -104,11 +104,11 @@ def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan
     assert deploy(home, tmp_path, target="kubernetes").success
     gateway = Gateway(routes_file=str(tmp_path / "serving" / "routes.json"))
     assert not plan_in_service(home, gateway, "cpu/tiny").servers, "nothing is routed"
-    applied = PlacementPlan.from_json(home.read_bytes(PLAN).decode())
+    applied = home.plan()
     routed = Routes({"s": RoutedServer("http://s", "tiny")}, applied.servers_of())
     write_text(Path(gateway.routes_file), routed.to_json())
     newer = PlannedServer(
         "s", "tiny", replace(CONFIG, max_loras=8, max_cpu_loras=8), applied.servers[0].adapters
     )
-    home.write_bytes(PLAN, PlacementPlan("cpu/tiny", (newer,)).to_json().encode())
+    home.write_plan(PlacementPlan("cpu/tiny", (newer,)))
     assert plan_in_service(home, gateway, "cpu/tiny") == applied

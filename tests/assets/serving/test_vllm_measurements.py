@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.serving.measured_profiles import about_name, chosen_profile, kind_of, profile_name
+from assets.serving.measured_profiles import chosen_profile, kind_of
 from assets.serving.server_profiles import server_profiles, twin_fidelity
 from assets.serving.twin_verdict import UNCONTRADICTED, twin_verdict
 from assets.serving.vllm_measurements import SERVER_KINDS_NAME, vllm_measurements
@@ -109,7 +109,7 @@ def test_a_fitted_profile_takes_the_place_of_the_shipped_one(home: DataHome) -> 
     shipped = ServerProfile.load(PROFILE)
     assert chosen_profile(home, PROFILE) == shipped
     mine = shipped.model_copy(update={"engine": "mine"})
-    home.write_bytes(profile_name(KIND), mine.to_yaml().encode())
+    home.write_fitted_profile(KIND, mine)
     assert chosen_profile(home, PROFILE) == mine
     with pytest.raises(TwinInputError, match="neither a file nor one of"):
         chosen_profile(home, "no/such")
@@ -124,7 +124,7 @@ def test_a_profile_that_was_outrun_is_fitted_again_and_keeps_to_a_fit_that_is_be
     inputs = Inputs(tasks="", adapters="", profile=name, held_back=[])
     slower = {"base_ms": 4 * shipped.step.base_ms, "lora_ms": 4 * shipped.step.lora_ms}
     old = shipped.model_copy(update={"step": shipped.step.model_copy(update=slower)})
-    home.write_bytes(profile_name(kind), old.to_yaml().encode())
+    home.write_fitted_profile(kind, old)
     with dg.DagsterInstance.ephemeral() as instance:
         taken = take_over(instance, home, inputs, SAMPLES, kind)
         assert not verdict(taken)
@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_measurement_is_refused(
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(ValueError, match="1"):
         take_over(instance, home, inputs, tmp_path / "1")
-    assert not home.exists(about_name(KIND))
+    assert not home.has_measurement(KIND)
 
 
 def test_a_measurement_of_another_kind_of_server_is_refused(
@@ -157,7 +157,7 @@ def test_a_measurement_of_another_kind_of_server_is_refused(
     expected = f"measurement of '{PROFILE}', not of the partition 'cpu-other'"
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(ValueError, match=expected):
         take_over(instance, home, inputs, folder, "cpu-other")
-    assert not home.exists(about_name("cpu-other"))
+    assert not home.has_measurement("cpu-other")
 
 
 def test_samples_that_lie_there_without_a_version_are_judged_all_the_same(
@@ -166,9 +166,9 @@ def test_samples_that_lie_there_without_a_version_are_judged_all_the_same(
     with dg.DagsterInstance.ephemeral() as instance:
         take_over(instance, home, inputs, measured_folder(tmp_path / "1", PROFILE, slow=40.0))
         version = made_of(instance)
-        about = home.read_json(about_name(KIND))
+        about = home.measured_server(KIND)
         assert about.pop("data_version") == version
-        home.write_json(about_name(KIND), about)
+        home.write_measurement(KIND, home.samples(KIND), about)
         made = dg.materialize(
             [twin_verdict], instance=instance, resources={"home": home, "inputs": inputs}
         )
