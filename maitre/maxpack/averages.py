@@ -29,7 +29,7 @@ _HALVED = (0.875, -0.21875, 0.015625)
 
 
 @compiled
-def active_adapters(sums, t):  # type: ignore[no-untyped-def]
+def active_adapters(sums, t):
     """Expected distinct adapters in the batch at step time t: cubic between the kept step times.
 
     (A straight line between them is up to 6 % too high where adapters are cold.)
@@ -60,7 +60,7 @@ def active_adapters(sums, t):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def busy_part(sums, cost, limit, t, kv_per_s, in_in):  # type: ignore[no-untyped-def]
+def busy_part(sums, cost, limit, t, kv_per_s, in_in):
     """Busy seconds per second when a step takes t seconds."""
     sequences = t * sums[OUTPUT]
     kv, active = t * kv_per_s, min(active_adapters(sums, t), limit[1])
@@ -93,7 +93,7 @@ def busy_part(sums, cost, limit, t, kv_per_s, in_in):  # type: ignore[no-untyped
 
 
 @compiled
-def limits_used(sums, limit, t, kv_per_s):  # type: ignore[no-untyped-def]
+def limits_used(sums, limit, t, kv_per_s):
     """Fractions of the KV cache, the slots and the sequences in use at step time t."""
     kv = t * kv_per_s / limit[0]
     # With a slot for every adapter nobody waits for one, however many are active.
@@ -103,7 +103,7 @@ def limits_used(sums, limit, t, kv_per_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def longest_step_s(sums, limit, kv_per_s):  # type: ignore[no-untyped-def]
+def longest_step_s(sums, limit, kv_per_s):
     """The step time at which the KV cache, the slots or the sequences are all in use."""
     t = min(_LONGEST_S, limit[0] / max(kv_per_s, 1e-12))
     t = min(t, limit[2] / max(sums[OUTPUT], 1e-12))
@@ -121,7 +121,7 @@ def longest_step_s(sums, limit, kv_per_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def held_per_s(sums, moments, rounding):  # type: ignore[no-untyped-def]
+def held_per_s(sums, moments, rounding):
     """KV tokens held per second of step time: a running request holds its input and on average
     half of what it will have written."""
     kv = moments[1] * sums[IN_OUT] + 0.5 * moments[2] * sums[OUT_OUT]
@@ -129,7 +129,7 @@ def held_per_s(sums, moments, rounding):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def crossing_s(sums, cost, limit, kv_per_s, in_in, waiting):  # type: ignore[no-untyped-def]
+def crossing_s(sums, cost, limit, kv_per_s, in_in, waiting):
     """The step time at which the server is as busy as the fullest of its limits.
 
     Busy falls with t and the limits rise, so their largest is smallest there. With `waiting` the
@@ -149,7 +149,7 @@ def crossing_s(sums, cost, limit, kv_per_s, in_in, waiting):  # type: ignore[no-
 
 
 @compiled
-def settled_s(sums, cost, limit, kv_per_s, in_in, longest_s):  # type: ignore[no-untyped-def]
+def settled_s(sums, cost, limit, kv_per_s, in_in, longest_s):
     """The step time, up to `longest_s`, at which the server is busy exactly all of the time."""
     low, high = math.log(_SHORTEST_S), math.log(longest_s)
     for _ in range(_BISECTIONS):
@@ -162,7 +162,7 @@ def settled_s(sums, cost, limit, kv_per_s, in_in, longest_s):  # type: ignore[no
 
 
 @compiled
-def fill_on(sums, costs, limits, row, kv_per_s, in_in):  # type: ignore[no-untyped-def]
+def fill_on(sums, costs, limits, row, kv_per_s, in_in):
     """The fill alone; just above 1e3 without a KV cache."""
     if limits[row, 0] <= 0.0:
         return 1e3

@@ -155,14 +155,14 @@ def length_constants(options: ServerOptions) -> tuple[tuple[float, ...], float]:
 
 
 @compiled
-def _solve_all(sums, who, rows, costs, limits, moments, rounding, waits, out):  # type: ignore[no-untyped-def]
+def _solve_all(sums, who, rows, costs, limits, moments, rounding, waits, out):
     for i in range(len(rows)):
         row = rows[i]
         _solve(sums[who[i]], costs[row], limits[row], moments, rounding, waits, out[i])
 
 
 @compiled
-def _solve(sums, cost, limit, moments, rounding, waits, out):  # type: ignore[no-untyped-def]
+def _solve(sums, cost, limit, moments, rounding, waits, out):
     out[:] = 0.0
     if limit[0] <= 0.0:
         out[:4] = 1e3
@@ -191,7 +191,7 @@ def _solve(sums, cost, limit, moments, rounding, waits, out):  # type: ignore[no
 
 
 @compiled
-def _wait(sums, cost, limit, kv_per_s, in_in, waits, out):  # type: ignore[no-untyped-def]
+def _wait(sums, cost, limit, kv_per_s, in_in, waits, out):
     """What becomes of a server whose slots are short, if requests wait for them."""
     t = crossing_s(sums, cost, limit, kv_per_s, in_in, True)
     kv, _, sequences = limits_used(sums, limit, t, kv_per_s)
@@ -205,7 +205,7 @@ def _wait(sums, cost, limit, kv_per_s, in_in, waits, out):  # type: ignore[no-un
 
 
 @compiled
-def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):  # type: ignore[no-untyped-def]
+def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):
     """The scales on which load, KV cache and slots fluctuate."""
     full_t = longest_step_s(sums, limit, kv_per_s)
     load = busy_part(sums, cost, limit, full_t, kv_per_s, moments[0])
@@ -235,7 +235,7 @@ def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):  # type: ignore
 
 
 @compiled
-def _waits_over(part, sigmas):  # type: ignore[no-untyped-def]
+def _waits_over(part, sigmas):
     """The wait that this part of requests exceeds, in mean waits of those that wait at all.
 
     How many wait follows from what is spare (Halfin and Whitt); waits are exponential.
@@ -247,5 +247,5 @@ def _waits_over(part, sigmas):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _bounded(sigmas):  # type: ignore[no-untyped-def]
+def _bounded(sigmas):
     return min(max(sigmas, -_MOST_SIGMAS), _MOST_SIGMAS)

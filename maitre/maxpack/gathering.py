@@ -87,7 +87,7 @@ def slot_use(running: np.ndarray, wait: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled
-def wait_for_slots(sums, slots, t, slot_table, queue_table):  # type: ignore[no-untyped-def]
+def wait_for_slots(sums, slots, t, slot_table, queue_table):
     """Wait for a slot in running times, and how many requests wait, on average.
 
     `t` is the step time in which the server is busy all of the time (s).
@@ -111,7 +111,7 @@ def wait_for_slots(sums, slots, t, slot_table, queue_table):  # type: ignore[no-
 
 
 @compiled
-def _combined(sums, table, row, part, j):  # type: ignore[no-untyped-def]
+def _combined(sums, table, row, part, j):
     """The j-th combination of the table, between two step times."""
     total = 0.0
     for k in range(_N_STEPS):
@@ -121,12 +121,12 @@ def _combined(sums, table, row, part, j):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _between(table, row, part, j, k):  # type: ignore[no-untyped-def]
+def _between(table, row, part, j, k):
     return (1.0 - part) * table[row, j, k] + part * table[row + 1, j, k]
 
 
 @compiled
-def _wait(j):  # type: ignore[no-untyped-def]
+def _wait(j):
     """The j-th wait of the table: 0, then doubling."""
     return 0.0 if j == 0 else _FIRST_WAIT * 2.0 ** (j - 1)
 

@@ -49,7 +49,7 @@ def roomiest_rows(
 
 
 @compiled
-def _search_slots(sums, ladders, last, start, costs, limits, moments, rounding, found):  # type: ignore[no-untyped-def]
+def _search_slots(sums, ladders, last, start, costs, limits, moments, rounding, found):
     """For each set the rows of its ladder (slots ascending, up to `last`) with the lowest fill."""
     fills = np.empty(ladders.shape[1])
     for i in range(len(sums)):

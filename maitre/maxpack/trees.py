@@ -93,7 +93,7 @@ class ObliviousTrees:
 
 
 @compiled
-def _add_leaves(columns, features, borders, leaves, sums):  # type: ignore[no-untyped-def]
+def _add_leaves(columns, features, borders, leaves, sums):
     """Adds every tree's leaf to each row's sum, a block of rows at a time."""
     trees, depth = features.shape
     rows = columns.shape[1]

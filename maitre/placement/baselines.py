@@ -132,7 +132,7 @@ def _least_loaded(demand: Demand, servers: int, _: np.random.Generator) -> np.nd
 
 
 @compiled
-def _to_the_least_loaded(rates, servers):  # type: ignore[no-untyped-def]
+def _to_the_least_loaded(rates, servers):
     """Each rate in turn to the bin with the least; the bins are a binary heap by load."""
     heap = [(0.0, i) for i in range(servers)]
     server = np.empty(len(rates), dtype=np.int64)
@@ -164,7 +164,7 @@ def _best_fit(
 
 
 @compiled
-def _best_fitted(rates, size, servers, most, server):  # type: ignore[no-untyped-def]
+def _best_fitted(rates, size, servers, most, server):
     """Each rate to the fullest bin that takes it; False when one fits none.
 
     Rates fall, so a bin that is too full for one may take a later one: all are looked at, but

@@ -188,7 +188,7 @@ def _certified(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) ->
 
 
 @compiled
-def _lower(relative, shares, steps, enough, least, chosen):  # type: ignore[no-untyped-def]
+def _lower(relative, shares, steps, enough, least, chosen):
     """Lowers each node's `least` to what every type makes of it under its best multipliers.
 
     `relative` is use over worth and limit: (types, nodes, limits). The multipliers, `shares`, sum
@@ -227,7 +227,7 @@ def _lower(relative, shares, steps, enough, least, chosen):  # type: ignore[no-u
 
 
 @compiled
-def _weakest(use, shares):  # type: ignore[no-untyped-def]
+def _weakest(use, shares):
     weakest = np.inf
     for node in range(use.shape[0]):
         value = 0.0

@@ -27,7 +27,7 @@ from maitre.twin.kernel.step_time import step_s, steps_within
 
 
 @compiled
-def _finish(sim, limits, request):  # type: ignore[no-untyped-def]
+def _finish(sim, limits, request):
     server = sim.server[0]
     record_completion(sim, limits, request, server.now_s)
     leave_batch(sim, limits, request)
@@ -37,7 +37,7 @@ def _finish(sim, limits, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _end_prefills(sim, limits):  # type: ignore[no-untyped-def]
+def _end_prefills(sim, limits):
     """Requests whose prompt is now computed get a token and start to decode (or are done)."""
     server = sim.server[0]
     request = server.run_tail
@@ -61,7 +61,7 @@ def _end_prefills(sim, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _steps_to_finish(sim):  # type: ignore[no-untyped-def]
+def _steps_to_finish(sim):
     server = sim.server[0]
     while server.finishes > 0 and not finish_stands(sim, 0):
         finish_pop(sim)
@@ -71,7 +71,7 @@ def _steps_to_finish(sim):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _steps_to_shortage(sim, limits):  # type: ignore[no-untyped-def]
+def _steps_to_shortage(sim, limits):
     """How many steps, this one (whose blocks are taken) included, the free blocks last."""
     server = sim.server[0]
     free = server.free_blocks
@@ -87,7 +87,7 @@ def _steps_to_shortage(sim, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _blocks_over(sim, limits, steps):  # type: ignore[no-untyped-def]
+def _blocks_over(sim, limits, steps):
     """New blocks in the `steps` steps that follow this one."""
     server = sim.server[0]
     cycles = steps // limits.block_tokens
@@ -98,7 +98,7 @@ def _blocks_over(sim, limits, steps):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s):  # type: ignore[no-untyped-def]
+def _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s):
     """How long the blocks that a leap of `steps` steps adds are held until its end, in all."""
     server = sim.server[0]
     every = limits.block_tokens
@@ -120,7 +120,7 @@ def _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s):  # type: 
 
 
 @compiled
-def _joins(sim, limits, adapter, open_to):  # type: ignore[no-untyped-def]
+def _joins(sim, limits, adapter, open_to):
     """Whether a request that reaches the engine during a leap would change what it runs."""
     if open_to and (sim.adapters[adapter].running > 0 or sim.server[0].active < limits.max_loras):
         return True
@@ -129,7 +129,7 @@ def _joins(sim, limits, adapter, open_to):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _leap(sim, limits, arrivals, first_s, growth_s):  # type: ignore[no-untyped-def]
+def _leap(sim, limits, arrivals, first_s, growth_s):
     """How many steps the batch stays as it is; takes the arrivals that cannot change that."""
     server = sim.server[0]
     most = min(_steps_to_finish(sim), _steps_to_shortage(sim, limits))
@@ -161,7 +161,7 @@ def _leap(sim, limits, arrivals, first_s, growth_s):  # type: ignore[no-untyped-
 
 
 @compiled
-def _send_until(sim, limits, arrivals, at_s):  # type: ignore[no-untyped-def]
+def _send_until(sim, limits, arrivals, at_s):
     """The client sends what is due; False if there is no free row for it."""
     server = sim.server[0]
     while (
@@ -174,7 +174,7 @@ def _send_until(sim, limits, arrivals, at_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):  # type: ignore[no-untyped-def]
+def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):
     """Lets the scheduled step and the `steps` - 1 alike after it pass, and settles their end."""
     server = sim.server[0]
     span_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
@@ -208,7 +208,7 @@ def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):  # type: ignor
 
 
 @compiled
-def _trace(sim, limits, first_s, load_s, loads, steps, prefill):  # type: ignore[no-untyped-def]
+def _trace(sim, limits, first_s, load_s, loads, steps, prefill):
     """Notes what is about to pass, every `trace_every` events, for calibration and tests."""
     server = sim.server[0]
     row = server.events // limits.trace_every
@@ -229,7 +229,7 @@ def _trace(sim, limits, first_s, load_s, loads, steps, prefill):  # type: ignore
 
 
 @compiled
-def advance(cost, limits, arrivals, sim):  # type: ignore[no-untyped-def]
+def advance(cost, limits, arrivals, sim):
     """Runs on until the end, or until arrivals or rows for requests are lacking; says which."""
     server = sim.server[0]
     while True:

@@ -17,7 +17,7 @@ BURST_GAP_S = 0.005
 
 
 @compiled
-def _ends_by(first_s, growth_s, steps, span_s):  # type: ignore[no-untyped-def]
+def _ends_by(first_s, growth_s, steps, span_s):
     """How many of `steps` steps (first, first + growth, ...) end within `span_s`."""
     if span_s < first_s:
         return 0
@@ -35,7 +35,7 @@ def _ends_by(first_s, growth_s, steps, span_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def deliver_steps(sim, limits, first_s, growth_s, steps):  # type: ignore[no-untyped-def]
+def deliver_steps(sim, limits, first_s, growth_s, steps):
     """Counts the gaps that the client sees over `steps` steps that start now."""
     server, stalls = sim.server[0], sim.stalls
     sequences, now_s = server.decoding, server.now_s

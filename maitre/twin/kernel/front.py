@@ -14,7 +14,7 @@ from maitre.twin.kernel.state import FRONT
 
 
 @compiled
-def forget_stalls(sim, count):  # type: ignore[no-untyped-def]
+def forget_stalls(sim, count):
     """Drops the first `count` noted stalls."""
     server, stalls = sim.server[0], sim.stalls
     if count > 0:
@@ -26,7 +26,7 @@ def forget_stalls(sim, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _occupy(sim, at_s, work_s, noted):  # type: ignore[no-untyped-def]
+def _occupy(sim, at_s, work_s, noted):
     """Gives the front `work_s` of work at `at_s`; notes the stall if it is one or prolongs one."""
     server, stalls = sim.server[0], sim.stalls
     start_s = max(at_s, server.front_free_s)
@@ -45,7 +45,7 @@ def _occupy(sim, at_s, work_s, noted):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def scrape_until(sim, limits, at_s):  # type: ignore[no-untyped-def]
+def scrape_until(sim, limits, at_s):
     """Runs the scrapes due by `at_s`; each starts an interval after the one before ended."""
     server = sim.server[0]
     while server.next_scrape_s <= at_s:
@@ -54,7 +54,7 @@ def scrape_until(sim, limits, at_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def note_series(sim, limits):  # type: ignore[no-untyped-def]
+def note_series(sim, limits):
     """Counts a pair of adapter sets that was not reported before.
 
     The sets are known by a hash that changes with them; those seen are marked in a bit table,
@@ -75,7 +75,7 @@ def note_series(sim, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def send(sim, limits, arrivals):  # type: ignore[no-untyped-def]
+def send(sim, limits, arrivals):
     """The client sends its next request; False (and nothing done) if there is no free row.
 
     A request over the client's limit is lost; one that fits no empty KV cache is refused.
@@ -126,7 +126,7 @@ def send(sim, limits, arrivals):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def receive(sim):  # type: ignore[no-untyped-def]
+def receive(sim):
     """The engine gets the request that the front has finished with first."""
     server = sim.server[0]
     request = server.front_head
@@ -139,7 +139,7 @@ def receive(sim):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def delivered_s(sim, limits, at_s):  # type: ignore[no-untyped-def]
+def delivered_s(sim, limits, at_s):
     """When a token that left the engine at `at_s` reaches the client."""
     scrape_until(sim, limits, at_s)
     server = sim.server[0]

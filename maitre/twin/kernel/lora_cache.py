@@ -9,7 +9,7 @@ from maitre.twin.kernel.compiled import compiled
 
 
 @compiled
-def _unlink_gpu(adapters, row):  # type: ignore[no-untyped-def]
+def _unlink_gpu(adapters, row):
     if adapters[row].gpu_next >= 0:
         adapters[adapters[row].gpu_previous].gpu_next = adapters[row].gpu_next
         adapters[adapters[row].gpu_next].gpu_previous = adapters[row].gpu_previous
@@ -18,7 +18,7 @@ def _unlink_gpu(adapters, row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _unlink_cpu(adapters, row):  # type: ignore[no-untyped-def]
+def _unlink_cpu(adapters, row):
     if adapters[row].cpu_next >= 0:
         adapters[adapters[row].cpu_previous].cpu_next = adapters[row].cpu_next
         adapters[adapters[row].cpu_next].cpu_previous = adapters[row].cpu_previous
@@ -27,7 +27,7 @@ def _unlink_cpu(adapters, row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def activate(sim, limits, adapter):  # type: ignore[no-untyped-def]
+def activate(sim, limits, adapter):
     """An adapter joins the batch; returns the seconds that loading it stalls the step."""
     adapters, server = sim.adapters, sim.server[0]
     sentinel = len(adapters) - 1
@@ -59,7 +59,7 @@ def activate(sim, limits, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def deactivate(sim, adapter):  # type: ignore[no-untyped-def]
+def deactivate(sim, adapter):
     """The last request of an adapter left the batch: it is now the most recently used."""
     adapters = sim.adapters
     sentinel = len(adapters) - 1

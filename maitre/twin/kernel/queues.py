@@ -12,13 +12,13 @@ IDLE, ACTIVE = 0, 1
 
 
 @compiled
-def _age(sim, adapter):  # type: ignore[no-untyped-def]
+def _age(sim, adapter):
     """The place in the waiting order of an adapter's oldest request."""
     return sim.requests[sim.adapters[adapter].queue_head].sequence
 
 
 @compiled
-def _sift_up(sim, kind, place):  # type: ignore[no-untyped-def]
+def _sift_up(sim, kind, place):
     heap = sim.heads[kind]
     adapter = heap[place]
     age = _age(sim, adapter)
@@ -35,7 +35,7 @@ def _sift_up(sim, kind, place):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sift_down(sim, kind, size, place):  # type: ignore[no-untyped-def]
+def _sift_down(sim, kind, size, place):
     heap = sim.heads[kind]
     adapter = heap[place]
     age = _age(sim, adapter)
@@ -56,7 +56,7 @@ def _sift_down(sim, kind, size, place):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _heap_add(sim, adapter):  # type: ignore[no-untyped-def]
+def _heap_add(sim, adapter):
     server = sim.server[0]
     if sim.adapters[adapter].running > 0:
         kind, place = ACTIVE, server.active_heads
@@ -70,7 +70,7 @@ def _heap_add(sim, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _heap_remove(sim, adapter):  # type: ignore[no-untyped-def]
+def _heap_remove(sim, adapter):
     server = sim.server[0]
     kind, place = sim.adapters[adapter].heap, sim.adapters[adapter].heap_place
     if kind == ACTIVE:
@@ -89,7 +89,7 @@ def _heap_remove(sim, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def refile(sim, adapter):  # type: ignore[no-untyped-def]
+def refile(sim, adapter):
     """Moves an adapter to the heap that fits whether it runs; call when that has changed."""
     if sim.adapters[adapter].heap_place >= 0:
         _heap_remove(sim, adapter)
@@ -97,7 +97,7 @@ def refile(sim, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _count_waiting(sim, adapter, change):  # type: ignore[no-untyped-def]
+def _count_waiting(sim, adapter, change):
     sim.server[0].waiting += change
     sim.adapters[adapter].waiting += change
     if sim.adapters[adapter].running > 0:
@@ -105,7 +105,7 @@ def _count_waiting(sim, adapter, change):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def push_back(sim, request):  # type: ignore[no-untyped-def]
+def push_back(sim, request):
     """A new request joins the end of the waiting queue."""
     server = sim.server[0]
     adapter = sim.requests[request].adapter
@@ -125,7 +125,7 @@ def push_back(sim, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def push_front(sim, request):  # type: ignore[no-untyped-def]
+def push_front(sim, request):
     """A preempted request goes before all that wait."""
     server = sim.server[0]
     adapter = sim.requests[request].adapter
@@ -145,7 +145,7 @@ def push_front(sim, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def pop_head(sim, adapter):  # type: ignore[no-untyped-def]
+def pop_head(sim, adapter):
     """Takes an adapter's oldest request from the queue, and the adapter from its heap.
 
     The caller counts the request as running and then calls `file`.
@@ -162,14 +162,14 @@ def pop_head(sim, adapter):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def file(sim, adapter):  # type: ignore[no-untyped-def]
+def file(sim, adapter):
     """Puts an adapter that is in no heap into the right one, if it has waiting requests."""
     if sim.adapters[adapter].queue_head >= 0:
         _heap_add(sim, adapter)
 
 
 @compiled
-def first_admissible(sim, slot_free):  # type: ignore[no-untyped-def]
+def first_admissible(sim, slot_free):
     """The adapter of the oldest waiting request that finds its adapter or a free slot, or -1."""
     server = sim.server[0]
     best = -1
@@ -183,7 +183,7 @@ def first_admissible(sim, slot_free):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def passed_over(sim, sequence):  # type: ignore[no-untyped-def]
+def passed_over(sim, sequence):
     """About how many requests without a slot wait in front of this place of the waiting order.
 
     They are taken to be spread evenly between the oldest of them and the end of the queue.

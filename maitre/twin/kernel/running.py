@@ -5,7 +5,7 @@ from maitre.twin.kernel.state import DECODES
 
 
 @compiled
-def run_append(sim, request):  # type: ignore[no-untyped-def]
+def run_append(sim, request):
     """A request joins the end of the running list."""
     server = sim.server[0]
     tail = server.run_tail
@@ -20,7 +20,7 @@ def run_append(sim, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def run_remove(sim, request):  # type: ignore[no-untyped-def]
+def run_remove(sim, request):
     """A request leaves the running list."""
     server = sim.server[0]
     before, after = sim.requests[request].run_previous, sim.requests[request].run_next
@@ -36,7 +36,7 @@ def run_remove(sim, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def finish_stands(sim, place):  # type: ignore[no-untyped-def]
+def finish_stands(sim, place):
     """Whether an entry of the finish heap is current (its request was not preempted since)."""
     request = sim.finishes[place].request
     return (
@@ -46,7 +46,7 @@ def finish_stands(sim, place):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _place_upwards(finishes, place, step, request):  # type: ignore[no-untyped-def]
+def _place_upwards(finishes, place, step, request):
     while place > 0:
         parent = (place - 1) >> 1
         if finishes[parent].step <= step:
@@ -59,7 +59,7 @@ def _place_upwards(finishes, place, step, request):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _drop_stale(sim):  # type: ignore[no-untyped-def]
+def _drop_stale(sim):
     """Rebuilds the finish heap without the entries of preempted requests."""
     size = sim.server[0].finishes
     kept = 0
@@ -73,7 +73,7 @@ def _drop_stale(sim):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def finish_push(sim, request, step):  # type: ignore[no-untyped-def]
+def finish_push(sim, request, step):
     """Notes the step after which a decoding request is done."""
     server = sim.server[0]
     if server.finishes == len(sim.finishes):
@@ -83,7 +83,7 @@ def finish_push(sim, request, step):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def finish_pop(sim):  # type: ignore[no-untyped-def]
+def finish_pop(sim):
     """Drops the first entry of the finish heap."""
     server, finishes = sim.server[0], sim.finishes
     size = server.finishes - 1

@@ -26,20 +26,20 @@ from maitre.twin.kernel.state import DECODES, PREFILLING, UNUSED
 
 
 @compiled
-def blocks_of(tokens, block_tokens):  # type: ignore[no-untyped-def]
+def blocks_of(tokens, block_tokens):
     """Blocks that hold so many tokens."""
     return (tokens + block_tokens - 1) // block_tokens
 
 
 @compiled
-def new_block_slot(sim, limits, request):  # type: ignore[no-untyped-def]
+def new_block_slot(sim, limits, request):
     """The residue of the step number at which a decoding request needs a new block."""
     r = sim.requests[request]
     return (r.finish_step - r.input_tokens - r.output_tokens + 1) % limits.block_tokens
 
 
 @compiled
-def held_tokens(sim, request):  # type: ignore[no-untyped-def]
+def held_tokens(sim, request):
     """Tokens that a running request has in the KV cache."""
     r = sim.requests[request]
     if r.status == DECODES:
@@ -49,7 +49,7 @@ def held_tokens(sim, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def leave_batch(sim, limits, request):  # type: ignore[no-untyped-def]
+def leave_batch(sim, limits, request):
     """Takes a running request out of the batch and frees its blocks and, if last, its slot."""
     r = sim.requests[request]
     server = sim.server[0]
@@ -73,7 +73,7 @@ def leave_batch(sim, limits, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _preempt(sim, limits, request):  # type: ignore[no-untyped-def]
+def _preempt(sim, limits, request):
     r = sim.requests[request]
     server = sim.server[0]
     if r.status == DECODES:
@@ -90,7 +90,7 @@ def _preempt(sim, limits, request):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _make_room(sim, limits):  # type: ignore[no-untyped-def]
+def _make_room(sim, limits):
     """Serves the running requests in order; where one finds no block the youngest goes."""
     server = sim.server[0]
     slot = server.step % limits.block_tokens
@@ -108,7 +108,7 @@ def _make_room(sim, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _admit(sim, limits, adapter, chunk, blocks):  # type: ignore[no-untyped-def]
+def _admit(sim, limits, adapter, chunk, blocks):
     """Moves an adapter's oldest waiting request into the batch; returns loading seconds."""
     server = sim.server[0]
     request = pop_head(sim, adapter)
@@ -132,7 +132,7 @@ def _admit(sim, limits, adapter, chunk, blocks):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def schedule(sim, limits):  # type: ignore[no-untyped-def]
+def schedule(sim, limits):
     """Chooses the next step: (prefill tokens, loading seconds, whether any was preempted).
 
     On return the blocks for this step are taken. Requests in prefill are those at the end of the

@@ -20,7 +20,7 @@ _LOG_ADAPTER_RATIO = math.log(ADAPTER_BIN_RATIO)
 
 
 @compiled
-def bin_of(latency_s):  # type: ignore[no-untyped-def]
+def bin_of(latency_s):
     """The histogram bin of a latency."""
     ms = latency_s * 1e3
     if ms <= FIRST_BIN_MS:
@@ -29,7 +29,7 @@ def bin_of(latency_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _adapter_bin_of(latency_s):  # type: ignore[no-untyped-def]
+def _adapter_bin_of(latency_s):
     ms = latency_s * 1e3
     if ms <= FIRST_BIN_MS:
         return 0
@@ -37,7 +37,7 @@ def _adapter_bin_of(latency_s):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def record_gaps(sim, first_s, growth_s, steps, per_step):  # type: ignore[no-untyped-def]
+def record_gaps(sim, first_s, growth_s, steps, per_step):
     """Counts `per_step` gaps in each of `steps` steps lasting first, first + growth, ..."""
     if steps <= 0 or per_step == 0:
         return
@@ -56,7 +56,7 @@ def record_gaps(sim, first_s, growth_s, steps, per_step):  # type: ignore[no-unt
 
 
 @compiled
-def record_completion(sim, limits, request, now):  # type: ignore[no-untyped-def]
+def record_completion(sim, limits, request, now):
     """Counts a request whose last token left the engine at `now`."""
     r = sim.requests[request]
     if now + limits.egress_s > limits.duration_s:
@@ -80,7 +80,7 @@ def record_completion(sim, limits, request, now):  # type: ignore[no-untyped-def
 
 
 @compiled
-def record_span(sim, limits, span_s, blocks_used, blocks_growth, busy):  # type: ignore[no-untyped-def]
+def record_span(sim, limits, span_s, blocks_used, blocks_growth, busy):
     """Integrates over a span that starts now, and samples the timeline at its grid times."""
     server = sim.server[0]
     start_s = server.now_s
@@ -105,6 +105,6 @@ def record_span(sim, limits, span_s, blocks_used, blocks_growth, busy):  # type:
 
 
 @compiled
-def blocks_in_use(sim, limits):  # type: ignore[no-untyped-def]
+def blocks_in_use(sim, limits):
     """KV blocks held."""
     return limits.total_blocks - sim.server[0].free_blocks

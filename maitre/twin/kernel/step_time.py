@@ -19,7 +19,7 @@ from maitre.twin.kernel.compiled import compiled
 
 
 @compiled
-def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters, scanned=0.0):  # type: ignore[no-untyped-def]
+def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters, scanned=0.0):
     """Seconds of one step."""
     tokens = decoding + prefill_tokens
     over_graph = max(tokens - cost.graph_tokens, 0.0)
@@ -38,7 +38,7 @@ def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters, scann
 
 
 @compiled
-def steps_within(first_s, growth_s, span_s, most):  # type: ignore[no-untyped-def]
+def steps_within(first_s, growth_s, span_s, most):
     """The least n in 1..most such that n steps (first, first + growth, ...) last `span_s`."""
     if first_s >= span_s:
         return 1
