@@ -1,29 +1,37 @@
 """Run a benchmark: `python -m benchmarks NAME [options]`; without a name, list them."""
 
+import argparse
 import ast
 import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
+from maitre.errors import UserError
+
 MODULES = {
-    "bank": "benchmarks.bank.__main__",
-    "bank-lookup": "benchmarks.bank_lookup",
-    "placement": "benchmarks.placement.__main__",
+    "bank-build": "benchmarks.bank.build",
+    "bank-lookup": "benchmarks.bank.lookup",
+    "bank-shared": "benchmarks.bank.shared",
+    "bank-starts": "benchmarks.bank.starts_run",
+    "bank-steps": "benchmarks.bank.steps",
+    "placement": "benchmarks.placement.run",
     "scheduling": "benchmarks.scheduling",
     "twin": "benchmarks.twin",
-    "warm-memory": "benchmarks.warm_memory",
-    "warm-start": "benchmarks.warm_start",
+    "warm-memory": "benchmarks.warm.memory",
+    "warm-start": "benchmarks.warm.start",
 }
+"""Each module has `add_options(parser)` and `measure(options)`, which returns a `Report`."""
+
+RESULTS = Path(".maitre/benchmarks")
 
 
-def first_line(module: str) -> str:
-    """Return what a benchmark measures, from its docstring; nothing is imported."""
+def description(module: str) -> str:
+    """Return a benchmark's docstring; import nothing."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
-    return text.splitlines()[0]
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +43,29 @@ def main(arguments: list[str]) -> int:
             return 2
         print("python -m benchmarks NAME [options]\n")
         for known, module in MODULES.items():
-            print(f"  {known:12} {first_line(module)}")
+            print(f"  {known:12} {description(module).splitlines()[0]}")
         return 0
-    sys.argv = [f"python -m benchmarks {name}", *arguments[1:]]
-    importlib.import_module(MODULES[name]).main()
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=description(MODULES[name]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=RESULTS,
+        help="file (.json) or folder for the figures (default: %(default)s)",
+    )
+    benchmark = importlib.import_module(MODULES[name])
+    benchmark.add_options(parser)
+    options = parser.parse_args(arguments[1:])
+    try:
+        report = benchmark.measure(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(report.table(), flush=True)
+    print(f"written: {report.write(name, options.json)}", file=sys.stderr)
     return 0
 
 

@@ -1,11 +1,8 @@
-"""Prints every figure on scheduling that the documentation quotes.
+"""Every figure on scheduling that the documentation quotes.
 
-    python -m benchmarks scheduling [--part main|sweep|ablation|decision|scale|all] [--seeds 5]
-        [--load low|medium|high] [--results runs.jsonl] [--ita measured.csv]
-
-`main`: all policies, baselines with the best parameters of the sweep, on windows of the shared
-arrival traces that no parameter was chosen on, three loads, several seeds; violations, cost, and
-cost against the clairvoyant bound. `sweep`: the parameters of every policy on the development
+`--part main`: all policies, baselines with the best parameters of the sweep, on windows of the
+shared arrival traces that no parameter was chosen on, three loads, several seeds; violations, cost,
+and cost against the clairvoyant bound. `sweep`: the parameters of every policy on the development
 windows. `ablation`: maitre without single ideas, on those too. `decision`, `scale`: seconds.
 With `--results` every run is noted there, and a run of the same code is not repeated: a benchmark
 that was cut off goes on where it was.
@@ -24,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import Figure, Report, progress
 from maitre.scheduling.bound import clairvoyant_bound
 from maitre.scheduling.cluster import Cluster, read_cluster
 from maitre.scheduling.jobs import Job
@@ -166,21 +164,12 @@ def run(jobs: tuple[Job, ...], cluster: Cluster, policy: str, given: Mapping[str
     return result.outcome
 
 
-def show(rows: Iterable[Iterable[object]]) -> None:
-    table = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    print(flush=True)
+def main_part(workloads: Workloads, seeds: int, loads: Iterable[str]) -> list[Figure]:
+    """Return the figures on the held-out windows."""
+    return [figure for load in loads for figure in one_load(workloads, load, seeds)]
 
 
-def main_part(workloads: Workloads, seeds: int, loads: Iterable[str]) -> None:
-    print(f"held-out windows {HELD_OUT}, {seeds} seeds; medians over runs (worst)")
-    for load in loads:
-        one_load(workloads, load, seeds)
-
-
-def one_load(workloads: Workloads, load: str, seeds: int) -> None:
+def one_load(workloads: Workloads, load: str, seeds: int) -> list[Figure]:
     results: dict[str, list[Outcome]] = {policy: [] for policy in BEST}
     bounds: list[float] = []
     strict: list[float] = []
@@ -192,49 +181,69 @@ def one_load(workloads: Workloads, load: str, seeds: int) -> None:
             ours = results["maitre"][-1]
             bounds.append(ours.gpu_hours / workloads.bound(where, ours.violations))
             strict.append(ours.gpu_hours / workloads.bound(where, 0))
-    rows: list[list[object]] = [["load", "policy", "jobs", "violations", "rate %", "GPU-hours"]]
+            progress(f"load {load}: trace {name}, day {day}, seed {seed}")
+    case = f"load {load}"
+    figures = []
     for policy, outcomes in results.items():
         rates = [100 * outcome.violation_rate for outcome in outcomes]
         hours = [outcome.gpu_hours for outcome in outcomes]
-        jobs_all = sum(outcome.jobs for outcome in outcomes)
         missed = sum(outcome.violations for outcome in outcomes)
-        rate = f"{statistics.median(rates):.1f} ({max(rates):.1f})"
-        spent = f"{statistics.median(hours):.2f} ({max(hours):.2f})"
-        rows.append([load, policy, jobs_all, missed, rate, spent])
-    show(rows)
+        jobs = sum(outcome.jobs for outcome in outcomes)
+        figures += [
+            Figure(f"{case}, {policy}: violations, all {len(outcomes)} runs", missed, f"of {jobs}"),
+            *_median_and_worst(f"{case}, {policy}: violations per run", rates, "%", max(rates)),
+            *_median_and_worst(f"{case}, {policy}: cost per run", hours, "GPU-h", max(hours)),
+        ]
     ours_all = results["maitre"]
     total = sum(outcome.violations for outcome in ours_all)
-    rows = [["load", "ratio", "violations, all runs", "cost: median (worst)"]]
     for policy in [label for label in BEST if label != "maitre"]:
         ratios = [t.cost / o.cost for t, o in zip(results[policy], ours_all, strict=True)]
         times = sum(outcome.violations for outcome in results[policy]) / max(1, total)
-        cost = f"{statistics.median(ratios):.2f} ({min(ratios):.2f})"
-        rows.append([load, f"{policy} / maitre", f"{times:.2f}", cost])
-    cost = f"{statistics.median(bounds):.2f} ({max(bounds):.2f})"
-    rows.append([load, "maitre / bound", "equal", cost])
-    cost = f"{statistics.median(strict):.2f} ({max(strict):.2f})"
-    rows.append([load, "maitre / bound", "none allowed", cost])
-    show(rows)
+        figures += [
+            Figure(f"{case}, {policy} / maitre: violations, all runs", times),
+            *_median_and_worst(f"{case}, {policy} / maitre: cost", ratios, "", min(ratios)),
+        ]
+    bound = f"{case}, maitre / bound"
+    return [
+        *figures,
+        *_median_and_worst(f"{bound} of equal violations: cost", bounds, "", max(bounds)),
+        *_median_and_worst(f"{bound} of no violation: cost", strict, "", max(strict)),
+    ]
 
 
-def settings_part(workloads: Workloads, sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    print(f"development windows {DEVELOPMENT}, seed 0; violations / GPU-hours by load")
-    print(f"{'policy':>12}  {'parameters':44}", *(f"{load:>14}" for load in LOADS), "  all")
-    for policy, choices in sweep.items():
-        for given in choices:
-            cells, violations, hours = [], 0, 0.0
-            for load in LOADS:
-                outcomes = [
-                    workloads.outcome((name, day, load, 0), policy, given)
-                    for name, day in DEVELOPMENT
-                ]
-                count = sum(outcome.violations for outcome in outcomes)
-                spent = sum(outcome.gpu_hours for outcome in outcomes)
-                cells.append(f"{f'{count} / {spent:.1f}':>14}")
-                violations, hours = violations + count, hours + spent
-            text = ", ".join(f"{key}={value}" for key, value in given.items()) or "as shipped"
-            print(f"{policy:>12}  {text:44}", *cells, f"  {violations} / {hours:.1f}", flush=True)
-    print()
+def _median_and_worst(name: str, values: list[float], unit: str, worst: float) -> list[Figure]:
+    return [
+        Figure(f"{name}, median", statistics.median(values), unit),
+        Figure(f"{name}, worst", worst, unit),
+    ]
+
+
+def settings_part(
+    workloads: Workloads, title: str, choices: Mapping[str, Iterable[Mapping[str, Any]]]
+) -> list[Figure]:
+    """Return the figures of policies with other parameters, on the development windows."""
+    figures = []
+    for policy, given in ((name, given) for name in choices for given in choices[name]):
+        text = ", ".join(f"{key}={value}" for key, value in given.items()) or "as shipped"
+        violations, hours = 0, 0.0
+        for load in LOADS:
+            outcomes = [
+                workloads.outcome((name, day, load, 0), policy, given) for name, day in DEVELOPMENT
+            ]
+            count = sum(outcome.violations for outcome in outcomes)
+            spent = sum(outcome.gpu_hours for outcome in outcomes)
+            figures += _violations_and_cost(f"{title}, {policy}, {text}: load {load}", count, spent)
+            violations, hours = violations + count, hours + spent
+        figures += _violations_and_cost(f"{title}, {policy}, {text}: all", violations, hours)
+        progress(f"{title}, {policy}, {text}: {violations} / {hours:.1f}")
+    return figures
+
+
+def _violations_and_cost(name: str, violations: int, gpu_hours: float) -> list[Figure]:
+    return [
+        Figure(f"{name}, violations", violations),
+        Figure(f"{name}, cost", gpu_hours, "GPU-h"),
+    ]
 
 
 def large_snapshot(queued: int = 10_000, running: int = 1_000) -> Snapshot:
@@ -269,9 +278,10 @@ def large_snapshot(queued: int = 10_000, running: int = 1_000) -> Snapshot:
     return Snapshot(1000.0, cluster, pools, {}, held, frozenset(names))
 
 
-def decision_part() -> None:
+def decision_part() -> list[Figure]:
+    """Return the time of one decision, with 10,000 jobs queued and 1,000 GPUs busy."""
     snapshot = large_snapshot()
-    rows: list[list[object]] = [["policy", "decision, ms (median of 7, process time)"]]
+    figures = []
     for policy in ("infless", "prompttuner", "maitre"):
         chosen = named_policy(policy)
         spent = []
@@ -279,12 +289,13 @@ def decision_part() -> None:
             start = time.process_time()
             chosen.decide(snapshot)
             spent.append(1000 * (time.process_time() - start))
-        rows.append([policy, f"{statistics.median(spent):.1f}"])
-    print("10,000 queued, 1,000 GPUs busy")
-    show(rows)
+        name = f"decision, 10,000 queued, 1,000 GPUs busy, {policy}: median of 7"
+        figures.append(Figure(name, statistics.median(spent), "CPU-ms"))
+    return figures
 
 
-def scale_part(workloads: Workloads, count: int = 100_000) -> None:
+def scale_part(workloads: Workloads, count: int = 100_000) -> list[Figure]:
+    """Return the figures of 100,000 jobs on 1,000 GPUs: shifted copies of one trace, load high."""
     base = workloads.traces["08"] - workloads.traces["08"][0]
     generator = np.random.default_rng(0)
     copies = [
@@ -293,37 +304,41 @@ def scale_part(workloads: Workloads, count: int = 100_000) -> None:
     arrivals = np.sort(np.concatenate(copies))[:count]
     cluster = replace(workloads.cluster, gpus=1000)
     jobs = generate(arrivals, cluster, WorkloadOptions(load=LOADS["high"]), 0)
-    rows: list[list[object]] = [["policy", "jobs", "process time, s", "violations", "GPU-hours"]]
+    figures = []
     for policy in ("infless", "prompttuner", "maitre"):
         start = time.process_time()
         outcome = simulate(jobs, cluster, named_policy(policy, **BEST[policy][1])).outcome
         spent = time.process_time() - start
-        rows.append([policy, count, f"{spent:.1f}", outcome.violations, f"{outcome.gpu_hours:.0f}"])
-    print("1,000 GPUs, load high, eight shifted copies of itp-cluster08")
-    show(rows)
+        name = f"{count:,} jobs, 1,000 GPUs, {policy}"
+        figures += [
+            Figure(f"{name}: simulation", spent, "CPU-s"),
+            *_violations_and_cost(name, outcome.violations, outcome.gpu_hours),
+        ]
+        progress(f"{name}: {spent:.1f} CPU-s")
+    return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parts = ("main", "sweep", "ablation", "decision", "scale", "all")
     parser.add_argument("--part", choices=parts, default="all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--load", choices=tuple(LOADS), help="of `main`; all by default")
     parser.add_argument("--results", type=Path, help="note runs here, and do not repeat them")
     parser.add_argument("--ita", type=Path, help="measured iterations_cold,iterations_bank, CSV")
-    chosen = parser.parse_args()
-    workloads = Workloads(chosen.results, chosen.ita)
-    if chosen.part in ("sweep", "all"):
-        settings_part(workloads, SWEEP)
-    if chosen.part in ("ablation", "all"):
-        settings_part(workloads, {"maitre": ABLATION})
-    if chosen.part in ("main", "all"):
-        main_part(workloads, chosen.seeds, [chosen.load] if chosen.load else LOADS)
-    if chosen.part in ("decision", "all"):
-        decision_part()
-    if chosen.part in ("scale", "all"):
-        scale_part(workloads)
 
 
-if __name__ == "__main__":
-    main()
+def measure(options: argparse.Namespace) -> Report:
+    if options.part == "decision":
+        return Report(decision_part())
+    workloads = Workloads(options.results, options.ita)
+    loads = [options.load] if options.load else list(LOADS)
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "sweep": lambda: settings_part(workloads, "sweep", SWEEP),
+        "ablation": lambda: settings_part(workloads, "ablation", {"maitre": ABLATION}),
+        "main": lambda: main_part(workloads, options.seeds, loads),
+        "decision": decision_part,
+        "scale": lambda: scale_part(workloads),
+    }
+    chosen = list(parts) if options.part == "all" else [options.part]
+    details = {"held_out": HELD_OUT, "development": DEVELOPMENT, "seeds": options.seeds}
+    return Report([figure for name in chosen for figure in parts[name]()], details)

@@ -1,15 +1,10 @@
 """The twin against the measured runs: errors, start-up refusals, speed, memory.
 
-    python -m benchmarks twin [--data FOLDER] [--json twin-benchmark.json] [--plots FOLDER]
-
-Prints one table against the reach and writes every figure as JSON, and a row a run as CSV beside
-it. The measured runs are looked for in ../shared/data/vllm-lora-h100, beside the repository. A
-simulation is one thread; its speed is told by its CPU time, so other work on the machine does not
-count.
+The measured runs are looked for in ../shared/data/vllm-lora-h100, beside the repository. A
+simulation is one thread. Its speed is in CPU time, which other work on the machine disturbs little.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -18,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.report import Figure, Reach, Report, progress
+from maitre.errors import UserError
 from maitre.twin import ServerProfile, simulate
 from maitre.twin.calibration.calibrate import comparison_row
 from maitre.twin.calibration.errors_by_regime import errors
@@ -40,7 +37,22 @@ VALIDATION = (
     "rate_0.4-0.05-0.025_size_8-8-32",
     "rate_0.8-0.0125-0.003125_size_8-16-16",
 )
-COLUMNS = ("figure", "published twin", "reach", "measured")
+# What the published twin reached, for the file.
+PUBLISHED = {
+    "throughput error": "4.2 / 5.1 %",
+    "inter-token latency error": "9.7 / 9.0 %",
+    "time-to-first-token error": "17.6 / 17.9 %",
+    "starvation missed / false": "0 / 11 of 317",
+    "out of memory at start": "not modelled",
+    "simulated s per s of one core, median / slowest": "~330 / 17",
+    "peak memory, one hour": "38-485 MB",
+}
+# Each kind of error with its reach and that of its bias, percent.
+ERRORS = {
+    "throughput": ("throughput", Reach(at_most=1.5), Reach(-1.0, 1.0)),
+    "inter-token latency": ("itl", Reach(at_most=3.5), None),
+    "time to first token": ("ttft", Reach(at_most=8.0), None),
+}
 MEMORY_PROBE = """
 from pathlib import Path
 from maitre.twin import *
@@ -71,7 +83,7 @@ def compare(runs: pd.DataFrame, seed: int) -> pd.DataFrame:
         row["simulated_s_per_cpu_s"] = workload.duration_s / cpu_s
         rows.append(row)
         if (place + 1) % 50 == 0:
-            print(f"{place + 1}/{len(runs)} runs", file=sys.stderr)
+            progress(f"{place + 1}/{len(runs)} runs")
     frame = pd.DataFrame(rows)
     frame["validation"] = frame["scenario"].isin(VALIDATION)
     return frame
@@ -108,58 +120,58 @@ def peak_memory_mib() -> float:
     return float(probe.stdout)
 
 
-def reach_table(figures: dict) -> list[tuple[str, str, str, str]]:
-    valid, speed, memory = figures["validation"], figures["speed"], figures["peak_memory_mib"]
-    both = valid["both"]["all"]
+def figures_of(details: dict) -> list[Figure]:
+    """Return the figures of the table."""
+    found = []
+    for name, (key, reach, bias_reach) in ERRORS.items():
+        for model in PROFILES:
+            row = details["validation"][model]["all"]
+            found += [
+                Figure(f"{name}, {model}: error", row[f"{key}_error_percent"], "%", reach),
+                Figure(f"{name}, {model}: bias", row[f"{key}_bias_percent"], "%", bias_reach),
+            ]
+    both, start_up = details["validation"]["both"]["all"], details["start_up"]
+    runs = both["runs"]
+    false_most = Reach(at_most=runs // 100)
+    every_run = details["all"]["both"]["all"]
+    all_runs = f"all {every_run['runs']} runs"
     return [
-        (
-            "throughput error, validation",
-            "4.2 / 5.1 %",
-            "<= 1.5 %, bias within 1 %",
-            _each(valid, "throughput"),
+        *found,
+        Figure(f"starvation missed, of {runs}", both["starvation_missed"], "", Reach(0, 0)),
+        Figure(f"starvation false, of {runs}", both["starvation_false"], "", false_most),
+        Figure(f"starvation missed, {all_runs}", every_run["starvation_missed"]),
+        Figure(f"starvation false, {all_runs}", every_run["starvation_false"]),
+        Figure(
+            f"out of memory at start missed, of {start_up['refused']}",
+            start_up["refusals_missed"],
+            "",
+            Reach(0, 0),
         ),
-        ("inter-token latency error", "9.7 / 9.0 %", "<= 3.5 %", _each(valid, "itl")),
-        ("time-to-first-token error", "17.6 / 17.9 %", "<= 8 %", _each(valid, "ttft")),
-        (
-            "starvation missed / false",
-            "0 / 11 of 317",
-            "0 / at most 1 %",
-            f"{both['starvation_missed']} / {both['starvation_false']} of {both['runs']}"
-            f" (all runs: {figures['all']['both']['all']['starvation_missed']}"
-            f" / {figures['all']['both']['all']['starvation_false']}"
-            f" of {figures['all']['both']['all']['runs']})",
+        Figure(
+            f"out of memory at start false, of {start_up['served']}",
+            start_up["false_refusals"],
+            "",
+            Reach(0, 0),
         ),
-        (
-            "out of memory at start",
-            "not modelled",
-            "every one",
-            f"{figures['start_up']['refusals_missed']} missed of {figures['start_up']['refused']}, "
-            f"{figures['start_up']['false_refusals']} false of {figures['start_up']['served']}",
+        Figure(
+            "simulated seconds per CPU-second, median",
+            details["speed"]["median"],
+            "",
+            Reach(at_least=20_000),
         ),
-        (
-            "simulated s per s of one core, median / slowest",
-            "~330 / 17",
-            ">= 20,000 / >= 1,000",
-            f"{speed['median']:,.0f} / {speed['slowest']:,.0f}",
+        Figure(
+            "simulated seconds per CPU-second, slowest",
+            details["speed"]["slowest"],
+            "",
+            Reach(at_least=1_000),
         ),
-        ("peak memory, one hour", "38-485 MB", "<= 300 MB", f"{memory:.0f} MiB"),
+        Figure(
+            "peak memory, one simulated hour",
+            details["peak_memory_mib"],
+            "MiB",
+            Reach(at_most=300),
+        ),
     ]
-
-
-def print_rows(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(f"| {' | '.join(cells)} |")
-
-
-def _each(valid: dict, figure: str) -> str:
-    """Llama / Qwen errors, with bias in brackets."""
-    return " / ".join(
-        f"{valid[model]['all'][f'{figure}_error_percent']:.2f} % "
-        f"({valid[model]['all'][f'{figure}_bias_percent']:+.2f})"
-        for model in PROFILES
-    )
 
 
 def split_errors(frame: pd.DataFrame) -> dict:
@@ -169,20 +181,21 @@ def split_errors(frame: pd.DataFrame) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the measured runs")
-    parser.add_argument("--json", type=Path, default=Path("twin-benchmark.json"))
-    parser.add_argument("--plots", type=Path, default=None, help="folder for plots")
+    parser.add_argument("--csv", type=Path, help="write one row per run here, too")
+    parser.add_argument("--plots", type=Path, help="folder for plots")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="use every n-th run only")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Report:
     table = options.data / "real_runs_share.parquet"
     if not table.is_file():
-        parser.error(f"there is no {table}; give the folder of the measured runs with --data")
+        raise UserError(f"{table}: no such file; name the folder of the measured runs with --data")
     runs = pd.read_parquet(table)
     frame = compare(usable(runs).iloc[:: options.every], options.seed)
-    figures = {
+    details = {
         "validation_scenarios": list(VALIDATION),
         "runs": len(frame),
         "validation": split_errors(frame[frame["validation"]]),
@@ -195,29 +208,14 @@ def main() -> None:
         },
         "peak_memory_mib": peak_memory_mib(),
         "profiles": {name: ServerProfile.load(name).fingerprint() for name in PROFILES.values()},
+        "published": PUBLISHED,
     }
-    figures["reach"] = [dict(zip(COLUMNS, row, strict=True)) for row in reach_table(figures)]
-    print_rows([COLUMNS, *reach_table(figures)])
-    for model in ("both", *PROFILES):
-        print(f"\nvalidation, {model}: error (bias), % by regime")
-        for name, row in figures["validation"][model].items():
-            print(
-                f"  {name:40s} n={row['runs']:3d}"
-                + "".join(
-                    f"  {figure} {row[f'{figure}_error_percent']:.2f} "
-                    f"({row[f'{figure}_bias_percent']:+.2f})"
-                    for figure in ("throughput", "itl", "ttft")
-                )
-            )
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    frame.to_csv(options.json.with_suffix(".csv"), index=False)
+    if options.csv is not None:
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(options.csv, index=False)
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)
         for figure in ("throughput", "itl", "ttft"):
             for model, part in frame.groupby("model"):
                 plot(part, figure, options.plots / f"{figure}-{model}.png", str(model))
-
-
-if __name__ == "__main__":
-    main()
+    return Report(figures_of(details), details)

@@ -1,1 +1,1 @@
-"""Measures the prompt bank and tuning: `python -m benchmarks bank steps|shared|starts`."""
+"""Measures the prompt bank and tuning."""

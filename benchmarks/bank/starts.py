@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import progress
 from maitre.bank.bank import PromptBank
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.chosen_start import choose_start
@@ -267,12 +268,12 @@ def compare_all(
         target = bench.target(task)
         if target is None:
             passed_over.append(task.name)
-            print(f"{task.name}: not learned by the reference run; does not count", flush=True)
+            progress(f"{task.name}: not learned by the reference run; does not count")
             continue
         counted += 1
         of_task = bench.compare(task, starts, seeds, timed, target)
         for one in of_task:
-            print(_line(one), flush=True)
+            progress(_line(one))
         found += of_task
     return found, passed_over
 

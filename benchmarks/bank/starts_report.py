@@ -1,4 +1,4 @@
-"""What the comparisons of starts come to: medians over tasks with bootstrap intervals."""
+"""The figures of the comparisons of starts: medians over tasks with bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,71 +6,56 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bank.starts import Comparison
+from benchmarks.report import Figure, Reach, Report
 
 DRAWS = 4000
-Figure = Callable[[Comparison], float | None]
+Measured = Callable[[Comparison], float | None]
 
 
-def report(found: Sequence[Comparison], max_iterations: int) -> dict[str, Any]:
-    """All figures, each beside its reach."""
+def report(found: Sequence[Comparison], max_iterations: int, not_learned: Sequence[str]) -> Report:
+    """Return the figures; a run that misses its target counts as `max_iterations` iterations."""
     starts = list(found[0].runs)
     figures = [
-        _ratio(found, "iterations, cold / bank", _iterations("cold"), _iterations("bank"), 3.0),
-        _ratio(found, "iterations, text / bank", _iterations("text"), _iterations("bank"), 1.3),
-        _ratio(found, "seconds, cold / bank with lookup", _seconds("cold"), _seconds("bank"), 2.0),
+        *_ratio(found, "iterations, cold / bank", _iterations("cold"), _iterations("bank"), 3.0),
+        *_ratio(found, "iterations, text / bank", _iterations("text"), _iterations("bank"), 1.3),
+        *_ratio(found, "seconds, cold / bank with lookup", _seconds("cold"), _seconds("bank"), 2.0),
     ]
     far = "bank without relatives"
     if far in starts:
         figures += [
-            _ratio(found, f"iterations, cold / {far}", _iterations("cold"), _iterations(far)),
-            _ratio(found, f"iterations, text / {far}", _iterations("text"), _iterations(far)),
-            _ratio(found, f"seconds, cold / {far}", _seconds("cold"), _seconds(far)),
+            *_ratio(found, f"iterations, cold / {far}", _iterations("cold"), _iterations(far)),
+            *_ratio(found, f"iterations, text / {far}", _iterations("text"), _iterations(far)),
+            *_ratio(found, f"seconds, cold / {far}", _seconds("cold"), _seconds(far)),
         ]
-    return {
-        "tasks": len({one.task for one in found}),
-        "runs_of_each_start": len(found),
+    lookups_s = [one.runs["bank"]["lookup_seconds"] for one in found]
+    figures += [
+        Figure("held-out tasks", len({one.task for one in found})),
+        Figure("runs of each start", len(found)),
+        Figure("lookup, median", float(np.median(lookups_s)), "s"),
+    ]
+    for start in starts:
+        runs = [one.runs[start] for one in found]
+        iterations = float(np.median([run["iterations"] for run in runs]))
+        figures += [
+            Figure(f"{start}: runs that reach the target", sum(run["reached"] for run in runs)),
+            Figure(f"{start}: iterations, median", iterations),
+        ]
+    details = {
         "max_iterations": max_iterations,
-        "figures": figures,
-        "lookup_seconds_median": float(
-            np.median([one.runs["bank"]["lookup_seconds"] for one in found])
-        ),
-        "reached": {s: sum(one.runs[s]["reached"] for one in found) for s in starts},
-        "median_iterations": {
-            s: float(np.median([one.runs[s]["iterations"] for one in found])) for s in starts
-        },
+        "not_learned": list(not_learned),
         "by_task": [_of_task(name, found) for name in sorted({one.task for one in found})],
     }
-
-
-def print_report(figures: dict[str, Any]) -> None:
-    """The report for people."""
-    print(
-        f"\n{figures['tasks']} held-out tasks, {figures['runs_of_each_start']} runs of each start; "
-        f"a run that does not reach its target in {figures['max_iterations']} iterations counts "
-        f"as so many"
-    )
-    for figure in figures["figures"]:
-        reach = "" if figure["reach"] is None else f"; reach {figure['reach']:g}"
-        print(
-            f"{figure['name']}: {figure['median']:.2f} "
-            f"(95 % interval {figure['low']:.2f} to {figure['high']:.2f}, "
-            f"{figure['tasks']} tasks, {figure['runs']} runs){reach}"
-        )
-    print(f"lookup, median: {figures['lookup_seconds_median']:.2f} s")
-    for start, reached in figures["reached"].items():
-        print(
-            f"reached from {start}: {reached} of {figures['runs_of_each_start']}, "
-            f"median of {figures['median_iterations'][start]:g} iterations"
-        )
-    for row in figures["by_task"]:
-        counts = ", ".join(f"{start} {n:g}" for start, n in row["iterations"].items())
-        print(f"  {row['task']} ({row['relatives']} relatives in the bank): {counts}")
+    return Report(figures, details)
 
 
 def _ratio(
-    found: Sequence[Comparison], name: str, over: Figure, under: Figure, reach: float | None = None
-) -> dict[str, Any]:
-    """The median over tasks of (median over seeds of one) / (median over seeds of the other).
+    found: Sequence[Comparison],
+    name: str,
+    over: Measured,
+    under: Measured,
+    reach: float | None = None,
+) -> list[Figure]:
+    """Return the median over tasks of (median over seeds of one) / (median over seeds of another).
 
     The interval is a bootstrap of two levels: tasks are drawn, and in each its seeds.
     """
@@ -96,23 +81,19 @@ def _ratio(
     ]
     low, high = np.percentile(draws, [2.5, 97.5])
     median = float(np.median([ratio(of_task) for of_task in pairs]))
-    return {
-        "name": name,
-        "tasks": len(tasks),
-        "runs": len(found),
-        "median": median,
-        "low": low,
-        "high": high,
-        "reach": reach,
-    }
+    count = f"{len(tasks)} tasks, {len(found)} runs"
+    return [
+        Figure(f"{name} ({count})", median, "", None if reach is None else Reach(at_least=reach)),
+        Figure(f"{name}: 95 % interval", f"{low:.2f} to {high:.2f}"),
+    ]
 
 
-def _iterations(start: str) -> Figure:
+def _iterations(start: str) -> Measured:
     """A start that meets the target at once counts as one iteration."""
     return lambda one: max(1, one.runs[start]["iterations"])
 
 
-def _seconds(start: str) -> Figure:
+def _seconds(start: str) -> Measured:
     return lambda one: one.runs[start]["seconds"]
 
 

@@ -1,20 +1,36 @@
 """One tuning step with the prompt after a cached input, against peft on the same rows."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.bank.cpu_time import cpu_seconds, median_cpu_seconds
+from benchmarks.bank.inputs import add_input_options, load_model
+from benchmarks.report import Figure, Report, progress
 from maitre.tuning.base_model import BaseModel
+from maitre.tuning.config import TuneConfig
 from maitre.tuning.encoding import EncodedExample
 from maitre.tuning.forward import answer_losses
 from maitre.tuning.rows import InputCache
 from maitre.tuning.soft_prompt import random_init
 
 
-def steps(model: BaseModel, rows: int, virtual_tokens: int) -> list[dict[str, float]]:
-    """CPU-seconds of one step by input length: ours, and peft's prompt tuning on the same rows."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_input_options(parser)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--virtual-tokens", type=int, default=TuneConfig().virtual_tokens)
+
+
+def measure(options: argparse.Namespace) -> Report:
+    details = {"rows": options.rows, "virtual_tokens": options.virtual_tokens, "answer_tokens": 1}
+    figures = steps(load_model(options), options.rows, options.virtual_tokens)
+    return Report(figures, details)
+
+
+def steps(model: BaseModel, rows: int, virtual_tokens: int) -> list[Figure]:
+    """Return the CPU time of one step by input length: ours, and peft's on the same rows."""
     from peft import PromptTuningConfig, get_peft_model
 
     dtype = str(model.dtype).removeprefix("torch.")
@@ -26,7 +42,6 @@ def steps(model: BaseModel, rows: int, virtual_tokens: int) -> list[dict[str, fl
     )
     generator = np.random.default_rng(0)
     figures = []
-    print(f"one step, {rows} rows, {virtual_tokens} virtual tokens, one-token answers (CPU-s)")
     for length in (32, 128, 512):
         examples = [
             EncodedExample(tuple(ids[:-1].tolist()), (int(ids[-1]),))
@@ -52,13 +67,12 @@ def steps(model: BaseModel, rows: int, virtual_tokens: int) -> list[dict[str, fl
             peft_model.zero_grad()
 
         ours_s, theirs_s = median_cpu_seconds(ours), median_cpu_seconds(theirs)
-        print(
-            f"  input {length:4d} tokens: ours {ours_s:.3f}, peft {theirs_s:.3f}, "
-            f"{theirs_s / ours_s:.1f}x cheaper; filling the cache once {filling[0]:.3f}",
-            flush=True,
-        )
-        figures.append(
-            {"input_tokens": length, "ours_cpu_s": ours_s, "peft_cpu_s": theirs_s}
-            | {"cheaper": theirs_s / ours_s, "cache_filling_cpu_s": filling[0]}
-        )
+        case = f"input of {length} tokens"
+        figures += [
+            Figure(f"{case}: step", ours_s, "CPU-s"),
+            Figure(f"{case}: step of peft", theirs_s, "CPU-s"),
+            Figure(f"{case}: peft / ours", theirs_s / ours_s),
+            Figure(f"{case}: filling the cache once", filling[0], "CPU-s"),
+        ]
+        progress(f"{case}: {theirs_s / ours_s:.1f}")
     return figures

@@ -1,1 +1,1 @@
-"""`python -m benchmarks placement`."""
+"""Measures the capacity model and the placement."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.placement.figure import Figure, figure
+from benchmarks.report import Figure
 from maitre.maxpack.active import uncertain_points
 from maitre.maxpack.design import DESIGN_VERSION, Point, design
 from maitre.maxpack.evaluate import evaluate, risk_reliability
@@ -44,12 +44,12 @@ def traces_of(
         if not kept.is_file():
             designed = designed or design(profile, points, seed=seed)
             some = designed[start : start + size]
-            _kept(kept, profile, some, duration_s, seed * SEED_STRIDE + start)
+            _simulate_into(kept, profile, some, duration_s, seed * SEED_STRIDE + start)
         pieces.append(pd.read_parquet(kept))
     return pd.concat(pieces, ignore_index=True)
 
 
-def _kept(
+def _simulate_into(
     path: Path, profile: ServerProfile, points: list[Point], duration_s: float, seed: int
 ) -> None:
     began = time.perf_counter()
@@ -70,7 +70,7 @@ def training_traces(
             model = fit_model(traces.drop(columns="wall_s"), iterations=150)
             seed = TRAINING_SEED + 10 * (round_ + 1)
             chosen = uncertain_points(profile, model, points // 4, seed)
-            _kept(kept, profile, chosen, duration_s, seed * SEED_STRIDE)
+            _simulate_into(kept, profile, chosen, duration_s, seed * SEED_STRIDE)
         traces = pd.concat([traces, pd.read_parquet(kept)], ignore_index=True)
     return traces
 
@@ -89,13 +89,11 @@ def model_figures(model: MaxpackModel, test: pd.DataFrame) -> list[Figure]:
     """Scores on unseen configurations, and the time that predictions take."""
     scores = evaluate(model, test)
     figures = [
-        figure("training traces", model.card.rows),
-        figure(
-            "seconds of wall time to simulate one trace", round(float(test["wall_s"].mean()), 4)
-        ),
-        figure("reliability of the risk", risk_reliability(model, test).to_dict()),
+        Figure("training traces", model.card.rows),
+        Figure("wall time to simulate one trace", round(float(test["wall_s"].mean()), 4), "s"),
+        Figure("reliability of the risk", str(risk_reliability(model, test).to_dict())),
         *(
-            figure(f"model against twin, unseen: {name}", round(value, 4))
+            Figure(f"model against twin, unseen: {name}", round(value, 4))
             for name, value in scores.to_dict().items()
         ),
     ]
@@ -105,8 +103,8 @@ def model_figures(model: MaxpackModel, test: pd.DataFrame) -> list[Figure]:
     one_ms = _microseconds(lambda: model.predict_one(one), 200) / 1_000
     return [
         *figures,
-        figure("microseconds each, 10,000 predictions in one call", round(each_us, 3)),
-        figure("milliseconds, one prediction of throughput and risk", round(one_ms, 4)),
+        Figure("prediction, each of 10,000 in one call", round(each_us, 3), "us"),
+        Figure("one prediction of throughput and risk", round(one_ms, 4), "ms"),
     ]
 
 
@@ -129,13 +127,20 @@ def measured_figures(profile: ServerProfile, model: MaxpackModel, shared: Path) 
         )
         starved = predicted["starved_probability"].to_numpy()[mine] > 0.5
         figures += [
-            figure(f"measured runs, {name}: runs", int(mine.sum())),
-            figure(f"measured runs, {name}: throughput error",
-                    round(symmetric_error(*throughput), 3)),
-            figure(f"measured runs, {name}: signed", round(signed_error(*throughput), 3)),
-            figure(f"measured runs, {name}: starvation macro-F1",
-                    round(macro_f1(starved, runs["starved"].to_numpy(dtype=bool)[mine]), 4)),
-        ]  # fmt: skip
+            Figure(f"measured runs, {name}: runs", int(mine.sum())),
+            Figure(
+                f"measured runs, {name}: throughput error",
+                round(symmetric_error(*throughput), 3),
+                "%",
+            ),
+            Figure(
+                f"measured runs, {name}: signed error", round(signed_error(*throughput), 3), "%"
+            ),
+            Figure(
+                f"measured runs, {name}: starvation macro-F1",
+                round(macro_f1(starved, runs["starved"].to_numpy(dtype=bool)[mine]), 4),
+            ),
+        ]
     return figures
 
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from benchmarks.placement.figure import Figure, figure
+from benchmarks.report import Figure
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import ServerOptions, default_lengths
 from maitre.placement.baselines import baseline_gpus
@@ -65,37 +65,47 @@ def placement_figures(
     start = time.perf_counter()
     plan = place(adapters, profile, model=model, check_duration_s=0, baselines=False)
     packed_s = time.perf_counter() - start
-    figures = [figure(f"{name}: seconds to pack, without the check", round(packed_s, 2))]
+    figures = [Figure(f"{name}: packing, without the check", round(packed_s, 2), "s")]
     if not small:
         start = time.perf_counter()
         plan = place(adapters, profile, model=model, baselines=False)
         checked_s = time.perf_counter() - start
-        figures.append(figure(f"{name}: seconds with a sample checked", round(checked_s, 2)))
+        figures.append(Figure(f"{name}: with a sample checked", round(checked_s, 2), "s"))
     if small:
         start = time.perf_counter()
         plan = place(adapters, profile, model=model)
         checked_s = time.perf_counter() - start
-        figures.append(figure(f"{name}: seconds with check and baselines", round(checked_s, 2)))
+        figures.append(Figure(f"{name}: with check and baselines", round(checked_s, 2), "s"))
         others = sorted(plan.baselines.values())
         as_full = min(_baselines_as_full(profile, model, adapters).values())
         figures += [
-            figure(f"{name}: filled by", plan.evidence["filled_by"]),
-            figure(f"{name}: baselines", plan.baselines),
-            figure(f"{name}: saved against the best baseline, %",
-                    round(100 * (1 - plan.gpus / others[0]), 1)),
-            figure(f"{name}: the same, were it filled as far as the twin may judge, %",
-                    round(100 * (1 - plan.gpus / as_full), 1)),
-            figure(f"{name}: saved against the median baseline, %",
-                    round(100 * (1 - plan.gpus / np.median(others)), 1)),
-        ]  # fmt: skip
-    options_bound = _bounds(profile, adapters)
+            Figure(f"{name}: filled by", str(plan.evidence["filled_by"])),
+            *(
+                Figure(f"{name}: baseline {baseline}", gpus, "GPUs")
+                for baseline, gpus in plan.baselines.items()
+            ),
+            Figure(f"{name}: saved against the best baseline", _saved(plan.gpus, others[0]), "%"),
+            Figure(
+                f"{name}: the same, were it filled as far as the twin may judge",
+                _saved(plan.gpus, as_full),
+                "%",
+            ),
+            Figure(
+                f"{name}: saved against the median baseline",
+                _saved(plan.gpus, float(np.median(others))),
+                "%",
+            ),
+        ]
+    bound, bound_at_promise = _bounds(profile, adapters)
     figures += [
-        figure(f"{name}: GPUs", plan.gpus),
-        figure(f"{name}: lower bound (before rounding up)", round(options_bound[0], 2)),
-        figure(f"{name}: GPUs / bound", round(plan.gpus / np.ceil(options_bound[0]), 3)),
-        figure(f"{name}: GPUs / bound at rates 5 % higher",
-                round(plan.gpus / np.ceil(options_bound[1]), 3)),
-    ]  # fmt: skip
+        Figure(f"{name}: placed on", plan.gpus, "GPUs"),
+        Figure(f"{name}: lower bound (before rounding up)", round(bound, 2), "GPUs"),
+        Figure(f"{name}: GPUs / bound", round(plan.gpus / np.ceil(bound), 3)),
+        Figure(
+            f"{name}: GPUs / bound at rates 5 % higher",
+            round(plan.gpus / np.ceil(bound_at_promise), 3),
+        ),
+    ]
     if small:
         figures += replay_figures(profile, model, adapters, plan, name)
     return figures
@@ -115,11 +125,15 @@ def replay_figures(
         ]
         servers = plan.gpus * len(checks)
         figures += [
-            figure(f"{name}: servers starving at {factor:g}x rates, of {servers}",
-                    sum(len(check.starved) for check in checks)),
-            figure(f"{name}: servers unhealthy at {factor:g}x rates, of {servers}",
-                    sum(len(check.unhealthy) for check in checks)),
-        ]  # fmt: skip
+            Figure(
+                f"{name}: servers starving at {factor:g}x rates, of {servers}",
+                sum(len(check.starved) for check in checks),
+            ),
+            Figure(
+                f"{name}: servers unhealthy at {factor:g}x rates, of {servers}",
+                sum(len(check.unhealthy) for check in checks),
+            ),
+        ]
     rng = np.random.default_rng(7)
     rates = adapters.rates_rps.copy()
     changed = rng.choice(len(rates), max(1, len(rates) // 20), replace=False)
@@ -128,26 +142,34 @@ def replay_figures(
     moves = plan.diff(after).moves
     return [
         *figures,
-        figure(f"{name}: moves when 5 % of rates change by 2x, % of adapters",
-                round(100 * len(moves) / len(rates), 2)),
-        figure(f"{name}: GPUs before and after", f"{plan.gpus} -> {after.gpus}"),
-    ]  # fmt: skip
+        Figure(
+            f"{name}: adapters moved when 5 % of rates change by 2x",
+            round(100 * len(moves) / len(rates), 2),
+            "%",
+        ),
+        Figure(f"{name}: before and after", f"{plan.gpus} -> {after.gpus}", "GPUs"),
+    ]
+
+
+def _saved(gpus: int, others: float) -> float:
+    """Return how many GPUs of the others are saved, percent."""
+    return round(100 * (1 - gpus / others), 1)
 
 
 def _bounds(profile: ServerProfile, adapters: AdapterCatalogue) -> tuple[float, float]:
     lengths = default_lengths()
     options = ServerOptions.of(profile, lengths)
     factors = (1.0, 1 + DEFAULT_HEADROOM)
-    as_told, promised = relaxed_servers(as_is(adapters, lengths), options, factors)
-    return as_told, promised
+    at_given_rates, at_promise = relaxed_servers(as_is(adapters, lengths), options, factors)
+    return at_given_rates, at_promise
 
 
 def _baselines_as_full(
     profile: ServerProfile, model: MaxpackModel, adapters: AdapterCatalogue
 ) -> dict[str, int]:
-    """The baselines at the model's risk up to which the twin is asked for the plan.
+    """Return the baselines, filled to the risk up to which the twin judges the plan's servers.
 
-    Not simulated, so they may be too few.
+    They are not simulated, so they may be too few.
     """
     lengths, settings = default_lengths(), PlacementSettings()
     capacity = capacity_of(profile, model, settings, lengths)

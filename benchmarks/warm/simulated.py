@@ -1,6 +1,6 @@
 """The same requests through the live system and through the simulator: violations and cost.
 
-A figure of `benchmarks.warm_start` (`simulated`). A few requests before measure what the simulator
+A figure of `benchmarks.warm.start` (`simulated`). A few requests before measure what the simulator
 is told: seconds to load, per step, and per run beside its steps. The live cost is the time that
 worker processes were there, looked at five times a second.
 """
@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import yaml
 
-from benchmarks.warm_services import Services, live_services, small_tasks, until
+from benchmarks.warm.services import Services, live_services, small_tasks, until
 from maitre.requests.request import OPEN_STATES, TuningRequest
 from maitre.scheduling.cluster import read_cluster
 from maitre.scheduling.jobs import Job

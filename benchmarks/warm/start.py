@@ -1,15 +1,12 @@
-"""Figures of the warm workers, with the live system on this machine.
+"""Latency, resumption and delivery of the warm workers, with the live system on this machine.
 
-`python -m benchmarks warm-start FIGURE … --model FOLDER --tasks FOLDER [--json OUT]`; each figure
-starts services of its own, and the reaches are printed beside what was measured. With `--json` the
-figures go to a file, beside those of earlier calls. Wall-clock times of one machine: workers stamp
-the first steps of a run, this process stamps what goes before.
+Each figure starts services of its own. Times are wall-clock times of one machine: workers stamp the
+first steps of a run, this process stamps what goes before.
 """
 
 import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,8 +15,9 @@ from typing import Any
 
 import dagster as dg
 
-from benchmarks.warm_reaches import table
-from benchmarks.warm_services import (
+from benchmarks.report import Report, progress
+from benchmarks.warm.reaches import all_figures
+from benchmarks.warm.services import (
     EVAL_ROWS,
     SHORT_STEPS,
     Services,
@@ -29,7 +27,7 @@ from benchmarks.warm_services import (
     spread,
     until,
 )
-from benchmarks.warm_simulated import compare
+from benchmarks.warm.simulated import compare
 from maitre.requests.request import OPEN_STATES, RequestState
 from maitre.workers.launch.graphql import DagsterClient
 from maitre.workers.running_services import with_running_services
@@ -75,7 +73,7 @@ def warm(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         }
         for stage, seconds in seen.items():
             stages.setdefault(stage, []).append(seconds)
-        _tell(", ".join(f"{stage} {seconds:.2f}" for stage, seconds in seen.items()))
+        progress(", ".join(f"{stage} {seconds:.2f}" for stage, seconds in seen.items()))
     return {stage: spread(values) for stage, values in stages.items()}
 
 
@@ -96,7 +94,9 @@ def cold(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         )
         since_row.append(entered_s - request.submitted_at.timestamp())
         since_launch.append(entered_s - launched_s)
-        _tell(f"cold: row -> tuner {since_row[-1]:.2f} s, launch -> tuner {since_launch[-1]:.2f} s")
+        progress(
+            f"cold: row -> tuner {since_row[-1]:.2f} s, launch -> tuner {since_launch[-1]:.2f} s"
+        )
     return {
         "cold: launch -> tuner entered": spread(since_launch),
         "cold: row -> tuner entered": spread(since_row),
@@ -124,7 +124,7 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
         assert second.view.claim is not None
         again.append(second.view.claim.marks["first_step"] - killed_s)
         lost.append(before + 1 - second.view.claim.iteration)
-        _tell(f"killed at step {before}: on after {again[-1]:.2f} s, {lost[-1]} steps lost")
+        progress(f"killed at step {before}: on after {again[-1]:.2f} s, {lost[-1]} steps lost")
         dagster.terminate(run_id)
         ended = services.ended(request.request_id)
         assert ended.state is RequestState.CANCELLED, ended
@@ -202,12 +202,8 @@ def group(services: Services, tasks: list[str], count: int, seed: int) -> dict[s
             marks = services.marks(dagster.launch(request, names, lookup=False))
             each_s = (marks["registering"] - marks["stepping"]) / GROUP_STEPS
             found.setdefault(f"iteration, {size} workers", []).append(each_s)
-            _tell(f"{size} workers: {each_s:.3f} s an iteration")
+            progress(f"{size} workers: {each_s:.3f} s an iteration")
     return {name: spread(values) for name, values in found.items()}
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # What measures it, with how many workers and requests, and on tasks of how few eval rows (0: all).
@@ -220,8 +216,6 @@ FIGURES = {
 }
 COMPARED = 50
 """Requests that go through the simulator and through the live system."""
-_LONG = ("held", "jobs", "events")
-"""What of a comparison is written to the file only."""
 
 
 def measured(name: str, model: Path, tasks: Path, count: int | None, seed: int) -> dict[str, Any]:
@@ -237,32 +231,22 @@ def measured(name: str, model: Path, tasks: Path, count: int | None, seed: int) 
         return measure(services, names, count or full_count, seed)
 
 
-def _shown(found: Any) -> Any:
-    if not isinstance(found, dict):
-        return found
-    return {name: _shown(value) for name, value in found.items() if name not in _LONG}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("figure", choices=[*FIGURES, "simulated"], nargs="+")
     parser.add_argument("--model", type=Path, default=Path(".maitre/models/smollm2-135m-instruct"))
     parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
     parser.add_argument("--count", type=int, help="how many requests (default: the full figure)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    arguments = parser.parse_args()
-    model, tasks = arguments.model.resolve(), arguments.tasks.resolve()
-    figures: dict[str, Any] = {}
-    if arguments.json and arguments.json.exists():
-        figures = json.loads(arguments.json.read_text())
-    for name in arguments.figure:
-        figures[name] = measured(name, model, tasks, arguments.count, arguments.seed)
-        print(json.dumps({name: _shown(figures[name])}, indent=2), flush=True)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(figures, indent=2))
-    print(table(figures))
+    parser.add_argument("--results", type=Path, help="note figures here; show those noted before")
 
 
-if __name__ == "__main__":
-    main()
+def measure(options: argparse.Namespace) -> Report:
+    model, tasks = options.model.resolve(), options.tasks.resolve()
+    found: dict[str, Any] = {}
+    if options.results and options.results.exists():
+        found = json.loads(options.results.read_text())
+    for name in options.figure:
+        found[name] = measured(name, model, tasks, options.count, options.seed)
+        if options.results:
+            options.results.write_text(json.dumps(found, indent=2))
+    return Report(all_figures(found), found)

@@ -1,4 +1,4 @@
-"""Measures the lookup in a large bank: `python -m benchmarks bank-lookup`.
+"""Time and quality of the lookup in a bank of 3,000 prompts.
 
 The bank is made of the prompts of a smaller one: each entry is one of them, mixed with another
 (mostly of its own group) and disturbed by noise, so that there are good, middling and useless
@@ -8,7 +8,7 @@ the same samples finds. Work is kept in files: run it again, and it goes on wher
 """
 
 import argparse
-import json
+import sys
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.bank.inputs import HOME, add_input_options, load_model
+from benchmarks.report import Figure, Reach, Report, progress
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankEntry
 from maitre.bank.index import BankIndex, build_index
@@ -73,7 +75,7 @@ def with_features(model: BaseModel, bank: PromptBank, file: Path) -> PromptBank:
         done.append(output_distributions(model, prompts[start : start + _PIECE], "suffix"))
         kept = np.concatenate(done)
         _keep(file, kept)
-        print(f"features of {len(kept)} of {len(bank)} prompts", flush=True)
+        progress(f"features of {len(kept)} of {len(bank)} prompts")
     vectors = np.concatenate(done)
     pairs = zip(bank, vectors, strict=True)
     return PromptBank(tuple(entry.with_feature(FEATURE, vector) for entry, vector in pairs))
@@ -150,49 +152,57 @@ def _keep(file: Path, values: np.ndarray) -> None:
     unfinished.replace(file)
 
 
-def report(found: list[dict[str, float | str]]) -> None:
-    """The figures, with the reach beside them."""
+def report(found: list[dict[str, float | str]]) -> Report:
+    """Return the figures of the lookups, and each lookup as a detail."""
     excess = np.array([float(one["excess"]) for one in found])
-    within = float((excess <= WITHIN).mean())
     layers = np.array([float(one["seconds"]) for one in found])
     whole = np.array([float(one["find_start_s"]) for one in found])
     work = np.array(
         [float(one["evaluated"]) / float(one["evaluated_exhaustively"]) for one in found]
     )
-    print(f"\n{len(found)} tasks, {torch.get_num_threads()} threads")
-    print(f"within {WITHIN:.0%} of the best of all by loss: {within:.0%} (reach {REACH_SHARE:.0%})")
-    print(f"excess loss: median {np.median(excess):.1%}, worst {excess.max():.1%}")
-    print(f"work against scoring everything: median {np.median(work):.1%}")
-    print(f"two layers: median {np.median(layers):.1f} s, worst {layers.max():.1f} s")
-    print(
-        f"find_start: median {np.median(whole):.1f} s, worst {whole.max():.1f} s "
-        f"(reach {REACH_SECONDS:.0f} s)"
-    )
+    within = float((excess <= WITHIN).mean())
+    figures = [
+        Figure("tasks", len(found)),
+        Figure("threads", torch.get_num_threads()),
+        Figure(
+            f"share of lookups within {WITHIN:.0%} of the best prompt's loss",
+            within,
+            "",
+            Reach(at_least=REACH_SHARE),
+        ),
+        Figure("excess loss, median", 100 * float(np.median(excess)), "%"),
+        Figure("excess loss, worst", 100 * float(excess.max()), "%"),
+        Figure("scored prompts, median share of all", 100 * float(np.median(work)), "%"),
+        Figure("two layers, median", float(np.median(layers)), "s"),
+        Figure("two layers, worst", float(layers.max()), "s"),
+        Figure("find_start, median", float(np.median(whole)), "s"),
+        Figure("find_start, worst", float(whole.max()), "s", Reach(at_most=REACH_SECONDS)),
+    ]
+    return Report(figures, {"lookups": found})
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks bank-lookup", description=__doc__)
-    parser.add_argument("--model", default=".maitre/models/smollm2-135m-instruct")
-    parser.add_argument("--tasks", type=Path, default=Path(".maitre/tasks"))
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_input_options(parser)
     parser.add_argument("--bank", required=True, help="the small bank: a folder or URL")
     parser.add_argument("--entries", type=int, default=3000)
     parser.add_argument("--held-out", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=240.0, help="score all for so long")
-    parser.add_argument("--keep", type=Path, default=Path(".maitre/benchmarks/lookup"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    parser.add_argument(
+        "--seconds", type=float, default=240.0, help="score all prompts for at most so long"
+    )
+    parser.add_argument("--keep", type=Path, default=HOME / "benchmarks/lookup")
+
+
+def measure(options: argparse.Namespace) -> Report:
     until_s = time.monotonic() + options.seconds
-    model = BaseModel.load(options.model, device="cpu")
+    model = load_model(options)
     folder = options.keep / f"{options.entries}"
     bank = large_bank(PromptBank.load(options.bank), options.entries, options.seed)
     bank = with_features(model, bank, folder / "features.npy")
     tasks = {task.name: task for task in load_tasks(options.tasks)}
     names = sorted(tasks)
     order = np.random.default_rng(0).permutation(len(names))[: options.held_out]
-    found = []
+    found: list[dict[str, float | str]] = []
     for name in (names[place] for place in order):
         visible = PromptBank(tuple(e for e in bank if name not in e.task.split("|")))
         file = folder / f"{name}.npy"
@@ -203,11 +213,8 @@ def main() -> None:
         index = build_index(visible, FEATURE)
         index_s = time.monotonic() - started_s
         one = compare(model, tasks[name], visible, index, losses, options.seed)
-        found.append(one)
-        print(json.dumps(one | {"prompts": len(visible), "index_s": round(index_s, 1)}), flush=True)
-    if found:
-        report(found)
-
-
-if __name__ == "__main__":
-    main()
+        found.append(one | {"prompts": len(visible), "index_s": round(index_s, 1)})
+        progress(str(found[-1]))
+    if not found:
+        sys.exit("time is up; the same command goes on from here")
+    return report(found)

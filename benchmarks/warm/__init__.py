@@ -1,0 +1,1 @@
+"""Measures the warm workers with the live system on this machine."""
