@@ -26,7 +26,7 @@ class RequestQueue(dg.ConfigurableResource):
         return self.store().submit(task, deadline_at=deadline_at, now=now, **fields)
 
     def find(
-        self, states: Sequence[RequestState] = tuple(RequestState), limit: int = 1000
+        self, states: Sequence[RequestState] = tuple(RequestState), limit: int | None = None
     ) -> list[TuningRequest]:
         """Requests in any of `states`, the earliest deadline first."""
         return self.store().find(states, limit)

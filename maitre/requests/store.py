@@ -37,12 +37,19 @@ class RequestStore:
     url: str
 
     def find(
-        self, states: Sequence[RequestState] = tuple(RequestState), limit: int = 1000
+        self,
+        states: Sequence[RequestState] = tuple(RequestState),
+        limit: int | None = None,
+        *,
+        tenant: str | None = None,
     ) -> list[TuningRequest]:
-        """Return requests in any of `states`, the earliest deadline first."""
+        """Return the requests in any of `states`, the earliest deadline first.
+
+        With a `limit` at most that many; with a `tenant` only that tenant's.
+        """
         query = (
             sa.select(requests)
-            .where(requests.c.state.in_([str(s) for s in states]))
+            .where(requests.c.state.in_([str(s) for s in states]), _belongs_to(tenant))
             .order_by(requests.c.deadline_at, requests.c.submitted_at)
             .limit(limit)
         )
@@ -60,23 +67,29 @@ class RequestStore:
         with self._transaction() as connection:
             return [_request(row) for row in connection.execute(query)]
 
-    def newest(self, limit: int) -> tuple[list[TuningRequest], int]:
+    def newest(self, limit: int, *, tenant: str | None = None) -> tuple[list[TuningRequest], int]:
         """Return at most `limit` requests, the newest last, and how many were left out.
 
-        Open requests have precedence over those that have ended.
+        Open requests have precedence over those that have ended. With a `tenant` only that
+        tenant's requests are returned and counted.
         """
         is_over = requests.c.state.in_([str(s) for s in FINAL_STATES])
         moment = sa.func.coalesce(requests.c.finished_at, requests.c.submitted_at)
-        query = sa.select(requests).order_by(is_over, moment.desc()).limit(limit)
+        own = _belongs_to(tenant)
+        query = sa.select(requests).where(own).order_by(is_over, moment.desc()).limit(limit)
+        count = sa.select(sa.func.count()).select_from(requests).where(own)
         with self._transaction() as connection:
             rows = [_request(row) for row in connection.execute(query)]
-            total = connection.scalar(sa.select(sa.func.count()).select_from(requests))
+            total = connection.scalar(count)
         rows.sort(key=lambda request: request.submitted_at)
         return rows, (total or 0) - len(rows)
 
-    def get(self, request_id: str) -> TuningRequest:
-        """Return the request of that id; raise `RequestError` when it does not exist."""
-        query = sa.select(requests).where(requests.c.request_id == request_id)
+    def get(self, request_id: str, *, tenant: str | None = None) -> TuningRequest:
+        """Return the request of that id; raise `RequestError` when it does not exist.
+
+        With a `tenant` another tenant's request does not exist either: the error is the same.
+        """
+        query = sa.select(requests).where(requests.c.request_id == request_id, _belongs_to(tenant))
         with self._transaction() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -243,33 +256,42 @@ class RequestStore:
         same = requests.c.attempt == attempt
         return self._change(request_id, is_open & unbound & same, run_id=run_id)
 
-    def cancel(self, request_id: str, *, now: datetime) -> TuningRequest:
+    def cancel(self, request_id: str, *, now: datetime, tenant: str | None = None) -> TuningRequest:
         """Cancel a queued request at once; ask for the run of a started one to be terminated.
 
         A started request keeps its state, with `cancel_requested` set, until its run has ended.
-        Raises `RequestError` for a request that has ended.
+        Raises `RequestError` for a request that has ended, and, with a `tenant`, for a request of
+        another tenant, as if it did not exist.
         """
-        queued = requests.c.state == str(RequestState.QUEUED)
+        own = _belongs_to(tenant)
+        queued = (requests.c.state == str(RequestState.QUEUED)) & own
         cancelled = {"state": str(RequestState.CANCELLED), "finished_at": now}
-        started = requests.c.state.in_([str(RequestState.STARTING), str(RequestState.LAUNCHED)])
+        is_started = requests.c.state.in_([str(RequestState.STARTING), str(RequestState.LAUNCHED)])
+        started = is_started & own
         while True:
             if self._change(request_id, queued, message="cancelled in the queue", **cancelled):
                 return self.get(request_id)
             if self._change(request_id, started, cancel_requested=True):
                 return self.get(request_id)
-            request = self.get(request_id)
+            request = self.get(request_id, tenant=tenant)
             if request.state.is_final:
                 raise RequestError(f"request {request_id} is {request.state} already")
 
     def to_retry(
-        self, request_id: str, *, now: datetime, deadline_at: datetime | None = None
+        self,
+        request_id: str,
+        *,
+        now: datetime,
+        deadline_at: datetime | None = None,
+        tenant: str | None = None,
     ) -> TuningRequest:
         """Return a failed or cancelled request with the deadline that `retry` would give it.
 
-        Raises `RequestError` for a request in any other state, and when its deadline has passed and
-        no new one is given.
+        Raises `RequestError` for a request in any other state, when its deadline has passed and no
+        new one is given, and, with a `tenant`, for a request of another tenant, as if it did not
+        exist.
         """
-        request = self.get(request_id)
+        request = self.get(request_id, tenant=tenant)
         if request.state not in (RequestState.FAILED, RequestState.CANCELLED):
             raise RequestError(
                 f"request {request_id} is {request.state}: "
@@ -291,12 +313,13 @@ class RequestStore:
         deadline_at: datetime | None = None,
         predicted_finish_at: datetime | None = None,
         predicted_price: float | None = None,
+        tenant: str | None = None,
     ) -> TuningRequest:
         """Queue a failed or cancelled request again, as its next attempt, with a new forecast.
 
         Raises what `to_retry` raises.
         """
-        request = self.to_retry(request_id, now=now, deadline_at=deadline_at)
+        request = self.to_retry(request_id, now=now, deadline_at=deadline_at, tenant=tenant)
         changed = self._change(
             request_id,
             (requests.c.state == str(request.state)) & (requests.c.attempt == request.attempt),
@@ -336,6 +359,11 @@ class RequestStore:
     def _transaction(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction, which commits when its block ends."""
         return engine(self.url).begin()
+
+
+def _belongs_to(tenant: str | None) -> sa.ColumnElement[bool]:
+    """Return the condition that a request is the tenant's; any request's where none is given."""
+    return sa.true() if tenant is None else requests.c.tenant == tenant
 
 
 def _is_free(now: datetime) -> sa.ColumnElement[bool]:

@@ -136,6 +136,32 @@ def test_an_idempotency_key_adds_one_request_for_its_tenant(queue: RequestStore)
     assert len(queue.find()) == 2
 
 
+def test_a_tenant_sees_and_changes_only_its_own_requests(queue: RequestStore) -> None:
+    own = queue.submit("own", deadline_at=LATER, now=NOW, tenant="acme")
+    soon = NOW + timedelta(seconds=1)
+    other = queue.submit("other", deadline_at=LATER, now=soon, tenant="rival")
+    assert queue.find(tenant="acme") == [own]
+    assert queue.newest(9, tenant="acme") == ([own], 0)
+    assert queue.newest(1) == ([other], 1)
+    assert queue.get(own.request_id, tenant="acme") == own
+    unknown = other.request_id
+    for refused in (
+        lambda: queue.get(unknown, tenant="acme"),
+        lambda: queue.cancel(unknown, now=NOW, tenant="acme"),
+        lambda: queue.to_retry(unknown, now=NOW, tenant="acme"),
+        lambda: queue.retry(unknown, now=NOW, tenant="acme"),
+    ):
+        with pytest.raises(RequestError, match=f"no tuning request '{unknown}'"):
+            refused()
+    assert queue.get(unknown) == other
+    assert queue.move(unknown, expected=RequestState.QUEUED, state=RequestState.LAUNCHED)
+    with pytest.raises(RequestError, match="no tuning request"):
+        queue.cancel(unknown, now=NOW, tenant="acme")
+    assert not queue.get(unknown).cancel_requested
+    assert queue.cancel(own.request_id, now=NOW, tenant="acme").state is RequestState.CANCELLED
+    assert queue.retry(own.request_id, now=NOW, tenant="acme").attempt == 2
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
