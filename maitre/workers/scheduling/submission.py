@@ -76,7 +76,11 @@ def submit(settings: Settings, order: TuneOrder, now: datetime) -> Submitted:
         lookup=order.lookup,
     )
     workers, predicted = _predict(settings, store, request, order.accept_late, now)
-    return _start_where_idle(settings, store, store.add(predicted), workers, now)
+    queued = store.add(predicted)
+    if queued.request_id != request.request_id:
+        # Another process has used the key since this one looked: that process starts the request.
+        return Submitted(queued, None, is_new=False)
+    return _start_where_idle(settings, store, queued, workers, now)
 
 
 def retry(
@@ -85,14 +89,16 @@ def retry(
     now: datetime,
     deadline_at: datetime | None = None,
     accept_late: bool = False,
+    tenant: str | None = None,
 ) -> Submitted:
     """Queue a failed or cancelled request again, forecast and started as at submission.
 
-    Raises what `submit` and `RequestStore.retry` raise; then the request is unchanged.
+    Raises what `submit` and `RequestStore.retry` raise; then the request is unchanged. With a
+    `tenant` another tenant's request does not exist.
     """
     settings = with_running_services(settings)
     store = RequestStore(settings.request_queue_url)
-    request = store.to_retry(request_id, now=now, deadline_at=deadline_at)
+    request = store.to_retry(request_id, now=now, deadline_at=deadline_at, tenant=tenant)
     workers, predicted = _predict(settings, store, request, accept_late, now)
     queued = store.retry(
         request_id,
@@ -100,6 +106,7 @@ def retry(
         deadline_at=predicted.deadline_at,
         predicted_finish_at=predicted.predicted_finish_at,
         predicted_price=predicted.predicted_price,
+        tenant=tenant,
     )
     return _start_where_idle(settings, store, queued, workers, now)
 
