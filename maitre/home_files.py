@@ -3,13 +3,14 @@
 import io
 import json
 import posixpath
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 import pandas as pd
+
+from maitre.files import write_stored
 
 # Prompts fit only the base model that they were tuned for, so each base model has its own bank.
 _BANK_FOLDER = "bank"
@@ -20,8 +21,7 @@ _HASH_LENGTH = 12
 class HomeFiles:
     """Frames, JSON documents and folders under `root`, a path or an fsspec URL.
 
-    Each write goes to a temporary name beside its target, which is then renamed. So a reader never
-    sees half a file, nor does a process that is killed leave one under the target's name.
+    Each write replaces a file as a whole (`maitre.files`).
     """
 
     root: str
@@ -42,14 +42,7 @@ class HomeFiles:
     def write_bytes(self, name: str, content: bytes) -> str:
         """Write `content` and return its URL."""
         filesystem, path = fsspec.core.url_to_fs(self.url(name))
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-        unfinished = f"{path}.{uuid.uuid4().hex}.tmp"
-        try:
-            filesystem.pipe_file(unfinished, content)
-            filesystem.mv(unfinished, path)
-        finally:
-            if filesystem.exists(unfinished):
-                filesystem.rm(unfinished)
+        write_stored(filesystem, path, content)
         return self.url(name)
 
     def read_bytes(self, name: str) -> bytes:

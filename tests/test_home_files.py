@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_rubbish(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.mv", full)
+    monkeypatch.setattr("maitre.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         files.write_bytes("kept", b"new")
     assert files.read_bytes("kept") == b"old"

@@ -22,6 +22,7 @@ from benchmarks.report import Figure, Reach, Report, progress
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankEntry
 from maitre.bank.index import BankIndex, build_index
+from maitre.files import replacing_file
 from maitre.tuning.bank_entries import FEATURE
 from maitre.tuning.bank_quality import SAMPLES, WITHIN, lookup_quality, lookup_scorer
 from maitre.tuning.base_model import BaseModel
@@ -147,9 +148,8 @@ def compare(
 
 def _keep(file: Path, values: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".tmp.npy")
-    np.save(unfinished, values)
-    unfinished.replace(file)
+    with replacing_file(file) as unfinished, unfinished.open("wb") as sink:
+        np.save(sink, values)
 
 
 def report(found: list[dict[str, float | str]]) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.report import Figure
+from maitre.files import replacing_file
 from maitre.maxpack.active import uncertain_points
 from maitre.maxpack.design import DESIGN_VERSION, Point, design
 from maitre.maxpack.evaluate import evaluate, risk_reliability
@@ -55,8 +55,8 @@ def _simulate_into(
     began = time.perf_counter()
     traces = make_traces(profile, points, duration_s, seed)
     traces["wall_s"] = (time.perf_counter() - began) / len(traces)
-    traces.to_parquet(path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    with replacing_file(path) as unfinished:
+        traces.to_parquet(unfinished)
 
 
 def training_traces(

@@ -11,14 +11,14 @@ import hashlib
 import json
 import platform
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 from examples.tasks.catalogue import drafts
 from examples.tasks.draft import split
+from maitre.files import replacing_folder
 from maitre.tuning import tasks as task_code
-from maitre.tuning.tasks import Task, TaskError, replace_folder
+from maitre.tuning.tasks import Task, TaskError
 
 PACKAGES = (
     "babel",
@@ -49,16 +49,13 @@ def build(out: Path, seed: int = 0) -> list[Task]:
     ):
         return []
     _check_replaceable(out, made.get("tasks", []))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        fresh = Path(temporary, out.name)
+    with replacing_folder(out) as fresh:
         built = []
         for draft in drafts():
             split(draft, seed).save(fresh / draft.name)
             built.append(Task.load(fresh / draft.name))
         content = json.dumps(stamp | {"tasks": [task.name for task in built]}, indent=1)
         (fresh / _STAMP).write_text(content, encoding="utf-8")
-        replace_folder(fresh, out)
     return built
 
 

@@ -13,6 +13,7 @@ import fsspec
 
 from maitre.bank.entry import BankError
 from maitre.bank.ita import StartRecord
+from maitre.files import write_stored
 
 FOLDER = "history"
 MOST_FILES = 400
@@ -38,9 +39,7 @@ def append_history(
         return False
     path = f"{folder}/{len(there) + 1:08d}-{source or uuid.uuid4().hex[:12]}.jsonl"
     content = "".join(json.dumps(asdict(record)) + "\n" for record in records)
-    unfinished = f"{path}.tmp"
-    fs.pipe_file(unfinished, content.encode())
-    fs.mv(unfinished, path)
+    write_stored(fs, path, content.encode(), durable=True)
     return True
 
 

@@ -12,7 +12,6 @@ read again.
 import hashlib
 import io
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -25,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
-from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 
 from maitre.bank.entry import BankEntry, BankError
+from maitre.files import write_stored
 
 MERGE_SEGMENTS = 16
 """With so many segments, a save merges them."""
@@ -267,26 +266,8 @@ def _write(
     fs.makedirs(root, exist_ok=True)
     # The random part keeps apart two writers who take the same number.
     name = f"{number:08d}-{uuid.uuid4().hex[:12]}"
-    _put(fs, f"{root}/{name}.safetensors", raw)
-    _put(fs, f"{root}/{name}.parquet", sink.getvalue())
-
-
-def _put(fs: Any, path: str, content: bytes) -> None:
-    """Write a file whole or not at all (an object store's put is so by itself)."""
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, content)
-        return
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with open(temporary, "wb") as sink:
-            sink.write(content)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
+    write_stored(fs, f"{root}/{name}.safetensors", raw, durable=True)
+    write_stored(fs, f"{root}/{name}.parquet", sink.getvalue(), durable=True)
 
 
 def _next_number(url: str) -> int:

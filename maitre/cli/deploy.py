@@ -93,9 +93,9 @@ def render(
     ] = "manifests",
 ) -> None:
     """Write the plan as Kubernetes manifests, or for an operator."""
+    from maitre.files import write_text
     from maitre.serving.manifests.kubernetes import DeploymentOptions
     from maitre.serving.manifests.operators import render_as
-    from maitre.serving.proxy.routes import write_text
 
     for name, text in render_as(format, _read_plan(plan), DeploymentOptions()).items():
         write_text(out / name, text)

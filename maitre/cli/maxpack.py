@@ -1,6 +1,5 @@
 """`maitre maxpack`: traces, the capacity model, and what it predicts."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 
 from maitre.cli.output import check_writable, print_json, print_table
 from maitre.errors import reading
+from maitre.files import replacing_file
 
 app = typer.Typer(help="The learned capacity model of a server.", no_args_is_help=True)
 
@@ -35,9 +35,8 @@ def traces(
     frame = make_traces(
         server_profile, design(server_profile, points, seed), duration, seed, _print_progress
     )
-    temporary = out.with_name(f".{out.name}.part")
-    frame.to_parquet(temporary)
-    os.replace(temporary, out)
+    with replacing_file(out) as unfinished:
+        frame.to_parquet(unfinished)
     found = {
         "traces": len(frame),
         "file": str(out),

@@ -1,8 +1,6 @@
 """`maitre place`: from a catalogue of adapters to a plan of servers."""
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +8,7 @@ import typer
 
 from maitre.cli.output import check_writable, print_json, print_table
 from maitre.errors import UserError, reading
+from maitre.files import write_text
 
 if TYPE_CHECKING:
     from maitre.placement.gpu_kinds import GpuKind
@@ -147,13 +146,13 @@ def place(
         extra["explanation"] = [why.to_dict() for why in found]
         extra["one_server_fewer"] = fewer.text
     if out is not None:
-        _write(out, plan.to_json())
+        write_text(out, plan.to_json())
     if report is not None:
         from maitre.placement.report import plan_page
 
         if fewer is None and len(kinds) == 1:
             fewer = one_fewer(plan, wider, only.profile, **options)
-        _write(report, plan_page(plan, diff=diff, one_fewer=fewer.text if fewer else ""))
+        write_text(report, plan_page(plan, diff=diff, one_fewer=fewer.text if fewer else ""))
     if json:
         print_json({**plan.to_dict(), **extra})
         return
@@ -274,15 +273,3 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
 
 def _print_progress(done: int, total: int, note: str = "") -> None:
     print(f"{note}: {done}/{total}", file=sys.stderr)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,6 +1,5 @@
 """`maitre twin`: what a server would do under a load, which profiles there are, fitting one."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from maitre.cli import twin_measure
 from maitre.cli.output import print_json, print_table
 from maitre.errors import UserError, reading
+from maitre.files import write_text
 
 app = typer.Typer(help="The digital twin of a multi-LoRA vLLM server.", no_args_is_help=True)
 
@@ -170,10 +170,7 @@ def calibrate(
         progress=_print_progress,
     )
     written = write_report(found.profile, found.comparison, report)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(found.profile.to_yaml())
-    os.replace(part, out)
+    write_text(out, found.profile.to_yaml())
     if json:
         print_json(_finite(_fit_document(found, out, written)))
     else:

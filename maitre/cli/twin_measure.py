@@ -120,7 +120,7 @@ def _fitted(
     measurement: Any, out: Path | None, against: str | None = None, report: Path | None = None
 ) -> dict[str, Any]:
     """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""
-    from maitre.serving.proxy.routes import write_text
+    from maitre.files import write_text
     from maitre.twin.fitting.fidelity import compare_loads, errors_by_role, fit_and_compare
     from maitre.twin.profile import ServerProfile
 

@@ -8,8 +8,6 @@ fluctuations of load and lengths, waiting for slots, preemption. CatBoost fits t
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from maitre.errors import reading
+from maitre.files import replacing_folder
 from maitre.maxpack.calibration import Calibration, ResidualBand
 from maitre.maxpack.card import FORMAT, MaxpackError, ModelCard
 from maitre.maxpack.features import SetSums
@@ -106,10 +105,7 @@ class MaxpackModel:
     def save(self, folder: str | Path) -> None:
         """Write the model as `trees.safetensors` and `card.json`; the folder appears whole."""
         folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            made = Path(temporary) / "model"
-            made.mkdir()
+        with replacing_folder(folder) as made:
             arrays: dict[str, np.ndarray] = {TRAINING_ROWS: self.training_rows}
             for name, trees in self.trees.items():
                 arrays |= trees.arrays(name)
@@ -122,9 +118,6 @@ class MaxpackModel:
                 "bands": {k: v.to_dict() for k, v in self.bands.items()},
             }
             (made / "card.json").write_text(json.dumps(document, indent=2))
-            if folder.exists():
-                os.replace(folder, Path(temporary) / "old")
-            os.replace(made, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> MaxpackModel:

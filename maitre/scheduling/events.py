@@ -1,12 +1,12 @@
 """`events.csv`: what happened, in time order, to 1 ms; anyone can replay it."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from maitre.errors import reading
+from maitre.files import replacing_file
 from maitre.scheduling.errors import SchedulingError
 
 COLUMNS = ("time_s", "event", "worker", "job_id", "base_model")
@@ -39,15 +39,13 @@ class Event(NamedTuple):
 
 def write_events(path: Path, events: Iterable[Event]) -> None:
     """Write `events.csv`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows((seconds_text(event[0]), *event[1:]) for event in events)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing_file(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((seconds_text(event[0]), *event[1:]) for event in events)
 
 
 def read_events(path: Path) -> Iterator[Event]:

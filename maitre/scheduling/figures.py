@@ -6,6 +6,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from maitre.files import replacing_file
+
 
 def draw_violations_against_cost(
     points: Mapping[str, Sequence[tuple[float, float]]], path: Path
@@ -27,7 +29,8 @@ def draw_violations_against_cost(
     axes.set_ylabel("jobs violated (%)")
     axes.set_ylim(bottom=-2)
     axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing_file(path) as unfinished:
+        FigureCanvasAgg(figure).print_png(str(unfinished))
 
 
 def draw_timeline(
@@ -51,4 +54,5 @@ def draw_timeline(
         axes.set_ylabel(f"{name}\nGPUs", fontsize=8)
         axes.legend(loc="upper right", fontsize=7)
     grid[-1, 0].set_xlabel("minutes")
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing_file(path) as unfinished:
+        FigureCanvasAgg(figure).print_png(str(unfinished))

@@ -1,12 +1,12 @@
 """Tuning jobs and `jobs.csv`."""
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maitre.errors import reading
+from maitre.files import replacing_file
 from maitre.scheduling.cluster import Cluster
 from maitre.scheduling.errors import SchedulingError
 
@@ -106,15 +106,13 @@ def _number(text: str, name: str, where: str) -> float:
 
 def write_jobs(path: Path, jobs: Iterable[Job]) -> None:
     """Write `jobs.csv`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(tuple(_text(getattr(job, name)) for name in COLUMNS) for job in jobs)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing_file(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(tuple(_text(getattr(job, name)) for name in COLUMNS) for job in jobs)
 
 
 def _text(value: str | float) -> str:

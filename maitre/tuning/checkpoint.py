@@ -1,14 +1,13 @@
 """A run's state in one safetensors file, from which it goes on exactly as it would have gone."""
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 
+from maitre.files import write_bytes
 from maitre.tuning.adam import AdamState
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import RunConfig, TuningInputError
@@ -53,16 +52,7 @@ def save_checkpoint(path: Path, state: RunState, identity: str, seconds: float) 
         {name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()},
         {"format": _FORMAT, "identity": identity, "facts": json.dumps(facts)},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as sink:
-            sink.write(raw)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_bytes(path, raw, durable=True)
 
 
 def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | None:

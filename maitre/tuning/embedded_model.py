@@ -8,7 +8,6 @@ Command: `python -m maitre.tuning.embedded_model --wheel-dir DIR --out FOLDER`.
 
 import argparse
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 from maitre.errors import UserError
+from maitre.files import replace_folder
 from maitre.tuning.weights_hash import weights_hash
 
 NAME = "smollm2-135m-instruct"
@@ -58,9 +58,7 @@ def make_embedded_model(wheel_dir: Path, out: Path) -> Path:
                 "another version of transformers or gguf reads the file differently"
             )
         (made / _DONE).write_text(found + "\n")
-        if out.exists():  # left by something else, or of an older version: replace it as a whole
-            out.replace(Path(temporary) / "old")
-        os.replace(made, out)
+        replace_folder(made, out)
     return out
 
 

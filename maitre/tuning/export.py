@@ -5,8 +5,6 @@ so a `prefix` prompt becomes a peft folder; a `suffix` prompt becomes `soft_prom
 with the place and the base model in its metadata. Nothing is pickled.
 """
 
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from maitre.files import replacing_folder
 from maitre.tuning.config import Position, TuningInputError
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -104,12 +103,8 @@ def import_prompt(path: Path) -> StoredPrompt:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """Fill a new folder by `write`, which gets a temporary one; it appears whole or not at all."""
     check_new_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
-        write(made)
-        os.replace(made, folder)
+    with replacing_folder(folder) as unfinished:
+        write(unfinished)
     return folder
 
 

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +19,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maitre.files import replacing_folder
 from maitre.tuning.examples import (
     Example,
     Message,
@@ -39,7 +38,6 @@ __all__ = [
     "TaskError",
     "load_tasks",
     "normalised",
-    "replace_folder",
 ]
 
 Metric = Literal["accuracy", "loss"]
@@ -152,15 +150,11 @@ class Task:
         """
         folder = Path(folder)
         _check_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            fresh = Path(temporary, folder.name)
-            fresh.mkdir()
+        with replacing_folder(folder) as fresh:
             (fresh / "task.yaml").write_text(_yaml(self._header()), encoding="utf-8")
             for split, examples in (("train", self.train), ("eval", self.eval)):
                 lines = "".join(f"{example_to_json(example)}\n" for example in examples)
                 (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
-            replace_folder(fresh, folder)
 
     def _header(self) -> dict[str, str]:
         fields = {
@@ -195,23 +189,6 @@ def load_tasks(folder: str | os.PathLike[str]) -> list[Task]:
     if not found:
         raise TaskError(f"{folder}: holds no task folder (one with a task.yaml)")
     return [task for _, (_, task) in sorted(found.items())]
-
-
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put `fresh` where `folder` is or would be; both on one file system.
-
-    What was there stays until the new folder is in place, and comes back if that fails.
-    """
-    old = fresh.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def find_task(folder: str | os.PathLike[str], name: str) -> Task:

@@ -1,10 +1,10 @@
 """Where the servers of `maitre up` are: a file in the data home, for other commands."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from maitre.files import write_text
 from maitre.settings import Settings
 
 _NAME = "services.json"
@@ -13,10 +13,7 @@ _NAME = "services.json"
 def write_services(home: str, services: Mapping[str, str]) -> Path:
     """Write the file and return its path; the process that stops the servers deletes it."""
     path = Path(home) / _NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(dict(services)))
-    os.replace(temporary, path)
+    write_text(path, json.dumps(dict(services)))
     return path
 
 

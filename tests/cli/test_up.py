@@ -9,9 +9,10 @@ import pytest
 
 from maitre.cli.main import main
 from maitre.cli.up import up
+from maitre.files import write_text
 from maitre.processes.child import ChildProcess
 from maitre.serving.proxy.proxy_process import ProxyProcess
-from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
+from maitre.serving.proxy.routes import RoutedServer, Routes
 from maitre.workers.local_services import LocalServices
 
 LOOKS = 3

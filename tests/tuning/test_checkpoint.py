@@ -121,7 +121,7 @@ def test_a_full_disk_keeps_the_checkpoint_that_is_there(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("maitre.tuning.checkpoint.os.fsync", full)
+    monkeypatch.setattr("maitre.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         tune(tiny, colours, init=None, config=CONFIG, seed=4, checkpoint=file)
     assert file.read_bytes() == before

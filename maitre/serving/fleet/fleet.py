@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maitre.errors import UserError
+from maitre.files import write_text
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.steps import Step, ordered_steps
 from maitre.progress import ReportLine
@@ -19,7 +20,7 @@ from maitre.serving.errors import VllmError
 from maitre.serving.fleet.adapter_folder import check_adapter
 from maitre.serving.fleet.apply import Applied, apply_steps
 from maitre.serving.fleet.local_server import LaunchOptions, LocalServer
-from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes, read_routes, write_text
+from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes, read_routes
 from maitre.twin.limits import VllmLimits
 
 FLEET_FILE = "fleet.json"

@@ -5,7 +5,6 @@ was measured before.
 """
 
 import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from maitre.errors import UserError, reading
+from maitre.files import replacing_file, write_text
 from maitre.twin.fitting.design import MeasuredServer
 from maitre.twin.fitting.fit import ProfileIdentity
 
@@ -40,7 +40,7 @@ class Measurement:
     def note(self, server: MeasuredServer, about: dict[str, Any]) -> None:
         """Write down the server anew, with what was learned of it since."""
         document = {"server": asdict(server), **about}
-        _replace(self.folder / SERVER_FILE, (json.dumps(document, indent=2) + "\n").encode())
+        write_text(self.folder / SERVER_FILE, json.dumps(document, indent=2) + "\n")
 
     def add(self, rows: list[dict[str, Any]], burst: int) -> None:
         """Write one point's rows; `burst` numbers the times that points were sent."""
@@ -48,9 +48,8 @@ class Measurement:
             return
         frame = pd.DataFrame(rows).assign(burst=burst)
         part = self.folder / f"part-{burst:04d}.parquet"
-        temporary = part.with_name(f".{part.name}.part")
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, part)
+        with replacing_file(part) as unfinished:
+            frame.to_parquet(unfinished, index=False)
 
     def read(self) -> pd.DataFrame:
         """All samples so far.
@@ -90,9 +89,3 @@ def identity_of(about: dict[str, Any]) -> ProfileIdentity:
     known = {name: value for name, value in about.items() if name in _IDENTITY_FIELDS}
     loads = tuple((int(rank), float(ms)) for rank, ms in about.get("adapter_load_ms", ()))
     return ProfileIdentity(**{**known, "adapter_load_ms": loads})
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -1,9 +1,9 @@
 """The fit report: a table of errors by regime, and plots of predicted against measured."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from maitre.files import replacing_file, write_text
 from maitre.twin.calibration.errors_by_regime import FIGURES, errors
 from maitre.twin.profile import ServerProfile
 
@@ -18,8 +18,8 @@ def write_report(profile: ServerProfile, comparison: Any, folder: Path) -> list[
     """Writes `report.md`, `comparison.csv` and a plot a figure; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "report.md", folder / "comparison.csv"]
-    _replace(written[0], _text(profile, comparison))
-    _replace(written[1], comparison.to_csv(index=False))
+    write_text(written[0], _text(profile, comparison))
+    write_text(written[1], comparison.to_csv(index=False))
     for figure in FIGURES:
         written.append(folder / f"{figure}.png")
         plot(comparison, figure, written[-1], profile.name)
@@ -79,12 +79,5 @@ def plot(comparison: Any, figure: str, path: Path, title: str) -> None:
     axes.set_ylabel("predicted", fontsize=8)
     axes.set_title(title, fontsize=8)
     axes.legend(fontsize=7)
-    part_path = path.with_suffix(".part.png")
-    canvas.savefig(part_path)
-    os.replace(part_path, path)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    with replacing_file(path) as unfinished:
+        canvas.savefig(unfinished, format=path.suffix[1:])

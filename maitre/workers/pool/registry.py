@@ -1,12 +1,11 @@
 """Where the workers of one machine are: a file a worker in the data home, and the shared token."""
 
 import json
-import os
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from maitre.files import create_text, write_text
 from maitre.processes.identity import identity_of, is_alive
 from maitre.settings import Settings
 
@@ -43,18 +42,12 @@ class WorkerRegistry:
         """Tell of a worker process; without a `url` only until it tells of itself."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.json"
-        unfinished = self.folder / f".{name}.{secrets.token_hex(4)}.tmp"
-        worker = RegisteredWorker(name, url, base_model, pid, identity_of(pid))
-        unfinished.write_text(json.dumps(vars(worker)))
-        try:
-            if url:
-                os.replace(unfinished, path)
-            else:
-                # The worker may have been quicker; its own file stays.
-                with suppress(FileExistsError):
-                    os.link(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        text = json.dumps(vars(RegisteredWorker(name, url, base_model, pid, identity_of(pid))))
+        if url:
+            write_text(path, text)
+        else:
+            # The worker may have been quicker; its own file stays.
+            create_text(path, text)
 
     def remove(self, name: str) -> None:
         """Forget a worker."""
@@ -97,16 +90,6 @@ def read_token(settings: Settings) -> str:
     if settings.worker_token:
         return settings.worker_token
     path = settings.scratch / "workers" / "token"
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        # Readable by its owner only from the first moment; of two makers the first wins.
-        unfinished = path.with_name(f".token.{secrets.token_hex(8)}")
-        with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(unfinished, path)
-        except FileExistsError:
-            pass
-        finally:
-            unfinished.unlink()
+        create_text(path, secrets.token_hex(32), private=True)
     return path.read_text()

@@ -7,7 +7,6 @@ worker that has lost its run cannot overwrite the checkpoint of its successor.
 
 import posixpath
 import re
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Self
 
 import fsspec
 
+from maitre.files import replacing_file, write_stored
 from maitre.settings import Settings
 
 _NAME = re.compile(r"(?P<run_id>.+)-(?P<number>\d+)\.safetensors")
@@ -40,10 +40,9 @@ class CheckpointStore:
         earlier = [n for n in self._numbers(run_id) if n < number]
         if earlier:
             filesystem, folder = fsspec.core.url_to_fs(self.root)
-            unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
             source = posixpath.join(folder, _name(run_id, max(earlier)))
-            filesystem.get_file(source, str(unfinished))
-            unfinished.replace(path)
+            with replacing_file(path) as unfinished:
+                filesystem.get_file(source, str(unfinished))
         return path
 
     def copier(self, run_id: str, number: int, check: Callable[[], None]) -> Callable[[], None]:
@@ -78,10 +77,7 @@ class CheckpointStore:
         filesystem, folder = fsspec.core.url_to_fs(self.root)
         if Path(folder).absolute() == self.folder.absolute():
             return
-        filesystem.makedirs(folder, exist_ok=True)
-        unfinished = posixpath.join(folder, f"{uuid.uuid4().hex}.tmp")
-        filesystem.put_file(str(path), unfinished)
-        filesystem.mv(unfinished, posixpath.join(folder, path.name))
+        write_stored(filesystem, posixpath.join(folder, path.name), path.read_bytes())
 
     def _numbers(self, run_id: str) -> list[int]:
         """Return the lease numbers of which the run has checkpoints."""

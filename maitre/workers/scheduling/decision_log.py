@@ -5,7 +5,6 @@ deterministic, so the answer must be the same (`maitre cluster replay TICK.json`
 """
 
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from maitre.errors import UserError
+from maitre.files import write_text
 from maitre.scheduling import actions as act
 from maitre.scheduling.cluster import ModelSpec, cluster_from_mapping
 from maitre.scheduling.policies import named_policy
@@ -118,9 +118,7 @@ def write_tick(folder: Path, document: dict[str, Any], keep: int = 500) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # Two daemons may decide at the same moment; both leave their record.
     path = folder / f"tick-{document['time_s']:.3f}-{secrets.token_hex(2)}.json"
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(document, indent=1))
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(document, indent=1))
     for old in sorted(folder.glob("tick-*.json"))[:-keep]:
         old.unlink(missing_ok=True)
     return path

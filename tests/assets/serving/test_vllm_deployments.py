@@ -12,10 +12,11 @@ from assets.serving.placement_plan import plan_in_service
 from assets.serving.running_servers import running_servers
 from assets.serving.vllm_deployments import vllm_deployments
 from maitre.errors import UserError
+from maitre.files import write_text
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
-from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes, write_text
+from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes
 from maitre.settings import Settings
 from maitre.twin.limits import VllmLimits
 from resources.data_home import DataHome

@@ -10,10 +10,11 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from maitre.files import write_text
 from maitre.serving.observe import requests_by_model
 from maitre.serving.proxy.embeds import PromptEmbedder
 from maitre.serving.proxy.proxy import proxy_app
-from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes, write_text
+from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes
 from maitre.tuning.export import export_prompt
 
 

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from maitre.files import write_text
 from maitre.processes.ports import free_port
 from maitre.processes.service_error import ServiceError
 from maitre.serving.proxy.proxy_process import ProxyProcess
-from maitre.serving.proxy.routes import RoutedServer, Routes, write_text
+from maitre.serving.proxy.routes import RoutedServer, Routes
 
 
 def test_it_is_started_where_servers_are_routed_and_found_when_it_is_there(tmp_path: Path) -> None:
