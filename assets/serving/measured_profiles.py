@@ -76,6 +76,15 @@ def chosen_profile(home: DataHome, name: str) -> "ServerProfile":
     return found if found is not None else ServerProfile.load(name)
 
 
+def known_profiles(home: DataHome, chosen: str) -> "dict[str, ServerProfile]":
+    """Return profiles by name: the chosen one, those of measured servers, the shipped ones."""
+    from maitre.twin import ServerProfile
+
+    measured = [home.measured_server(kind)["name"] for kind in home.measured_kinds()]
+    names = dict.fromkeys([chosen, *measured, *ServerProfile.names()])
+    return {name: found for name in names if (found := known_profile(home, name))}
+
+
 def fidelity(home: DataHome, profile: "ServerProfile", kind: str) -> Fidelity:
     """Simulate the loads of a kind's newest samples that no fit has seen, and compare."""
     from maitre.twin.fitting.design import MeasuredServer

@@ -10,13 +10,13 @@ from assets.serving.measured_profiles import (
     has_loads,
     kind_of,
     known_profile,
+    known_profiles,
     stated_error_percent,
 )
 from assets.serving.twin_verdict import twin_verdict
 from assets.serving.vllm_measurements import vllm_measurements
 from assets.shared.figures import against, inline
 from assets.shared.inputs import OWNERS, profile_files
-from maitre.twin.profile import ServerProfile
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
@@ -37,9 +37,6 @@ def server_profiles(
     """
     refitted = [kind for kind in home.measured_kinds() if _refit(context, home, kind)]
     chosen = chosen_profile(home, inputs.profile)
-    measured = [home.measured_server(kind)["name"] for kind in home.measured_kinds()]
-    names = dict.fromkeys([inputs.profile, *measured, *ServerProfile.names()])
-    profiles = {name: found for name in names if (found := known_profile(home, name))}
     table = pd.DataFrame(
         {
             "profile": name,
@@ -49,7 +46,7 @@ def server_profiles(
             "stated_error_percent": stated_error_percent(profile),
             "kv_cache_tokens_8_slots_rank_16": profile.kv_cache_tokens(8, 16) or 0,
         }
-        for name, profile in profiles.items()
+        for name, profile in known_profiles(home, inputs.profile).items()
     )
     home.write_profile_table(table)
     context.log.info(f"{len(table)} server profiles; plans are made for {inputs.profile}")

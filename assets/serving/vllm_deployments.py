@@ -3,10 +3,12 @@
 import dagster as dg
 import yaml
 
+from assets.serving.measured_profiles import known_profiles
 from assets.serving.placement_plan import placement_plan
 from assets.shared.inputs import OWNERS
 from maitre.serving.manifests.kubernetes import DeploymentOptions, render
 from resources.data_home import DataHome
+from resources.inputs import Inputs
 
 KUBERNETES_VERSION = "1.33"
 
@@ -18,13 +20,16 @@ KUBERNETES_VERSION = "1.33"
     owners=OWNERS,
     code_version="1",
 )
-def vllm_deployments(context: dg.AssetExecutionContext, home: DataHome) -> dg.MaterializeResult:
+def vllm_deployments(
+    context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
+) -> dg.MaterializeResult:
     """Render a kustomize folder: one Deployment and one Service per server, and routes.
 
     Nothing is applied: `running_servers` does that, or `kubectl apply -k`.
     """
     plan = home.plan()
-    folder = home.write_manifests(render(plan, DeploymentOptions()))
+    options = DeploymentOptions(profiles=list(known_profiles(home, inputs.profile).values()))
+    folder = home.write_manifests(render(plan, options))
     context.log.info(f"{plan.gpus} deployments under {folder}: kubectl apply -k {folder}")
     return dg.MaterializeResult(
         metadata={

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from maitre.cli import twin_measure
 from maitre.cli.output import print_json, print_table
 from maitre.errors import UserError, reading
 from maitre.files import write_text
+
+if TYPE_CHECKING:
+    from maitre.twin import ServerProfile
 
 app = typer.Typer(help="The digital twin of a multi-LoRA vLLM server.", no_args_is_help=True)
 
@@ -24,15 +27,15 @@ def profiles(json: Json = False) -> None:
     """List the shipped server profiles."""
     from maitre.twin import ServerProfile
 
-    loaded = [ServerProfile.load(name) for name in ServerProfile.names()]
+    loaded = ServerProfile.shipped()
     if json:
-        print_json([profile.model_dump(mode="json") for profile in loaded])
+        print_json([_described(profile) for profile in loaded])
         return
     rows = [
         {
             "profile": profile.name,
-            "GPU": profile.gpu,
-            "engine": profile.engine,
+            "GPU": profile.engine.gpu,
+            "engine": profile.engine.text,
             "fingerprint": profile.fingerprint(),
         }
         for profile in loaded
@@ -155,8 +158,7 @@ def calibrate(
     if prefill_from is None and prefill_scale != 1.0:
         raise UserError("--prefill-scale scales --prefill-from, which is not given")
     first = ServerProfile.load(start)
-    renamed = {"name": name or first.name, "base_model": base_model or first.base_model}
-    first = first.model_copy(update=renamed)
+    first = _renamed(first, name, base_model)
     found = fit_profile(
         read_tables(tables, first.base_model, front=fit_front),
         first,
@@ -176,6 +178,20 @@ def calibrate(
     else:
         for path in (out, *written):
             print(path)
+
+
+def _described(profile: "ServerProfile") -> dict[str, Any]:
+    """Return a profile for `--json`; `gpu` also stands where scripts look for it."""
+    return {**profile.model_dump(mode="json"), "gpu": profile.engine.gpu}
+
+
+def _renamed(profile: "ServerProfile", name: str | None, base_model: str | None) -> "ServerProfile":
+    """Return the profile to start a fit from; another base model has another model id."""
+    renamed = profile.model_copy(update={"name": name or profile.name})
+    if base_model is None or base_model == profile.base_model:
+        return renamed
+    engine = profile.engine.model_copy(update={"model_id": ""})
+    return renamed.model_copy(update={"base_model": base_model, "engine": engine})
 
 
 def _fit_document(found: Any, out: Path, written: list[Path]) -> dict[str, Any]:

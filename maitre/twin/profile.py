@@ -6,12 +6,14 @@ says what it was fitted on, how well it fits and where it is valid.
 
 import hashlib
 import math
+import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maitre.errors import reading
 from maitre.twin.errors import TwinInputError, require
@@ -20,10 +22,46 @@ from maitre.twin.server import ServerConfig
 
 _GIB = 2.0**30
 _ANY = (0.0, math.inf)
+_VERSION_AND_SETTINGS = re.compile(r"vLLM (\d[^\s,]*)(?:, (.+))?")
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Engine(_Section):
+    """The GPU and the vLLM that the constants hold for, and how Kubernetes starts that vLLM.
+
+    `settings` are those that change the constants, in words. `image` and `model_id` change no
+    prediction; where they are empty, `container_image` and the base model's name stand in.
+    """
+
+    gpu: str
+    vllm_version: str = ""
+    settings: str = ""
+    image: str = ""
+    model_id: str = ""
+
+    @classmethod
+    def of_text(cls, gpu: str, text: str) -> "Engine":
+        """Return the engine of a measurement or an older file: `vLLM VERSION, SETTINGS`."""
+        found = _VERSION_AND_SETTINGS.fullmatch(text)
+        if found is None:
+            return cls(gpu=gpu, settings=text)
+        return cls(gpu=gpu, vllm_version=found[1], settings=found[2] or "")
+
+    @property
+    def text(self) -> str:
+        """Return version and settings in one line, as `of_text` reads them."""
+        version = f"vLLM {self.vllm_version}" if self.vllm_version else ""
+        return ", ".join(part for part in (version, self.settings) if part)
+
+    @property
+    def container_image(self) -> str:
+        """Return the image of vLLM to start, empty where the version is unknown."""
+        if self.image or not self.vllm_version:
+            return self.image
+        return f"vllm/vllm-openai:v{self.vllm_version}"
 
 
 class Memory(_Section):
@@ -91,7 +129,7 @@ class Api(_Section):
 class Valid(_Section):
     """The configurations on which the profile was fitted.
 
-    `max_num_seqs` and `max_num_batched_tokens` are None where it holds for whatever they are.
+    `max_num_seqs` and `max_num_batched_tokens` are None where the profile holds for any value.
     """
 
     max_loras: tuple[int, int]
@@ -108,8 +146,7 @@ class ServerProfile(_Section):
 
     name: str
     base_model: str
-    gpu: str
-    engine: str
+    engine: Engine
     memory: Memory
     step: Step
     loading: Loading
@@ -118,20 +155,37 @@ class ServerProfile(_Section):
     provenance: dict[str, Any]
     fit: dict[str, Any]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_engine(cls, document: Any) -> Any:
+        """Read files in which `gpu` and `engine` were two lines of text."""
+        if not isinstance(document, Mapping) or not isinstance(document.get("engine"), str):
+            return document
+        older = dict(document)
+        gpu = older.pop("gpu", None)
+        if not isinstance(gpu, str):
+            raise ValueError("gpu: expected the name of a GPU beside a text `engine`")
+        return {**older, "engine": Engine.of_text(gpu, older["engine"])}
+
     @classmethod
     def names(cls) -> list[str]:
-        """The profiles that ship with Maitre."""
+        """Return the names of the profiles that ship with Maitre."""
         root = Path(str(resources.files("maitre.twin").joinpath("profiles")))
         return sorted(
             path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml")
         )
 
     @classmethod
+    def shipped(cls) -> list["ServerProfile"]:
+        """Return the profiles that ship with Maitre."""
+        return [cls.load(name) for name in cls.names()]
+
+    @classmethod
     def load(cls, name_or_path: str | Path) -> "ServerProfile":
-        """Loads a shipped profile by name, or one from a file.
+        """Return a shipped profile by name, or one from a file.
 
         Raises:
-            TwinInputError: no such profile or file, or its content is no profile.
+            TwinInputError: no such profile or file, or the file is not a profile.
         """
         if str(name_or_path) in cls.names():
             root = resources.files("maitre.twin").joinpath("profiles")
@@ -150,19 +204,23 @@ class ServerProfile(_Section):
             raise TwinInputError(f"profile {name_or_path}: {error}") from error
 
     def to_yaml(self) -> str:
-        """The file that `load` reads."""
+        """Return the text of the file that `load` reads."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
 
     def fingerprint(self) -> str:
-        """A hash of the constants: equal profiles predict equal results."""
-        # Without defaults: a term that came later changes nothing where it is nought.
-        parts = self.model_dump(mode="json", exclude={"provenance", "fit"}, exclude_defaults=True)
+        """Return a hash of the constants: equal profiles predict equal results."""
+        # Without defaults: a term that was added later changes nothing where it is zero.
+        parts = self.model_dump(
+            mode="json", exclude={"engine", "provenance", "fit"}, exclude_defaults=True
+        )
+        # As older files had it, so that fingerprints that are stored somewhere stay valid.
+        parts |= {"gpu": self.engine.gpu, "engine": self.engine.text}
         return hashlib.sha256(yaml.safe_dump(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def kv_cache_tokens(self, max_loras: int, max_lora_rank: int) -> int | None:
-        """Tokens of KV cache beside `max_loras` slots of `max_lora_rank`, in whole blocks.
+        """Return the tokens of KV cache beside `max_loras` slots of `max_lora_rank`: whole blocks.
 
-        None: the server would run out of memory at start.
+        None where the server would run out of memory at start.
         """
         tokens = self._kv_room(max_loras, max_lora_rank)
         if tokens < self.memory.max_model_len:
@@ -170,7 +228,7 @@ class ServerProfile(_Section):
         return int(tokens // self.memory.block_tokens) * self.memory.block_tokens
 
     def out_of_memory_reason(self, server: ServerConfig) -> str | None:
-        """Why the server would not start, or None."""
+        """Return why the server would not start, or None."""
         if server.kv_cache_tokens is not None:
             return None
         room = self._kv_room(server.max_loras, server.max_lora_rank)
@@ -190,7 +248,7 @@ class ServerProfile(_Section):
         )
 
     def step_cost(self, server: ServerConfig) -> StepCost:
-        """The step-time coefficients of one server."""
+        """Return the step-time coefficients of one server."""
         step, slots, rank = self.step, server.max_loras, server.max_lora_rank
         return StepCost(
             base_ms=step.base_ms,
@@ -216,7 +274,7 @@ class ServerProfile(_Section):
         )
 
     def load_ms(self, rank: float) -> tuple[float, float]:
-        """Milliseconds to load an adapter: CPU to GPU, and disk to CPU."""
+        """Return the milliseconds to load an adapter: CPU to GPU, and disk to CPU."""
         loading = self.loading
         return (
             loading.switch_ms + loading.cpu_to_gpu_ms + loading.cpu_to_gpu_per_rank_ms * rank,
@@ -226,7 +284,7 @@ class ServerProfile(_Section):
     def range_warnings(
         self, server: ServerConfig, adapters: int, offered_rps: float, mean_total_tokens: float
     ) -> list[str]:
-        """What of a configuration lies outside the range that the profile was fitted on."""
+        """Return one line per figure that lies outside the range that the profile was fitted on."""
         found = []
         valid = self.valid
         for field, value, (low, high) in (

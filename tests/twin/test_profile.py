@@ -1,7 +1,9 @@
 import pytest
+import yaml
 
 from maitre.twin import AdapterLoad, Lengths, ServerConfig, ServerProfile, Workload, simulate
 from maitre.twin.errors import TwinInputError
+from maitre.twin.profile import Engine
 
 
 @pytest.mark.parametrize("name", ServerProfile.names())
@@ -15,6 +17,52 @@ def test_a_shipped_profile_survives_its_file(name, tmp_path):
     assert again.fingerprint() == profile.fingerprint()
     assert profile.provenance
     assert profile.fit
+
+
+FINGERPRINTS = {
+    "cpu/smollm2-135m": "c68755126d30d4bf",
+    "h100-64gb/llama-3.1-8b-instruct": "25a053edcdf6d325",
+    "h100-64gb/qwen-2.5-7b-instruct": "41a4f4c18c1c95bb",
+}
+"""Models, traces and plans that users keep were made for these; they change with a new fit only."""
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_an_older_file_with_a_text_engine_is_the_same_profile(name, tmp_path):
+    profile = ServerProfile.load(name)
+    assert profile.fingerprint() == FINGERPRINTS[name]
+    document = yaml.safe_load(profile.to_yaml())
+    document |= {"gpu": profile.engine.gpu, "engine": profile.engine.text}
+    path = tmp_path / "older.yaml"
+    path.write_text(yaml.safe_dump(document))
+    older = ServerProfile.load(path)
+    assert older.fingerprint() == profile.fingerprint()
+    read = {"image": profile.engine.image, "model_id": profile.engine.model_id}
+    assert older.engine.model_copy(update=read) == profile.engine
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "image"),
+    [
+        ("vLLM 0.19.1, bf16", "0.19.1", "vllm/vllm-openai:v0.19.1"),
+        ("vLLM 0.8.5", "0.8.5", "vllm/vllm-openai:v0.8.5"),
+        ("vLLM", "", ""),
+        ("a fork of mine, 2.0", "", ""),
+    ],
+)
+def test_an_engine_in_words_keeps_its_words_and_gives_the_image_of_its_version(
+    text, version, image
+):
+    engine = Engine.of_text("a GPU", text)
+    assert engine.text == text
+    assert (engine.vllm_version, engine.container_image) == (version, image)
+
+
+def test_an_image_and_a_model_id_predict_nothing(profile):
+    engine = profile.engine.model_copy(update={"image": "mine", "model_id": "mine/too"})
+    assert profile.model_copy(update={"engine": engine}).fingerprint() == profile.fingerprint()
+    newer = profile.engine.model_copy(update={"vllm_version": "9.9"})
+    assert profile.model_copy(update={"engine": newer}).fingerprint() != profile.fingerprint()
 
 
 def test_the_fingerprint_follows_the_constants(profile):

@@ -8,32 +8,33 @@ Flags are those of `vllm serve` (`--enable-lora`, `--max-loras`, `--max-lora-ran
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
 from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.twin.profile import Engine, ServerProfile
 
 PORT = 8000
 PART_OF = {"app.kubernetes.io/part-of": "maitre"}
-
-
-MODEL_IDS = {
-    "llama-3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
-    "qwen-2.5-7b-instruct": "Qwen/Qwen2.5-7B-Instruct",
-}
+FALLBACK_IMAGE = "vllm/vllm-openai:v0.8.5"
+"""The image where neither the options nor a profile name one."""
 
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """What the cluster has: image, where models and adapters come from, which GPUs."""
+    """What the cluster has: image, where models and adapters come from, which GPUs.
+
+    Image and model id of a server are those of its profile among `profiles`, else of one for the
+    same base model. `image`, and `model_ids` by base model, override them.
+    """
 
     namespace: str = "maitre"
-    # The version that the shipped profiles were measured on.
-    image: str = "vllm/vllm-openai:v0.8.5"
-    model_ids: Mapping[str, str] = field(default_factory=lambda: MODEL_IDS)
+    image: str = ""
+    model_ids: Mapping[str, str] = field(default_factory=dict)
+    profiles: Sequence[ServerProfile] = field(default_factory=ServerProfile.shipped)
     adapters_claim: str = "maitre-adapters"
     adapters_path: str = "/adapters"
     hub_token_secret: str = "maitre-hub-token"
@@ -42,13 +43,35 @@ class DeploymentOptions:
     cpu: str = "4"
     memory: str = "48Gi"
 
+    def engine_of(self, server: PlannedServer) -> Engine | None:
+        """Return the engine of the server's profile, else of one for the same base model."""
+        named = [found for found in self.profiles if found.name == server.profile]
+        alike = [found for found in self.profiles if found.base_model == server.base_model]
+        return next((found.engine for found in (*named, *alike)), None)
+
+    def image_of(self, server: PlannedServer) -> str:
+        """Return the image of vLLM for a server."""
+        engine = self.engine_of(server)
+        return self.image or (engine.container_image if engine else "") or FALLBACK_IMAGE
+
+    def model_of(self, server: PlannedServer) -> str:
+        """Return the model id that a server loads, the base model's name where none is known."""
+        engine = self.engine_of(server)
+        known = self.model_ids.get(server.base_model) or (engine.model_id if engine else "")
+        return known or server.base_model
+
+
+def servers_with_profiles(plan: PlacementPlan) -> list[PlannedServer]:
+    """Return the plan's servers, each with the name of its profile."""
+    return [replace(server, profile=server.profile or plan.profile) for server in plan.servers]
+
 
 def render(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
     """The files of a kustomize folder, by name: one YAML a server, `kustomization.yaml`, and
     `routes.json` (adapter -> servers with shares) for the gateway in front of them.
     """
     files = {}
-    for server in plan.servers:
+    for server in servers_with_profiles(plan):
         documents = [_deployment(server, options), _service(server, options)]
         files[f"{resource_name(server.name)}.yaml"] = yaml.safe_dump_all(documents, sort_keys=False)
     kustomization = {
@@ -135,7 +158,7 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
         "containers": [
             {
                 "name": "vllm",
-                "image": options.image,
+                "image": options.image_of(server),
                 "args": server_arguments(server, options),
                 "ports": [{"name": "http", "containerPort": PORT}],
                 "env": [
@@ -192,9 +215,8 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
 
 def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[str]:
     """The command line of `vllm serve` for one planned server."""
-    model = options.model_ids.get(server.base_model, server.base_model)
     return [
-        f"--model={model}",
+        f"--model={options.model_of(server)}",
         f"--served-model-name={server.base_model}",
         f"--port={PORT}",
         f"--gpu-memory-utilization={options.gpu_memory_utilization}",

@@ -18,6 +18,7 @@ from maitre.serving.manifests.kubernetes import (
     resource_name,
     routes,
     server_arguments,
+    servers_with_profiles,
 )
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
@@ -85,7 +86,7 @@ def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[st
     ]
     values = {
         "servingEngineSpec": {
-            "modelSpec": [_model_spec(server, options) for server in plan.servers]
+            "modelSpec": [_model_spec(server, options) for server in servers_with_profiles(plan)]
         },
         "loraController": {"enableLoraController": True},
     }
@@ -98,13 +99,13 @@ def helm(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
         {
             "name": resource_name(server.name),
             "baseModel": server.base_model,
-            "model": options.model_ids.get(server.base_model, server.base_model),
-            "image": options.image,
+            "model": options.model_of(server),
+            "image": options.image_of(server),
             "gpuResource": options.gpu_resource,
             "args": server_arguments(server, options),
             "adapters": [{"name": held.adapter, "share": held.share} for held in server.adapters],
         }
-        for server in plan.servers
+        for server in servers_with_profiles(plan)
     ]
     return {"values.yaml": _dump([{"vllmServers": servers, "routes": routes(plan)}])}
 
@@ -143,12 +144,12 @@ def _bare_servers(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, 
 
 
 def _model_spec(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
-    repository, _, tag = options.image.rpartition(":")
+    repository, _, tag = options.image_of(server).rpartition(":")
     return {
         "name": resource_name(server.name),
         "repository": repository,
         "tag": tag,
-        "modelURL": options.model_ids.get(server.base_model, server.base_model),
+        "modelURL": options.model_of(server),
         "replicaCount": 1,
         "requestCPU": int(options.cpu),
         "requestMemory": options.memory,

@@ -22,7 +22,7 @@ from maitre.twin.fitting.least_deviations import least_deviations
 from maitre.twin.fitting.points import BASE
 from maitre.twin.fitting.samples import check_samples
 from maitre.twin.fitting.steps import load_steps
-from maitre.twin.profile import Api, Loading, Memory, ServerProfile, Step, Valid
+from maitre.twin.profile import Api, Engine, Loading, Memory, ServerProfile, Step, Valid
 
 SMALL_TOKENS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 LARGE_TOKENS = (64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0)
@@ -121,8 +121,7 @@ def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity)
     return ServerProfile(
         name=identity.name,
         base_model=identity.base_model,
-        gpu=identity.gpu,
-        engine=identity.engine,
+        engine=Engine.of_text(identity.gpu, identity.engine),
         memory=Memory(
             base_tokens=float(server.kv_cache_tokens),
             per_slot_tokens=0.0,

@@ -38,7 +38,8 @@ def fit_report(
     used = samples[samples["role"] == "fit"]
     parts = [
         f"# Fit of {profile.name}",
-        f"{profile.gpu}; {profile.engine}; {profile.base_model}. Server: {server.max_loras} slots "
+        f"{profile.engine.gpu}; {profile.engine.text}; {profile.base_model}. "
+        f"Server: {server.max_loras} slots "
         f"of rank {server.max_lora_rank}, max_num_seqs {server.max_num_seqs}, "
         f"max_num_batched_tokens {server.max_num_batched_tokens}, {server.kv_cache_tokens} tokens "
         f"of KV cache. Fingerprint {profile.fingerprint()}.",

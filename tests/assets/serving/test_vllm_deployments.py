@@ -21,6 +21,7 @@ from maitre.settings import Settings
 from maitre.twin.limits import VllmLimits
 from resources.data_home import DataHome
 from resources.gateway import Gateway
+from resources.inputs import Inputs
 from resources.language_model import LanguageModel
 
 DOUBLE = Path(__file__).parents[2] / "serving" / "double"
@@ -57,6 +58,7 @@ def deploy(home: DataHome, tmp_path: Path, **config: str) -> dg.ExecuteInProcess
         [vllm_deployments, running_servers],
         resources={
             "home": home,
+            "inputs": Inputs(tasks="", adapters="", profile="cpu/smollm2-135m", held_back=[]),
             "gateway": Gateway(routes_file=str(tmp_path / "serving" / "routes.json")),
             "language_model": LanguageModel(path_or_id=str(tmp_path / "tiny")),
             "settings": Settings(vllm_venv=str(tmp_path / "venv")),

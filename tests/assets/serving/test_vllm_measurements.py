@@ -11,6 +11,7 @@ from assets.serving.twin_verdict import UNCONTRADICTED, twin_verdict
 from assets.serving.vllm_measurements import SERVER_KINDS_NAME, vllm_measurements
 from assets.shared.inputs import profile_files
 from maitre.twin import ServerProfile, TwinInputError
+from maitre.twin.profile import Engine
 from pipelines.walkthrough.staleness import current_version, why_stale
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -108,7 +109,7 @@ def test_a_profile_that_nobody_measured_is_not_held_against_anything(
 def test_a_fitted_profile_takes_the_place_of_the_shipped_one(home: DataHome) -> None:
     shipped = ServerProfile.load(PROFILE)
     assert chosen_profile(home, PROFILE) == shipped
-    mine = shipped.model_copy(update={"engine": "mine"})
+    mine = shipped.model_copy(update={"engine": Engine(gpu="mine")})
     home.write_fitted_profile(KIND, mine)
     assert chosen_profile(home, PROFILE) == mine
     with pytest.raises(TwinInputError, match="neither a file nor one of"):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import kubernetes_validate
 import pytest
@@ -15,6 +16,7 @@ from maitre.serving.manifests.kubernetes import (
     server_arguments,
 )
 from maitre.twin.limits import VllmLimits, buffer_rank
+from maitre.twin.profile import ServerProfile
 
 CONFIG = {
     "max_loras": 8,
@@ -53,6 +55,32 @@ def test_every_document_is_valid_for_kubernetes() -> None:
     assert [d["kind"] for d in found] == ["Deployment", "Service"] * 2
     for document in found:
         kubernetes_validate.validate(document, "1.33", strict=True)
+
+
+def test_image_and_model_are_those_of_each_servers_profile() -> None:
+    shipped = ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
+    engine = shipped.engine.model_copy(update={"vllm_version": "0.19.1", "image": ""})
+    mine = shipped.model_copy(update={"name": "l40s/mine", "engine": engine})
+    first, second = plan().servers
+    mixed = replace(plan(), servers=(first, replace(second, profile="l40s/mine")))
+    options = DeploymentOptions(profiles=[mine, *ServerProfile.shipped()])
+    pods = [
+        document["spec"]["template"]["spec"]["containers"][0]
+        for document in documents(render(mixed, options))
+        if document["kind"] == "Deployment"
+    ]
+    assert [pod["image"] for pod in pods] == [
+        "vllm/vllm-openai:v0.8.5",
+        "vllm/vllm-openai:v0.19.1",
+    ]
+    assert {pod["args"][0] for pod in pods} == {"--model=meta-llama/Llama-3.1-8B-Instruct"}
+
+
+def test_options_override_the_profiles_image_and_model() -> None:
+    options = DeploymentOptions(image="mine:1", model_ids={"llama-3.1-8b-instruct": "me/llama"})
+    pod = documents(render(plan(), options))[0]["spec"]["template"]["spec"]["containers"][0]
+    assert pod["image"] == "mine:1"
+    assert pod["args"][0] == "--model=me/llama"
 
 
 def test_selectors_match_labels_and_ports_match_probes() -> None:
