@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def inline(figure: "Figure", alt: str) -> dg.MetadataValue:
-    """A figure as Markdown with the PNG inside."""
+    """Return a figure as Markdown that holds the PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
     encoded = base64.b64encode(buffer.getvalue()).decode()
@@ -25,18 +25,19 @@ def inline(figure: "Figure", alt: str) -> dg.MetadataValue:
 def curves(
     lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x: str, y: str
 ) -> "Figure":
-    """Lines over one pair of axes; each name's points are `(x, y)`."""
+    """Draw one line per name over one pair of axes; points are `(x, y)`."""
     figure, axes = _axes(title, x, y)
     for name, points in lines.items():
         axes.plot([p[0] for p in points], [p[1] for p in points], label=name)
-    axes.legend()
+    if lines:
+        axes.legend()
     return figure
 
 
 def against(
     measured: Sequence[float], predicted: Sequence[float], *, title: str, x: str, y: str
 ) -> "Figure":
-    """A scatter of predictions against truth, with the diagonal on which they would agree."""
+    """Draw predictions against measurements, with the diagonal on which they would agree."""
     figure, axes = _axes(title, x, y)
     axes.scatter(measured, predicted, s=8, alpha=0.5)
     top = max([*measured, *predicted, 1e-9])
@@ -45,7 +46,7 @@ def against(
 
 
 def bars(values: Mapping[str, float], *, title: str, x: str) -> "Figure":
-    """Horizontal bars, the first name on top."""
+    """Draw horizontal bars, the first name on top."""
     figure, axes = _axes(title, x, "")
     axes.barh(list(values), list(values.values()))
     axes.invert_yaxis()
@@ -53,11 +54,12 @@ def bars(values: Mapping[str, float], *, title: str, x: str) -> "Figure":
 
 
 def plane(points: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> "Figure":
-    """Points in two dimensions, one colour a group."""
+    """Draw points in two dimensions, one colour per group."""
     figure, axes = _axes(title, "", "")
     for name, group in points.items():
         axes.scatter([p[0] for p in group], [p[1] for p in group], s=24, label=name)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if points:
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

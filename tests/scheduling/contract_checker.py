@@ -13,11 +13,15 @@ import yaml
 SLACK_MS = 2
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def check(events: Path, jobs: Path, cluster: Path) -> tuple[int, float]:
     """(violations, GPU-hours) of a log that keeps every rule."""
     described = yaml.safe_load(cluster.read_text(encoding="utf-8"))
     models = described["models"]
-    todo = {row["job_id"]: row for row in csv.DictReader(jobs.open(encoding="utf-8"))}
+    todo = {row["job_id"]: row for row in csv.DictReader(_lines(jobs))}
     workers: dict[str, dict] = {}
     state: dict[str, dict] = {
         name: {"on": [], "done": 0.0, "looked": False, "started": False, "preempted": False}
@@ -25,7 +29,7 @@ def check(events: Path, jobs: Path, cluster: Path) -> tuple[int, float]:
     }
     ended: dict[str, int | None] = {}
     held_ms = now = 0
-    rows = list(csv.reader(events.open(encoding="utf-8")))
+    rows = list(csv.reader(_lines(events)))
     assert rows[0] == ["time_s", "event", "worker", "job_id", "base_model"]
     for time_s, event, ids, job_id, base_model in rows[1:]:
         assert re.fullmatch(r"\d+\.\d{3}", time_s), "times to 1 ms"
