@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maitre.cli.given_settings import settings_of
 from maitre.cli.output import print_json, print_table
 from maitre.cli.places import bank_url, task_folder
 
 if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
-    from maitre.tuning.base_model import BaseModel
+    from maitre.settings import Settings
 
 app = typer.Typer(help="The prompt bank: starts for tuning.", no_args_is_help=True)
 
@@ -23,13 +24,15 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the r
 
 @app.command("list")
 def list_entries(
+    context: typer.Context,
     bank: Bank = None,
     tenant: Tenant = None,
     group: Annotated[str | None, typer.Option(help="Only tasks of this group.")] = None,
     json: Json = False,
 ) -> None:
     """List the entries that a tenant may start from (without one: the public ones)."""
-    entries = [e for e in _load(bank).visible_to(tenant) if group in (None, e.group)]
+    visible = _load(settings_of(context), bank).visible_to(tenant)
+    entries = [entry for entry in visible if group in (None, entry.group)]
     facts = [entry.facts() for entry in entries]
     if json:
         print_json(facts)
@@ -40,6 +43,7 @@ def list_entries(
 
 @app.command()
 def search(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="A task folder, or a task of the tasks folder.")],
     bank: Bank = None,
     tenant: Tenant = None,
@@ -54,12 +58,14 @@ def search(
     """Find the prompts that a task would best start from, and say why."""
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE, with_output_features
+    from maitre.tuning.base_model import BaseModel
     from maitre.tuning.config import TuneConfig
     from maitre.tuning.start import find_start
     from maitre.tuning.tasks import Task
 
-    wanted = Task.load(task_folder(task))
-    prompts = _load(bank).visible_to(tenant)
+    settings = settings_of(context)
+    wanted = Task.load(task_folder(settings, task))
+    prompts = _load(settings, bank).visible_to(tenant)
     first = next(iter(prompts), None)
     config = TuneConfig()
     if first is not None:
@@ -68,7 +74,7 @@ def search(
             virtual_tokens=virtual_tokens,
             position="prefix" if first.position == "prefix" else "suffix",
         )
-    model = _base_model()
+    model = BaseModel.load(settings.base_model)
     prompts.check_model(model.hash, model.tokenizer_hash)
     prompts = with_output_features(prompts, model)
     found = find_start(
@@ -102,6 +108,7 @@ def search(
 
 @app.command()
 def add(
+    context: typer.Context,
     task: Annotated[str, typer.Option(help="The task that the prompt is for.")],
     description: Annotated[str, typer.Option(help="What the prompt makes the model do.")],
     prompt: Annotated[Path | None, typer.Option(help="Exported prompt: a folder or file.")] = None,
@@ -114,15 +121,17 @@ def add(
     """Add a prompt: an exported one or a text; near duplicates are turned away."""
     from maitre.bank.bank import PromptBank
     from maitre.bank.entry import BankEntry, BankError, entry_id
+    from maitre.tuning.base_model import BaseModel
     from maitre.tuning.config import TuneConfig
     from maitre.tuning.export import import_prompt
     from maitre.tuning.soft_prompt import text_init
 
     if (prompt is None) == (text is None):
         raise BankError("give either --prompt or --text")
-    url = bank_url(bank)
+    settings = settings_of(context)
+    url = bank_url(settings, bank)
     stored = PromptBank.load(url, missing_ok=True)
-    model = _base_model()
+    model = BaseModel.load(settings.base_model)
     position = next((entry.position for entry in stored), "suffix")
     if prompt is not None:
         read = import_prompt(prompt)
@@ -161,6 +170,7 @@ def add(
 
 @app.command()
 def export(
+    context: typer.Context,
     entry: Annotated[str, typer.Argument(help="The entry's id.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not be there.")],
     bank: Bank = None,
@@ -168,15 +178,15 @@ def export(
     json: Json = False,
 ) -> None:
     """Write an entry as a folder: peft's format for a prefix prompt, else safetensors."""
-    from maitre.settings import Settings
     from maitre.tuning.export import export_prompt
 
-    found = _load(bank).visible_to(tenant)[entry]
+    settings = settings_of(context)
+    found = _load(settings, bank).visible_to(tenant)[entry]
     folder = export_prompt(
         found.prompt,
         out,
         position="prefix" if found.position == "prefix" else "suffix",
-        base_model=Settings.read().base_model,
+        base_model=settings.base_model,
         base_model_hash=found.base_model_hash,
     )
     files = sorted(file.name for file in folder.iterdir())
@@ -187,9 +197,11 @@ def export(
 
 
 @app.command()
-def stats(bank: Bank = None, tenant: Tenant = None, json: Json = False) -> None:
+def stats(
+    context: typer.Context, bank: Bank = None, tenant: Tenant = None, json: Json = False
+) -> None:
     """Sum up the bank: how many prompts, of what, and what they have been good for."""
-    visible = _load(bank).visible_to(tenant)
+    visible = _load(settings_of(context), bank).visible_to(tenant)
     entries = list(visible)
     uses = sum(entry.uses for entry in entries)
     first = entries[0] if entries else None
@@ -212,17 +224,10 @@ def stats(bank: Bank = None, tenant: Tenant = None, json: Json = False) -> None:
         print_table([{"figure": k, "value": _short(v)} for k, v in figures.items()], "Prompt bank")
 
 
-def _load(bank: str | None) -> "PromptBank":
+def _load(settings: "Settings", bank: str | None) -> "PromptBank":
     from maitre.bank.bank import PromptBank
 
-    return PromptBank.load(bank_url(bank))
-
-
-def _base_model() -> "BaseModel":
-    from maitre.settings import Settings
-    from maitre.tuning.base_model import BaseModel
-
-    return BaseModel.load(Settings.read().base_model)
+    return PromptBank.load(bank_url(settings, bank))
 
 
 def _short(value: Any) -> str:

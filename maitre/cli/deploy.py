@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maitre.cli.given_settings import settings_of
 from maitre.cli.output import print_json, print_table
 from maitre.errors import UserError, reading
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
     from maitre.serving.fleet.fleet import LocalFleet
+    from maitre.settings import Settings
 
 PARTIAL = 3
 """Exit status: some steps failed, the others were done."""
@@ -25,6 +27,7 @@ app = typer.Typer(
 
 @app.command()
 def local(
+    context: typer.Context,
     plan: Annotated[Path, typer.Argument(help="The plan, as `maitre place --json` prints it.")],
     adapters: Annotated[Path, typer.Option(help="Folder with one folder per adapter.")],
     model: Annotated[
@@ -49,7 +52,8 @@ def local(
         prompt_embeds=prompt_embeds,
     )  # fmt: skip
     wanted = _read_plan(plan)
-    fleet = _fleet(folder, adapters, model or [], launch, needs_vllm=not dry_run)
+    settings = settings_of(context)
+    fleet = _fleet(settings, folder, adapters, model or [], launch, needs_vllm=not dry_run)
     if dry_run:
         steps = [asdict(step) for step in fleet.steps_to(wanted)]
         print_json(steps) if json else print_table(steps, "To be done")
@@ -73,12 +77,14 @@ def local(
 
 @app.command()
 def stop(
+    context: typer.Context,
     folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
 ) -> None:
     """Stop every server that `local` started."""
     from maitre.serving.fleet.local_server import LaunchOptions
 
-    fleet = _fleet(folder, Path(), [], LaunchOptions("", ""), needs_vllm=False)
+    settings = settings_of(context)
+    fleet = _fleet(settings, folder, Path(), [], LaunchOptions("", ""), needs_vllm=False)
     count = len(fleet.known())
     fleet.stop_all()
     print(f"{count} servers stopped")
@@ -117,6 +123,7 @@ def kubernetes(
 
 @app.command()
 def proxy(
+    context: typer.Context,
     folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
     port: Annotated[int, typer.Option(help="Port to listen on, loopback.")] = 8000,
     model: Annotated[
@@ -135,14 +142,15 @@ def proxy(
     from maitre.serving.proxy.proxy import proxy_app
     from maitre.serving.proxy.routes import RoutedPrompt
 
-    fleet = _fleet(folder, Path(), model or [], LaunchOptions("", ""), needs_vllm=False)
+    settings = settings_of(context)
+    fleet = _fleet(settings, folder, Path(), model or [], LaunchOptions("", ""), needs_vllm=False)
     paths = _pairs("--model", model or [])
     if prompt:
         if len(paths) != 1:
             raise UserError("--prompt needs exactly one --model, the base model it was tuned for")
         base = next(iter(paths))
         found = {
-            name: _prompt_folder(fleet.folder / "prompts", text)
+            name: _prompt_folder(settings, fleet.folder / "prompts", text)
             for name, text in _pairs("--prompt", prompt).items()
         }
         fleet.route_prompts({name: RoutedPrompt(path, base) for name, path in found.items()})
@@ -155,7 +163,7 @@ def proxy(
     )
 
 
-def _prompt_folder(kept: Path, text: str) -> str:
+def _prompt_folder(settings: "Settings", kept: Path, text: str) -> str:
     """The folder of a tuned prompt; of a registered version, fetched into `kept`.
 
     Raises:
@@ -166,10 +174,8 @@ def _prompt_folder(kept: Path, text: str) -> str:
 
     folder = Path(text)
     if text.startswith("models:/"):
-        from maitre.settings import Settings
         from maitre.tracking.store import TrackingError, TrackingStore
 
-        settings = Settings.read()
         tracking = TrackingStore(settings.mlflow_tracking_uri, settings.mlflow_ui_url)
         try:
             folder = tracking.fetch(text, kept) / "prompt"
@@ -193,13 +199,17 @@ def _read_plan(path: Path) -> "PlacementPlan":
 
 
 def _fleet(
-    folder: Path | None, adapters: Path, models: list[str], launch: Any, *, needs_vllm: bool
+    settings: "Settings",
+    folder: Path | None,
+    adapters: Path,
+    models: list[str],
+    launch: Any,
+    *,
+    needs_vllm: bool,
 ) -> "LocalFleet":
     from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
     from maitre.serving.fleet.local_server import vllm_python
-    from maitre.settings import Settings
 
-    settings = Settings.read()
     paths = {settings.base_model_name: settings.base_model, **_pairs("--model", models)}
     python = vllm_python(settings.vllm_venv) if needs_vllm else Path("python")
     options = FleetOptions(python, adapters, paths, launch)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from maitre.bank.bank import PromptBank
+    from maitre.settings import Settings
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.chosen_start import ChosenStart
     from maitre.tuning.config import (
@@ -69,25 +70,24 @@ class LocalTuning:
         }
 
 
-def tune_here(asked: LocalTuning, json: bool) -> None:
+def tune_here(settings: "Settings", asked: LocalTuning, json: bool) -> None:
     """Look up the start, tune, and print the report; `out` appears whole or not at all.
 
     Ctrl-C cancels the tuning: its report says so and the exit code is an interrupt's.
     """
-    from maitre.settings import Settings
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.export import check_new_folder
     from maitre.tuning.tasks import Task
 
     if asked.out is not None:
         check_new_folder(asked.out)
-    task = Task.load(task_folder(asked.task))
-    base_model = Settings.read().base_model
+    task = Task.load(task_folder(settings, asked.task))
+    base_model = settings.base_model
     if asked.method == "lora":
         lora = _lora_config(asked)
         report = _tune_lora(asked, task, lora, BaseModel.load(base_model), base_model, json)
     else:
-        bank = _bank(asked)
+        bank = _bank(settings, asked)
         config = _prompt_config(asked, bank)
         model = BaseModel.load(base_model)
         report = _tune_prompt(asked, task, config, bank, model, base_model, json)
@@ -204,13 +204,13 @@ def _part(
     return result
 
 
-def _bank(asked: LocalTuning) -> "PromptBank":
+def _bank(settings: "Settings", asked: LocalTuning) -> "PromptBank":
     """The bank to start from; without one in the data home, an empty one."""
     from maitre.bank.bank import PromptBank
 
     # A start that is named needs its bank; a bank that is named must be there.
     needs_none = asked.bank is None and asked.init in (None, "bank", "text", "random")
-    bank = PromptBank.load(bank_url(asked.bank), missing_ok=needs_none)
+    bank = PromptBank.load(bank_url(settings, asked.bank), missing_ok=needs_none)
     return bank.without(entry.entry_id for entry in bank if entry.task in asked.leave_out)
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maitre.cli.deadline import parse_deadline
+from maitre.cli.given_settings import settings_of
 from maitre.cli.output import print_json, print_table
 from maitre.requests.request import DEFAULT_ITERATIONS, DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from maitre.requests.request import TuningRequest
     from maitre.requests.store import RequestStore
+    from maitre.settings import Settings
     from maitre.workers.scheduling.submission import Submitted
 
 app = typer.Typer(help="The queue of tuning requests.", no_args_is_help=True)
@@ -32,6 +34,7 @@ _MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
 
 def submit(
+    settings: "Settings",
     task: str,
     deadline: str,
     tenant: str,
@@ -43,11 +46,9 @@ def submit(
     max_iterations: int = DEFAULT_ITERATIONS,
 ) -> None:
     """Add a row to the request queue: `task`, of the tasks folder, is to be tuned by a deadline."""
-    from maitre.settings import Settings
     from maitre.tuning.task_source import task_source
     from maitre.workers.scheduling import submission
 
-    settings = Settings.read()
     task_source(settings.tasks).read(task)
     now = datetime.now(UTC)
     order = submission.TuneOrder(
@@ -86,6 +87,7 @@ def _tell_prospects(submitted: "Submitted") -> None:
 
 @app.command("submit")
 def submit_request(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="A task of the tasks folder.")],
     deadline: Deadline = "1h",
     tenant: Tenant = DEFAULT_TENANT,
@@ -99,6 +101,7 @@ def submit_request(
 ) -> None:
     """Ask for a task to be tuned by a deadline, as `maitre tune` does, with every option."""
     submit(
+        settings_of(context),
         task,
         deadline,
         tenant,
@@ -112,13 +115,14 @@ def submit_request(
 
 @app.command("list")
 def list_requests(
+    context: typer.Context,
     limit: Annotated[
         int, typer.Option(help="Requests shown at most.", min=1, max=1_000_000)
     ] = 1000,
     json: Json = False,
 ) -> None:
     """List the open requests and those that ended last, the newest last."""
-    found, left_out = _store().newest(limit)
+    found, left_out = _store(settings_of(context)).newest(limit)
     if left_out:
         print(f"maitre: {left_out} more are not listed (--limit)", file=sys.stderr)
     if json:
@@ -128,22 +132,21 @@ def list_requests(
 
 
 @app.command()
-def show(request_id: str, json: Json = False) -> None:
+def show(context: typer.Context, request_id: str, json: Json = False) -> None:
     """Show one request."""
-    _tell(_store().get(request_id), json)
+    _tell(_store(settings_of(context)).get(request_id), json)
 
 
 @app.command()
-def cancel(request_id: str, json: Json = False) -> None:
+def cancel(context: typer.Context, request_id: str, json: Json = False) -> None:
     """Cancel a request: at once in the queue, at its next step where it is being tuned."""
-    from maitre.settings import Settings
-
-    request = _store().cancel(request_id, now=datetime.now(UTC))
+    settings = settings_of(context)
+    request = _store(settings).cancel(request_id, now=datetime.now(UTC))
     if request.cancel_requested and request.run_id is not None:
         from maitre.workers.launch.graphql import DagsterClient, GraphqlError
         from maitre.workers.running_services import with_running_services
 
-        url = with_running_services(Settings.read()).dagster_url
+        url = with_running_services(settings).dagster_url
         try:
             if url:
                 DagsterClient(url).terminate(request.run_id)
@@ -159,18 +162,18 @@ def cancel(request_id: str, json: Json = False) -> None:
 
 @app.command()
 def retry(
+    context: typer.Context,
     request_id: str,
     deadline: Annotated[str | None, typer.Option(help="A new deadline: a span or a time.")] = None,
     accept_late: AcceptLate = False,
     json: Json = False,
 ) -> None:
     """Queue a failed or cancelled request once more; tells when it would be done, as at first."""
-    from maitre.settings import Settings
     from maitre.workers.scheduling import submission
 
     now = datetime.now(UTC)
     deadline_at = None if deadline is None else parse_deadline(deadline, now)
-    submitted = submission.retry(Settings.read(), request_id, now, deadline_at, accept_late)
+    submitted = submission.retry(settings_of(context), request_id, now, deadline_at, accept_late)
     request = submitted.request
     if json:
         _tell(request, json)
@@ -179,11 +182,10 @@ def retry(
         _tell_prospects(submitted)
 
 
-def _store() -> "RequestStore":
+def _store(settings: "Settings") -> "RequestStore":
     from maitre.requests.store import RequestStore
-    from maitre.settings import Settings
 
-    return RequestStore(Settings.read().request_queue_url)
+    return RequestStore(settings.request_queue_url)
 
 
 def _line(request: "TuningRequest") -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from maitre.cli import requests
+from maitre.cli.given_settings import settings_of
 from maitre.cli.local_tuning import LocalTuning, tune_here
 from maitre.errors import UserError
 from maitre.requests.request import DEFAULT_ITERATIONS, DEFAULT_TENANT
@@ -95,6 +96,7 @@ def tune(
     _refuse_what_is_not_for(context, local)
     if not local:
         requests.submit(
+            settings_of(context),
             task,
             deadline,
             tenant,
@@ -105,6 +107,7 @@ def tune(
         )
         return
     tune_here(
+        settings_of(context),
         LocalTuning(
             task=task,
             method=method,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maitre.cli.given_settings import settings_of
 from maitre.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ LAST_PORT = 65535
 
 
 def up(
+    context: typer.Context,
     dagster_port: Annotated[
         int, typer.Option(help="Port of the Dagster UI.", min=1, max=LAST_PORT)
     ] = 3000,
@@ -38,13 +40,12 @@ def up(
     And the proxy, where `maitre deploy local` has started servers; those are left running. Where it
     cannot be started, or ends, that is said and the others go on.
     """
-    from maitre.settings import Settings
     from maitre.workers.local_services import LocalServices
     from maitre.workers.scheduling.cluster_file import cluster_knowing
 
     # So that whoever terminates this process does not leave the servers behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = Settings.read()
+    settings = settings_of(context)
     if proxy_port != PROXY_PORT:
         counted_at = f"http://127.0.0.1:{proxy_port}/metrics"
         settings = settings.model_copy(update={"gateway_metrics_url": counted_at})

@@ -1,7 +1,7 @@
 """One tuning request through the queue, Dagster's daemon and the sensor, to its result."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +13,8 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from rich.console import Console
 
 from assets.tuning.tuned_prompts import tuned_prompts
+from maitre.processes.child import ChildProcess
+from maitre.processes.environment import child_environment
 from maitre.requests import RequestState, TuningRequest
 from maitre.settings import Settings
 from pipelines.walkthrough.staleness import why_stale
@@ -75,19 +77,13 @@ class _Daemon:
         self._log = log
 
     def __enter__(self) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [Path(sys.executable).with_name("dagster-daemon"), "run", "-w", "workspace.yaml"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(os.environ),
-            )
+        program = str(Path(sys.executable).with_name("dagster-daemon"))
+        self._process = ChildProcess.start(
+            "dagster-daemon",
+            [program, "run", "-w", "workspace.yaml"],
+            log=self._log,
+            environment=child_environment({}),
+        )
 
     def __exit__(self, *error: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        self._process.stop(timeout_s=30, first=signal.SIGTERM)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
-from maitre.cli.main import main
+from maitre.cli.main import app, main
 from maitre.cli.up import up
 from maitre.files import write_text
 from maitre.processes.child import ChildProcess
@@ -65,7 +66,7 @@ def test_a_port_that_is_taken_costs_the_proxy_only(
     tmp_path: Path, services: Services, taken: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     route(tmp_path)
-    up(workers=0, proxy_port=taken)
+    up(typer.Context(typer.main.get_command(app)), workers=0, proxy_port=taken)
     printed = capsys.readouterr().out
     assert f"no proxy: the proxy at http://127.0.0.1:{taken} ended" in printed
     assert "Dagster  http" in printed
@@ -76,7 +77,7 @@ def test_routes_that_cannot_be_read_cost_the_proxy_only(
     tmp_path: Path, services: Services, taken: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_text(tmp_path / "home" / "serving" / "routes.json", "{")
-    up(workers=0, proxy_port=taken)
+    up(typer.Context(typer.main.get_command(app)), workers=0, proxy_port=taken)
     assert "not a route file" in capsys.readouterr().out
     assert services.stopped
 
@@ -94,7 +95,7 @@ def test_a_proxy_that_ends_later_is_named_once(
     proxy = ProxyProcess("http://127.0.0.1:3", tmp_path, log, gone)
     monkeypatch.setattr(ProxyProcess, "start_where_routed", lambda *_: proxy)
     monkeypatch.setattr(ProxyProcess, "wait_until_ready", lambda _: None)
-    up(workers=0, proxy_port=taken)
+    up(typer.Context(typer.main.get_command(app)), workers=0, proxy_port=taken)
     assert capsys.readouterr().out.count(f"no proxy: it ended; see {tmp_path}/proxy.log") == 1
     assert services.stopped
 

@@ -281,7 +281,10 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return LeaseStore(self._settings().request_queue_url)
 
     def _settings(self) -> Settings:
-        return self._given_settings or Settings.read()
+        # Dagster makes a launcher wherever it opens the instance; only some of them launch.
+        if self._given_settings is None:
+            self._given_settings = Settings.read()
+        return self._given_settings
 
     def _pool_for(self, run: dg.DagsterRun) -> WarmPool | None:
         """The warm pool, for a run that is tagged for one."""
