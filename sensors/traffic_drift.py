@@ -10,15 +10,13 @@ from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import WINDOW_S
 from assets.serving.placement_plan import plan_in_service
 from assets.serving.traffic_samples import store_sample
-from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.placement.drift import (
     DriftLimits,
     DriftState,
-    Verdict,
-    decide,
+    Observed,
     expected_rates_rps,
-    server_risks,
+    weigh,
 )
 from maitre.serving.observe import Sight, counted, starving
 from maitre.tracking.maxpack import load_champion
@@ -66,7 +64,7 @@ def watch_once(
     if blind := _why_blind(seen, home):
         return _skip(blind, watch)
     try:
-        verdict = weigh(watch, seen, home, inputs, mlflow, now_s, limits, gateway)
+        verdict = weigh(watch, observed(seen, home, inputs, mlflow, gateway), now_s, limits)
     except UserError as error:
         # A champion of another profile, or a catalogue that the profile does not cover.
         return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", watch)
@@ -96,45 +94,21 @@ def _replace_config(home: DataHome) -> dict[str, Any]:
     return {"ops": {"placement_plan": {"config": config}}}
 
 
-def weigh(
-    watch: DriftState,
-    seen: list[Sight],
-    home: DataHome,
-    inputs: Inputs,
-    mlflow: MlflowTracking,
-    now_s: float,
-    limits: DriftLimits,
-    gateway: Gateway,
-) -> Verdict:
-    """Return the capacity model's risks of the servers at the observed rates.
-
-    Nothing is asked for while the newest plan holds at these rates and only waits to be deployed.
-    """
-    from maitre.serving.served import same_servers
-
+def observed(
+    seen: list[Sight], home: DataHome, inputs: Inputs, mlflow: MlflowTracking, gateway: Gateway
+) -> Observed:
+    """Return what is served under which load, read from the data home, the gateway and MLflow."""
     profile = chosen_profile(home, inputs.profile)
-    served = plan_in_service(home, gateway, profile.name)
-    version = fingerprints.of_bytes(served.to_json().encode())
     catalogue = home.catalogue()
-    requests, span_s = counted(seen)
-    catalogue = catalogue.with_rates(expected_rates_rps(catalogue, requests, span_s))
     champion = load_champion(mlflow.store())
-    model = champion[0] if champion else None
-    waiting = starving(seen[0], seen[-1])
-    if not served.servers and not waiting:
-        return Verdict(False, f"{gateway.routes_file} routes to no server of known options", watch)
-    risks = server_risks(served, catalogue, profile, model) if served.servers else {}
-    verdict = decide(watch, risks, waiting, version, now_s, limits)
-    if not verdict.ask or not home.has_plan():
-        return verdict
-    planned = home.plan()
-    if not served.servers or same_servers(served, planned):
-        return verdict
-    if max(server_risks(planned, catalogue, profile, model).values()) >= limits.enter:
-        return verdict
-    # The watch of before: it asks at once when the newest plan holds no longer.
-    waits = f"{verdict.reason}; the newest plan holds at these rates and waits to be deployed"
-    return Verdict(False, waits, watch)
+    return Observed(
+        served=plan_in_service(home, gateway, profile.name),
+        newest=home.plan() if home.has_plan() else None,
+        catalogue=catalogue.with_rates(expected_rates_rps(catalogue, *counted(seen))),
+        starving=starving(seen[0], seen[-1]),
+        profile=profile,
+        model=champion[0] if champion else None,
+    )
 
 
 def _why_blind(seen: list[Sight], home: DataHome) -> str:

@@ -5,13 +5,10 @@ import pandas as pd
 
 from assets.serving.measured_profiles import (
     chosen_profile,
-    compared,
-    fidelity,
-    has_loads,
     kind_of,
     known_profile,
     known_profiles,
-    stated_error_percent,
+    measured_fidelity,
 )
 from assets.serving.twin_verdict import twin_verdict
 from assets.serving.vllm_measurements import vllm_measurements
@@ -31,10 +28,12 @@ from resources.inputs import Inputs
 def server_profiles(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
-    """Write one row per profile: GPU, base model, KV capacity, and the error of its fit.
+    """Write one row per profile: base model, KV capacity, and the error of its fit.
 
-    A measured kind of server whose profile no longer foretells its samples is fitted again.
+    Fit the profile of a measured kind of server again when it no longer predicts the samples.
     """
+    from maitre.twin.fitting.refit import stated_error_percent
+
     refitted = [kind for kind in home.measured_kinds() if _refit(context, home, kind)]
     chosen = chosen_profile(home, inputs.profile)
     table = pd.DataFrame(
@@ -63,17 +62,16 @@ def server_profiles(
 
 @dg.asset_check(asset=server_profiles, additional_deps=[vllm_measurements])
 def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
-    """Simulate the newest loads of the chosen profile's server: twice its stated error is allowed.
+    """Simulate the newest loads of the chosen profile's server; allow twice its stated error.
 
-    Where it does not, profile, capacity model and plan rest on a server that is not there any more.
+    When the check fails, profile, capacity model and plan are those of another server.
     """
     profile = chosen_profile(home, inputs.profile)
-    kind = kind_of(profile.name)
-    if not (home.has_measurement(kind) and has_loads(home, kind)):
+    found = measured_fidelity(home, profile, kind_of(profile.name))
+    if found is None:
         return dg.AssetCheckResult(
             passed=True, metadata={"measured": False, "profile": profile.name}
         )
-    found = fidelity(home, profile, kind)
     picture = against(
         found.loads["throughput_tps"].tolist(),
         found.loads["throughput_tps_predicted"].tolist(),
@@ -96,31 +94,18 @@ def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
 
 
 def _refit(context: dg.AssetExecutionContext, home: DataHome, kind: str) -> bool:
-    """Fit a kind's profile to its samples, unless the profile in use still predicts them.
-
-    The new one takes its place if it is less off on the validation loads, which no fit looks at.
-    """
+    """Fit a kind's profile again where that is due; return whether a new profile was written."""
     from maitre.serving.measure.samples_folder import identity_of
     from maitre.twin.fitting.design import MeasuredServer
-    from maitre.twin.fitting.fidelity import fit_and_compare
+    from maitre.twin.fitting.refit import refit
 
-    if not has_loads(home, kind):
-        context.log.warning(f"{kind}: its samples hold no load, so nothing is fitted to them")
-        return False
-    about, samples = home.measured_server(kind), home.samples(kind)
-    server = MeasuredServer(**about["server"])
+    about = home.measured_server(kind)
     used = known_profile(home, about["name"])
-    before = compared(used, samples, server) if used else None
-    if before is not None and before.holds:
+    server = MeasuredServer(**about["server"])
+    found = refit(used, home.samples(kind), server, identity_of(about))
+    log = context.log.warning if found.surprising else context.log.info
+    log(f"{kind}: {found.reason}")
+    if found.profile is None:
         return False
-    fitted, _ = fit_and_compare(samples, server, identity_of(about))
-    after = compared(fitted, samples, server)
-    if before is not None and after.error_percent >= before.error_percent:
-        context.log.warning(
-            f"{kind}: a new fit is off by {after.error_percent:.1f} %, no better than the profile "
-            f"in use ({before.error_percent:.1f} %), which stays; look at the measurement"
-        )
-        return False
-    home.write_fitted_profile(kind, fitted)
-    context.log.info(f"{kind}: fitted, {after.error_percent:.1f} % off on validation loads")
+    home.write_fitted_profile(kind, found.profile)
     return True

@@ -9,6 +9,9 @@ from maitre.placement.steps import Step, ordered_steps
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
+    from maitre.twin.limits import VllmLimits
+
+_SAME_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,21 @@ def compare(before: PlacementPlan, after: PlacementPlan) -> PlanDiff:
         gpus_after=after.gpus,
         steps=ordered_steps(placed_old, placed_new, added, reconfigured, removed),
     )
+
+
+def same_servers(one: PlacementPlan, other: PlacementPlan) -> bool:
+    """Return whether two plans have the same servers, with the same shares of the same adapters."""
+    first, second = one.servers_of(), other.servers_of()
+    return (
+        _started(one) == _started(other)
+        and {a: set(s) for a, s in first.items()} == {a: set(s) for a, s in second.items()}
+        and all(
+            abs(share - second[adapter][server]) <= _SAME_SHARE
+            for adapter, shares in first.items()
+            for server, share in shares.items()
+        )
+    )
+
+
+def _started(plan: PlacementPlan) -> dict[str, tuple[str, VllmLimits]]:
+    return {server.name: (server.base_model, server.config) for server in plan.servers}

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maitre import fingerprints
 from maitre.errors import UserError
+from maitre.placement.diff import same_servers
 
 if TYPE_CHECKING:
     from maitre.maxpack.model import MaxpackModel
@@ -117,6 +119,27 @@ class DriftState:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What is served under which load.
+
+    `served` is the plan in service, without servers where their options are not known; `newest` the
+    plan that was made last; `catalogue` the adapters at the observed rates. `starving` names the
+    servers whose queue was seen to grow, with the reason.
+    """
+
+    served: "PlacementPlan"
+    newest: "PlacementPlan | None"
+    catalogue: "AdapterCatalogue"
+    starving: Mapping[str, str]
+    profile: "ServerProfile"
+    model: "MaxpackModel | None" = None
+
+    def risks(self, plan: "PlacementPlan") -> dict[str, float]:
+        """Return the risk of each of a plan's servers at the observed rates."""
+        return server_risks(plan, self.catalogue, self.profile, self.model)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether to ask for a re-placement, and why (or why not), in one line."""
 
@@ -168,6 +191,31 @@ def decide(
         )
     names = ", ".join(_describe(server, risks, starving) for server in sorted(lasting))
     return Verdict(True, names, DriftState({}, now_s, plan_version))
+
+
+def weigh(state: DriftState, observed: Observed, now_s: float, limits: DriftLimits) -> Verdict:
+    """Decide from the risks of the served plan at the observed rates.
+
+    Request nothing while the newest plan holds at these rates and only waits to be deployed.
+
+    Raises:
+        PlacementError: the model was fitted for another profile.
+    """
+    served, newest = observed.served, observed.newest
+    if not served.servers and not observed.starving:
+        return Verdict(False, "the gateway routes to no server of known options", state)
+    risks = observed.risks(served) if served.servers else {}
+    version = fingerprints.of_bytes(served.to_json().encode())
+    verdict = decide(state, risks, observed.starving, version, now_s, limits)
+    if not verdict.ask or newest is None:
+        return verdict
+    if not served.servers or same_servers(served, newest):
+        return verdict
+    if max(observed.risks(newest).values()) >= limits.enter:
+        return verdict
+    # The state of before: the next sample requests at once when the newest plan no longer holds.
+    waits = f"{verdict.reason}; the newest plan holds at these rates and waits to be deployed"
+    return Verdict(False, waits, state)
 
 
 def _describe(

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
     from maitre.twin.limits import VllmLimits
 
-_SAME_SHARE = 1e-6
-
 
 def served_plan(
     routes: Routes, configs: "Mapping[str, VllmLimits]", profile: str
@@ -37,21 +35,3 @@ def served_plan(
             for name, held in sorted(parts.items())
         ),
     )
-
-
-def same_servers(one: "PlacementPlan", other: "PlacementPlan") -> bool:
-    """Whether two plans ask for the same servers, with the same shares of the same adapters."""
-    first, second = one.servers_of(), other.servers_of()
-    return (
-        _started(one) == _started(other)
-        and {a: set(s) for a, s in first.items()} == {a: set(s) for a, s in second.items()}
-        and all(
-            abs(share - second[adapter][server]) <= _SAME_SHARE
-            for adapter, shares in first.items()
-            for server, share in shares.items()
-        )
-    )
-
-
-def _started(plan: "PlacementPlan") -> "dict[str, tuple[str, VllmLimits]]":
-    return {server.name: (server.base_model, server.config) for server in plan.servers}

@@ -14,9 +14,11 @@ from maitre.placement.drift import (
     PRIOR_REQUESTS,
     DriftLimits,
     DriftState,
+    Observed,
     decide,
     expected_rates_rps,
     server_risks,
+    weigh,
 )
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
@@ -67,6 +69,27 @@ def test_a_server_whose_adapters_are_all_gone_is_not_at_risk(plan: PlacementPlan
     others = catalogue([1.0]).frame().assign(adapter="new")
     risks = server_risks(plan, AdapterCatalogue.from_frame(others), PROFILE, None)
     assert set(risks.values()) == {0.0}
+
+
+def test_a_newest_plan_that_holds_is_waited_for(plan: PlacementPlan) -> None:
+    """It only waits to be deployed; where it does not hold either, a new one is requested."""
+    busy = catalogue([4.0] * 24)
+    holds = place(busy, PROFILE, check_duration_s=0.0, baselines=False)
+    due = DriftState(dict.fromkeys((server.name for server in plan.servers), LIMITS.looks))
+    for newest, ask in ((None, True), (plan, True), (holds, False)):
+        found = weigh(due, Observed(plan, newest, busy, {}, PROFILE), 0.0, LIMITS)
+        assert found.ask is ask, found.reason
+    assert found.reason.endswith("waits to be deployed")
+    assert found.watch == due, "requested at once when the newest plan no longer holds"
+
+
+def test_without_a_server_of_known_options_only_a_growing_queue_counts() -> None:
+    nothing = PlacementPlan("p", ())
+    found = weigh(DriftState(), Observed(nothing, None, catalogue([1.0]), {}, PROFILE), 0.0, LIMITS)
+    assert "no server of known options" in found.reason
+    due = DriftState({"s": LIMITS.looks})
+    queue = Observed(nothing, None, catalogue([1.0]), {"s": "a slot"}, PROFILE)
+    assert weigh(due, queue, 0.0, LIMITS).ask
 
 
 def run(risks: list[float], watch: DriftState | None = None, plan: str = "p", **starving: str):

@@ -14,12 +14,12 @@ from assets.serving.traffic_samples import LOOKS, samples_since
 from maitre.errors import UserError
 from maitre.files import write_text
 from maitre.placement.catalogue import AdapterCatalogue
+from maitre.placement.diff import same_servers
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
 from maitre.serving.fleet.fleet import FleetServer
 from maitre.serving.observe import ServerSight, Sight
 from maitre.serving.proxy.routes import RoutedServer, Routes
-from maitre.serving.served import same_servers
 from maitre.twin import ServerProfile
 from pipelines import serving
 from resources.data_home import TRAFFIC_RATES, DataHome

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from maitre.placement.diff import same_servers
 from maitre.serving.proxy.routes import RoutedServer, Routes
-from maitre.serving.served import same_servers, served_plan
+from maitre.serving.served import served_plan
 from maitre.twin.limits import VllmLimits
 
 SERVER = RoutedServer("http://127.0.0.1:1", "tiny")
