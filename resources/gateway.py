@@ -1,11 +1,11 @@
-"""The servers that traffic goes to, as a Dagster resource: looks at them, and nothing else."""
+"""The servers that traffic goes to, as a Dagster resource: samples at them, and nothing else."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from maitre.serving.observe import Sight, look
+from maitre.serving.observe import TrafficSample, sample_traffic
 from maitre.serving.proxy.routes import Routes, read_routes
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Gateway(dg.ConfigurableResource):
         fleet = read_fleet(Path(self.routes_file).parent)
         return {name: server.config for name, server in fleet.items()}
 
-    def look(self, at_s: float) -> Sight:
+    def sample(self, at_s: float) -> TrafficSample:
         """Every server's figures, and the gateway's counts; what cannot be read is named."""
         text, problem = self._gateway_metrics()
-        return look(self.routes(), at_s, text, problem)
+        return sample_traffic(self.routes(), at_s, text, problem)
 
     def _gateway_metrics(self) -> tuple[str | None, str]:
         import httpx2

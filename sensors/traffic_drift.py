@@ -18,7 +18,7 @@ from maitre.placement.drift import (
     expected_rates_rps,
     weigh,
 )
-from maitre.serving.observe import Sight, counted, starving
+from maitre.serving.observe import TrafficSample, request_counts, starving_servers
 from maitre.tracking.maxpack import load_champion
 from resources.data_home import DataHome
 from resources.gateway import Gateway
@@ -60,7 +60,7 @@ def watch_once(
     watch = DriftState.from_dict(json.loads(cursor)) if cursor else DriftState()
     if not gateway.routes().servers:
         return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
-    seen = store_sample(home, gateway.look(now_s), WINDOW_S)
+    seen = store_sample(home, gateway.sample(now_s), WINDOW_S)
     if blind := _why_blind(seen, home):
         return _skip(blind, watch)
     try:
@@ -95,7 +95,11 @@ def _replace_config(home: DataHome) -> dict[str, Any]:
 
 
 def observed(
-    seen: list[Sight], home: DataHome, inputs: Inputs, mlflow: MlflowTracking, gateway: Gateway
+    seen: list[TrafficSample],
+    home: DataHome,
+    inputs: Inputs,
+    mlflow: MlflowTracking,
+    gateway: Gateway,
 ) -> Observed:
     """Return what is served under which load, read from the data home, the gateway and MLflow."""
     profile = chosen_profile(home, inputs.profile)
@@ -104,14 +108,14 @@ def observed(
     return Observed(
         served=plan_in_service(home, gateway, profile.name),
         newest=home.plan() if home.has_plan() else None,
-        catalogue=catalogue.with_rates(expected_rates_rps(catalogue, *counted(seen))),
-        starving=starving(seen[0], seen[-1]),
+        catalogue=catalogue.with_rates(expected_rates_rps(catalogue, *request_counts(seen))),
+        starving=starving_servers(seen[0], seen[-1]),
         profile=profile,
         model=champion[0] if champion else None,
     )
 
 
-def _why_blind(seen: list[Sight], home: DataHome) -> str:
+def _why_blind(seen: list[TrafficSample], home: DataHome) -> str:
     """Return why these samples do not suffice; an empty text where they do."""
     newest_look = seen[-1]
     if newest_look.gateway:
@@ -120,7 +124,7 @@ def _why_blind(seen: list[Sight], home: DataHome) -> str:
         return f"no server answers: {'; '.join(newest_look.unseen.values())}"
     if not home.has_catalogue():
         return "there is no catalogue to compare the traffic with; materialise adapter_catalogue"
-    requests, span_s = counted(seen)
+    requests, span_s = request_counts(seen)
     if span_s < LEAST_SPAN_S:
         return f"rates of {span_s:.0f} s say too little; from {LEAST_SPAN_S:.0f} s on"
     if not any(requests.values()):

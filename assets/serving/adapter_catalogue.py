@@ -1,4 +1,4 @@
-"""`adapter_catalogue`: the adapters to be served, checked against the profile."""
+"""`adapter_catalogue`: the adapters to serve, checked against the profile."""
 
 import dagster as dg
 
@@ -18,7 +18,7 @@ from resources.inputs import Inputs
 def adapter_catalogue(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
-    """Check and store the catalogue: known base models, ranks that are served, rates from 0."""
+    """Check and store the catalogue: base models, ranks within the profile, rates of at least 0."""
     from maitre.placement.catalogue import AdapterCatalogue
 
     profile = chosen_profile(home, inputs.profile)

@@ -1,4 +1,4 @@
-"""`observed_traffic`: requests per adapter, as the gateway and the servers count them."""
+"""`observed_traffic`: request rates per adapter from the gateway, queues from the servers."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from assets.serving.traffic_samples import store_sample
 from assets.shared.inputs import OWNERS
 from maitre import fingerprints
 from maitre.errors import UserError
-from maitre.serving.observe import Sight, counted, starving, throughput_tps
+from maitre.serving.observe import TrafficSample, request_counts, starving_servers, throughput_tps
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 
@@ -47,28 +47,29 @@ def observed_traffic(
 ) -> dg.MaterializeResult:
     """Measure requests per second by adapter, and the state of each server.
 
-    Counters are compared from look to look; the sensor `traffic_drift` looks every minute, and this
-    looks once more. Plans made from now on are for these rates.
+    The rates come from the samples of the last `window_s`. The sensor `traffic_drift` takes one
+    every minute; this asset takes one more. The next plan uses these rates.
     """
     if not gateway.routes().servers:
         raise UserError(
-            f"no server is routed to: {gateway.routes_file} names none; `maitre deploy local` "
-            "writes it"
+            f"{gateway.routes_file}: expected at least one server; got none; "
+            "`maitre deploy local` starts servers and writes this file"
         )
-    seen = store_sample(home, gateway.look(time.time()), config.window_s)
-    if len(seen) < 2:
-        context.log.info(f"the first look; the second in {config.wait_s:g} s")
+    samples = store_sample(home, gateway.sample(time.time()), config.window_s)
+    if len(samples) < 2:
+        context.log.info(f"the first sample is stored; the second follows in {config.wait_s:g} s")
         time.sleep(config.wait_s)
-        seen = store_sample(home, gateway.look(time.time()), config.window_s)
-    requests, span_s = counted(seen)
+        samples = store_sample(home, gateway.sample(time.time()), config.window_s)
+    requests, span_s = request_counts(samples)
     if span_s <= 0:
-        raise UserError(f"rates are not known: {seen[-1].gateway or 'one look is not enough'}")
+        reason = samples[-1].gateway or "the gateway answered in fewer than two samples"
+        raise UserError(f"request rates are unknown: {reason}")
     rates = pd.DataFrame(
         {"adapter": adapter, "requests": count, "rate_rps": count / span_s}
         for adapter, count in sorted(requests.items())
     )
-    servers = server_table(seen)
-    about = {"at_s": seen[-1].at_s, "span_s": span_s, "requests": requests}
+    servers = server_table(samples)
+    about = {"at_s": samples[-1].at_s, "span_s": span_s, "requests": requests}
     home.write_observed_traffic(rates, servers, about)
     total = float(rates["rate_rps"].sum()) if len(rates) else 0.0
     context.log.info(f"{len(rates)} models, {total:.2f} requests/s over {span_s:.0f} s")
@@ -80,17 +81,17 @@ def observed_traffic(
             "span_s": span_s,
             "waiting": float(servers["waiting"].sum()),
             "starving": dict(zip(servers["server"], servers["starving"], strict=True)),
-            "unseen": dict(seen[-1].unseen),
+            "unseen": dict(samples[-1].unseen),
             "servers": dg.MetadataValue.md(servers.to_markdown(index=False)),
             "rates": dg.MetadataValue.md(rates.head(20).to_markdown(index=False)),
         },
     )
 
 
-def server_table(sights: Sequence[Sight]) -> pd.DataFrame:
+def server_table(samples: Sequence[TrafficSample]) -> pd.DataFrame:
     """Return one row per server: its last figures, its throughput, and whether it starves."""
-    waits = starving(sights[0], sights[-1])
-    tokens = throughput_tps(sights)
+    waits = starving_servers(samples[0], samples[-1])
+    tokens = throughput_tps(samples)
     columns = ("server", "running", "waiting", "waiting_for_slot", "kv_usage")
     rows = [
         {
@@ -98,7 +99,7 @@ def server_table(sights: Sequence[Sight]) -> pd.DataFrame:
             "throughput_tps": round(tokens.get(server.server, 0.0), 1),
             "starving": waits.get(server.server, ""),
         }
-        for server in sights[-1].servers
+        for server in samples[-1].servers
     ]
     return pd.DataFrame(rows, columns=[*columns, "throughput_tps", "starving"])
 

@@ -59,10 +59,10 @@ def running_servers(
     language_model: LanguageModel,
     settings: dg.ResourceParam[Settings],
 ) -> dg.MaterializeResult:
-    """Start, change and stop vLLM servers until they are as the plan says.
+    """Start, change and stop vLLM servers until the plan is applied.
 
-    Applying the same plan again changes nothing. A step that fails is named; the others are
-    carried out.
+    To apply the same plan again changes nothing. When a step fails, the others are still done and
+    the error names the step.
     """
     plan = home.plan()
     if config.target is Target.kubernetes:

@@ -17,7 +17,7 @@ SERVER_KINDS = dg.DynamicPartitionsDefinition(name=SERVER_KINDS_NAME)
 
 
 class MeasurementConfig(dg.Config):
-    """The folder of the measurement that `maitre twin measure --out FOLDER` wrote."""
+    """Which measurement to copy."""
 
     samples: str = Field(description="The folder that `maitre twin measure --out` wrote.")
 
@@ -34,8 +34,8 @@ def vllm_measurements(
 ) -> dg.MaterializeResult:
     """Copy the samples of one kind of server into the data home.
 
-    They are taken by `maitre twin measure`, beside the server, and not in here: a run shares its
-    machine with others, and a load generator must not.
+    `maitre twin measure` takes them on the server's machine. A Dagster run must not generate load:
+    it shares its machine with other runs.
     """
     from maitre.serving.measure.samples_folder import Measurement
     from maitre.twin.fitting.samples import check_samples, lateness_ms
@@ -46,14 +46,14 @@ def vllm_measurements(
     measured = str(about.get("name", ""))
     if kind_of(measured) != kind:
         raise UserError(
-            f"{config.samples}: is a measurement of {measured!r}, not of the partition {kind!r}; "
-            f"take it over as {kind_of(measured)!r}"
+            f"{config.samples}: expected a measurement of the partition {kind!r}; got one of "
+            f"{measured!r}; materialise the partition {kind_of(measured)!r}"
         )
     check_samples(samples)
     version = content_version(samples)
     home.write_measurement(kind, samples, {**about, "data_version": version})
     late = lateness_ms(samples)
-    context.log.info(f"{kind}: {len(samples)} requests, sent {late['p99']:.1f} ms late at p99")
+    context.log.info(f"{kind}: {len(samples)} requests; p99 of the send delay {late['p99']:.1f} ms")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={

@@ -1,4 +1,4 @@
-"""`maitre deploy`: a placement plan made true, on this machine or a cluster, or as files."""
+"""`maitre deploy`: apply a placement plan on this machine or a cluster, or render it."""
 
 import json
 from dataclasses import asdict
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from maitre.settings import Settings
 
 PARTIAL = 3
-"""Exit status: some steps failed, the others were done."""
+"""Exit status when some steps failed and the others were done."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ServingFolder = Annotated[Path | None, typer.Option(help="Folder of fleet.json and routes.json.")]
 app = typer.Typer(
     help="Apply a placement plan to vLLM servers, or render it.", no_args_is_help=True
 )
@@ -33,17 +34,18 @@ def local(
     model: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER of a base model; repeatable.")
     ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
-    dtype: Annotated[str, typer.Option(help="Precision of the servers.")] = "bfloat16",
-    max_model_len: Annotated[int, typer.Option(help="Longest sequence, in tokens.")] = 2048,
-    kv_cache_gib: Annotated[int, typer.Option(help="KV cache of a CPU server.")] = 1,
-    prompt_embeds: Annotated[bool, typer.Option(help="Serve tuned soft prompts too.")] = False,
+    folder: ServingFolder = None,
+    dtype: Annotated[str, typer.Option(help="The servers' dtype.")] = "bfloat16",
+    max_model_len: Annotated[int, typer.Option(help="The servers' --max-model-len.")] = 2048,
+    kv_cache_gib: Annotated[int, typer.Option(help="KV cache of each CPU server, in GiB.")] = 1,
+    prompt_embeds: Annotated[bool, typer.Option(help="Also serve tuned soft prompts.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Start servers of this machine, load and unload adapters until the plan is true.
+    """Apply a plan to vLLM servers of this machine: start servers, load and unload adapters.
 
-    A second time changes nothing. Exit status 3 where some steps failed and the others were done.
+    To apply the same plan again changes nothing. The exit status is 3 when some steps failed and
+    the others were done.
     """
     from maitre.serving.fleet.local_server import LaunchOptions
 
@@ -56,7 +58,7 @@ def local(
     fleet = _fleet(settings, folder, adapters, model or [], launch, needs_vllm=not dry_run)
     if dry_run:
         steps = [asdict(step) for step in fleet.steps_to(wanted)]
-        print_json(steps) if json else print_table(steps, "To be done")
+        print_json(steps) if json else print_table(steps, "Steps")
         return
     done = fleet.apply(wanted, (lambda _: None) if json else lambda text: print(text, flush=True))
     document = {
@@ -78,7 +80,7 @@ def local(
 @app.command()
 def stop(
     context: typer.Context,
-    folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
+    folder: ServingFolder = None,
 ) -> None:
     """Stop every server that `local` started."""
     from maitre.serving.fleet.local_server import LaunchOptions
@@ -93,12 +95,12 @@ def stop(
 @app.command()
 def render(
     plan: Annotated[Path, typer.Argument(help="The plan, as `maitre place --json` prints it.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     format: Annotated[  # noqa: A002 the option's name
         str, typer.Option(help="manifests, aibrix, production-stack or helm.")
     ] = "manifests",
 ) -> None:
-    """Write the plan as Kubernetes manifests, or for an operator."""
+    """Write a plan as Kubernetes manifests, or for an operator."""
     from maitre.files import write_text
     from maitre.serving.manifests.kubernetes import DeploymentOptions
     from maitre.serving.manifests.operators import render_as
@@ -111,21 +113,26 @@ def render(
 @app.command()
 def kubernetes(
     folder: Annotated[Path, typer.Argument(help="A kustomize folder that `render` wrote.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the diff.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the diff and change nothing.")
+    ] = False,
 ) -> None:
-    """Apply rendered manifests to the cluster of the current kubectl context, server-side."""
+    """Apply rendered manifests to the cluster of the current kubectl context."""
     from maitre.serving.manifests.kubectl import apply_folder
 
     if not (folder / "kustomization.yaml").is_file():
-        raise UserError(f"{folder}: has no kustomization.yaml; `maitre deploy render` writes one")
+        raise UserError(
+            f"{folder}: expected a kustomize folder; kustomization.yaml is missing; "
+            "`maitre deploy render` writes one"
+        )
     print(apply_folder(folder, dry_run=dry_run), end="")
 
 
 @app.command()
 def proxy(
     context: typer.Context,
-    folder: Annotated[Path | None, typer.Option(help="Where servers and routes are noted.")] = None,
-    port: Annotated[int, typer.Option(help="Port to listen on, loopback.")] = 8000,
+    folder: ServingFolder = None,
+    port: Annotated[int, typer.Option(help="Port to listen on (127.0.0.1).")] = 8000,
     model: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER of a base model; repeatable.")
     ] = None,
@@ -134,7 +141,7 @@ def proxy(
         typer.Option(help="NAME=FOLDER of a tuned prompt, or NAME=models:/...; repeatable."),
     ] = None,
 ) -> None:
-    """One address for all servers: forwards by model name, tries another replica on failure."""
+    """Run the proxy: one address for all servers; requests go to the servers of their model."""
     import uvicorn
 
     from maitre.serving.fleet.local_server import LaunchOptions
@@ -147,7 +154,9 @@ def proxy(
     paths = _pairs("--model", model or [])
     if prompt:
         if len(paths) != 1:
-            raise UserError("--prompt needs exactly one --model, the base model it was tuned for")
+            raise UserError(
+                f"--prompt: expected exactly one --model, the prompts' base model; got {len(paths)}"
+            )
         base = next(iter(paths))
         found = {
             name: _prompt_folder(settings, fleet.folder / "prompts", text)
@@ -163,11 +172,11 @@ def proxy(
     )
 
 
-def _prompt_folder(settings: "Settings", kept: Path, text: str) -> str:
-    """The folder of a tuned prompt; of a registered version, fetched into `kept`.
+def _prompt_folder(settings: "Settings", registered: Path, text: str) -> str:
+    """Return the folder of a tuned prompt; fetch a registered version into `registered`.
 
     Raises:
-        ValueError: there is no such folder, or the registry has no such version.
+        UserError: the folder holds no prompt, or the registry does not have this version.
     """
     from maitre.serving.proxy.embeds import read_tuned_prompt
     from maitre.tuning.config import TuningInputError
@@ -178,7 +187,7 @@ def _prompt_folder(settings: "Settings", kept: Path, text: str) -> str:
 
         tracking = TrackingStore(settings.mlflow_tracking_uri, settings.mlflow_ui_url)
         try:
-            folder = tracking.fetch(text, kept) / "prompt"
+            folder = tracking.fetch(text, registered) / "prompt"
         except TrackingError as error:
             raise UserError(str(error)) from None
     try:
@@ -192,7 +201,7 @@ def _read_plan(path: Path) -> "PlacementPlan":
     from maitre.placement.plan import PlacementPlan
 
     if not path.is_file():
-        raise UserError(f"{path}: no such plan")
+        raise UserError(f"{path}: expected a plan of `maitre place --json`; no such file")
     with reading(path):
         text = path.read_text()
     return PlacementPlan.from_json(text)
@@ -221,6 +230,6 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not (name and sign and value):
-            raise UserError(f"{option} {json.dumps(text)}: give NAME=FOLDER")
+            raise UserError(f"{option}: expected NAME=FOLDER; got {json.dumps(text)}")
         pairs[name] = value
     return pairs

@@ -1,6 +1,5 @@
-"""Real vLLM servers: talk to them, start them, load them, give them a plan, route to them.
+"""Real vLLM servers: clients, processes, load generation, deployment and routing.
 
-What belongs here: clients, processes and files around a server that speaks vLLM's API. What does
-not: what to measure and how to fit it (`maitre.twin.fitting`), and which adapter goes where
-(`maitre.placement`).
+This package holds what touches a server that speaks vLLM's API. `maitre.twin.fitting` decides what
+to measure and fits it; `maitre.placement` decides which server holds which adapter.
 """

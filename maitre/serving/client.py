@@ -1,4 +1,4 @@
-"""A client of any server that speaks vLLM's OpenAI-compatible API."""
+"""A client for servers that speak vLLM's OpenAI-compatible API."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ MESSAGE_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: its text, why it ended, and what it counted."""
+    """A completion: its text, why it ended, and its token counts."""
 
     text: str
     finish_reason: str
@@ -27,10 +27,10 @@ class Completion:
 
 
 class VllmClient:
-    """One server, by its address (`http://host:port`). Close it, or use it in a `with`.
+    """A client of the server at `url` (`http://host:port`). Close it, or use it in a `with`.
 
-    Every method raises `VllmError`, one line with the address, where the server is not there or
-    refuses. `transport` replaces the network (tests).
+    Every method raises `VllmError` when the server does not answer or refuses the request; the
+    message is one line and names the address. `transport` replaces the network in tests.
     """
 
     def __init__(
@@ -42,7 +42,9 @@ class VllmClient:
     ) -> None:
         self.url = url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"{url}: a server's address begins with http:// or https://")
+            raise UserError(
+                f"server address: expected one that starts with http:// or https://; got {url!r}"
+            )
         self._http = httpx2.Client(base_url=self.url, timeout=timeout_s, transport=transport)
 
     def __enter__(self) -> Self:
@@ -57,53 +59,55 @@ class VllmClient:
         self.close()
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         self._http.close()
 
     def healthy(self) -> bool:
-        """Whether the server answers and says that its engine is alive."""
+        """Return whether the server answers and reports that its engine is alive."""
         try:
             return self._http.get("/health", timeout=5.0).status_code == 200
         except httpx2.HTTPError:
             return False
 
     def version(self) -> str:
-        """The server's version of vLLM."""
+        """Return the server's version of vLLM."""
         return str(self._json("GET", "/version").get("version", ""))
 
     def models(self) -> tuple[str, ...]:
-        """Every name that it answers to: its base model's and its adapters'."""
+        """Return the model names that the server accepts: its base model's and its adapters'."""
         return tuple(str(model["id"]) for model in self._json("GET", "/v1/models")["data"])
 
     def adapters(self) -> dict[str, str]:
-        """The loaded adapters and the folders they came from."""
+        """Return the loaded adapters and the folder of each."""
         found = self._json("GET", "/v1/models")["data"]
         return {str(m["id"]): str(m.get("root") or "") for m in found if m.get("parent")}
 
     def max_model_len(self) -> int | None:
-        """The longest sequence it takes, in tokens, where it says so."""
+        """Return the longest sequence in tokens; None where the server does not report it."""
         found = [m.get("max_model_len") for m in self._json("GET", "/v1/models")["data"]]
         lengths = [int(length) for length in found if length]
         return lengths[0] if lengths else None
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load an adapter from a folder that the *server* can read.
+        """Load an adapter from a folder that the server can read.
 
         The server must run with `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`.
         """
         self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
 
     def unload_adapter(self, name: str) -> None:
-        """Take an adapter away; requests for it are refused from then on."""
+        """Unload an adapter; the server refuses requests for it from then on."""
         self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def metrics(self) -> ServerMetrics:
-        """Its figures as they stand."""
+        """Return the server's current metrics."""
         text = self._send("GET", "/metrics").text
         try:
             return parse_metrics(text)
         except ValueError as error:
-            raise VllmError(f"{self.url}/metrics is not Prometheus text: {error}") from error
+            raise VllmError(
+                f"{self.url}/metrics: expected Prometheus text; got {_one_line(str(error))}"
+            ) from error
 
     def complete(
         self,
@@ -117,7 +121,7 @@ class VllmClient:
     ) -> Completion:
         """Complete a prompt, given as text, as token ids, or as `prompt_embeds` (`embeds.py`).
 
-        `more` is sent beside the rest, as vLLM's own parameters (`ignore_eos`, ...).
+        `more` holds further parameters of vLLM (`ignore_eos`, ...).
         """
         body: dict[str, Any] = {
             "model": model,
@@ -143,7 +147,10 @@ class VllmClient:
         try:
             return answer.json()
         except json.JSONDecodeError:
-            raise VllmError(f"{self.url}{path} answered no JSON; is that a vLLM?") from None
+            raise VllmError(
+                f"{self.url}{path}: expected JSON; got {_one_line(answer.text)[:80]!r}; "
+                "is this the address of a vLLM server?"
+            ) from None
 
     def _send(self, method: str, path: str, body: Any = None) -> httpx2.Response:
         try:
@@ -160,7 +167,7 @@ class VllmClient:
 
 
 def refusal(text: str) -> str:
-    """The message inside an error answer, on one line."""
+    """Return the message of an error response, on one line."""
     try:
         document = json.loads(text)
     except json.JSONDecodeError:

@@ -1,11 +1,11 @@
-"""What goes wrong with a server, in one line each."""
+"""Errors of vLLM servers; each message is one line."""
 
 from maitre.errors import UserError
 
 
 class VllmError(UserError):
-    """A server is not there, or refused; the message names its address."""
+    """A server does not answer, or it refused a request; the message names its address."""
 
 
 class MetricsError(VllmError):
-    """A server's `/metrics` lacks figures that are read here; the message names them."""
+    """A server's `/metrics` lacks metrics that Maitre reads; the message names them."""

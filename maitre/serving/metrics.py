@@ -1,7 +1,7 @@
-"""A server's `/metrics` as typed figures.
+"""Parse a server's `/metrics` into typed values.
 
-The names are those of vLLM's V1 engine (0.8 and later). A figure that an older or newer server
-does not report is named in `missing` and NaN; `required` refuses such a server.
+The names are those of vLLM's V1 engine (0.8 and later). A metric that a server does not report is
+NaN and listed in `missing`; `required` refuses such a server.
 """
 
 import math
@@ -28,7 +28,7 @@ REQUIRED = (RUNNING, WAITING, PROMPT_TOKENS, OUTPUT_TOKENS, SUCCESSES)
 
 @dataclass(frozen=True)
 class AdapterCounts:
-    """What a server has counted for one model name since it started."""
+    """A server's counts for one model name since the server started."""
 
     requests: float = 0.0
     prompt_tokens: float = 0.0
@@ -37,12 +37,12 @@ class AdapterCounts:
 
 @dataclass(frozen=True)
 class ServerMetrics:
-    """The figures of one scrape; counters run since the server's start.
+    """The metrics of one scrape; counters start at the server's start.
 
-    `waiting_by_reason` holds `capacity` (no room in the batch or the KV cache) and `deferred`
-    (its adapter has no slot). `running_adapters` and `waiting_adapters` are those of the newest
-    report. `by_model` is keyed by the model name of the metric's label, which stock vLLM sets to
-    the server's first name for every request, adapters included.
+    `waiting_by_reason` has the keys `capacity` (no room in the batch or the KV cache) and
+    `deferred` (the adapter has no slot). `running_adapters` and `waiting_adapters` come from the
+    newest report. The keys of `by_model` are the values of the label `model_name`; stock vLLM sets
+    it to the server's first name for every request, adapters included.
     """
 
     running: float
@@ -64,16 +64,16 @@ class ServerMetrics:
     missing: tuple[str, ...] = field(default=())
 
     def required(self, address: str, names: Collection[str] = REQUIRED) -> "ServerMetrics":
-        """These figures, if none of `names` is missing.
+        """Return these metrics when none of `names` is missing.
 
         Raises:
-            MetricsError: some are; the message names them.
+            MetricsError: some are missing; the message names them.
         """
         absent = sorted(set(names) & set(self.missing))
         if absent:
             raise MetricsError(
-                f"{address}: /metrics has no {', '.join(absent)}; "
-                "this vLLM version reports other names than those known here"
+                f"{address}/metrics: expected vLLM's metrics; {', '.join(absent)} missing; "
+                "use vLLM 0.8 or later"
             )
         return self
 
@@ -86,10 +86,10 @@ class _Sample:
 
 
 def parse_metrics(text: str) -> ServerMetrics:
-    """Read the Prometheus text that a server answers.
+    """Parse the Prometheus text of a server's `/metrics`.
 
     Raises:
-        ValueError: it is not Prometheus text.
+        ValueError: the text is not Prometheus text.
     """
     samples = _samples(text)
     names = {sample.name for sample in samples}
@@ -157,7 +157,10 @@ def _by_label(samples: list[_Sample], name: str, label: str) -> dict[str, float]
 
 
 def _adapters(samples: list[_Sample]) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
-    """The newest series of `lora_requests_info`: its value is the time of the report."""
+    """Return running adapters, waiting adapters and slots of the newest `lora_requests_info`.
+
+    The value of that series is the time of the report.
+    """
     reports = [sample for sample in samples if sample.name == LORA_INFO]
     if not reports:
         return (), (), None
@@ -175,7 +178,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _cache(samples: list[_Sample]) -> tuple[int | None, int | None]:
-    """Blocks of the KV cache and tokens in one."""
+    """Return the number of KV cache blocks and the tokens per block."""
     for sample in samples:
         if sample.name == CACHE_CONFIG:
             blocks = sample.labels.get("num_gpu_blocks", "")

@@ -1,7 +1,7 @@
-"""What traffic servers see: rates by adapter from the gateway, queues from the servers.
+"""Observe traffic: request counts by adapter from the gateway, queues from the servers.
 
-vLLM's counters carry the server's name for every request, adapters included, so they cannot tell
-adapters apart. The proxy counts by model name; any gateway with such a counter would do.
+vLLM labels its counters with the server's first name, adapters included, so they do not
+distinguish adapters. The proxy counts by model name, and so may any other gateway.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ SCRAPES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class ServerSight:
-    """One server at one time; token and request counts run since its start."""
+class ServerSample:
+    """One server at one time; token and request counts start at the server's start."""
 
     server: str
     running: float
@@ -34,25 +34,26 @@ class ServerSight:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """All servers at one time, and the requests by model that the gateway has counted so far.
+class TrafficSample:
+    """All servers at one time, and the gateway's request counts by model.
 
-    `unseen` says of servers that could not be read, why; `gateway` the same of the gateway.
+    `unseen` maps each server that could not be read to the reason; `gateway` is the reason why the
+    gateway could not be read, or empty.
     """
 
     at_s: float
-    servers: tuple[ServerSight, ...]
+    servers: tuple[ServerSample, ...]
     requests: Mapping[str, float]
     unseen: Mapping[str, str] = field(default_factory=dict)
     gateway: str = ""
 
     def to_dict(self) -> dict[str, object]:
-        """As plain JSON values."""
+        """Return the sample as JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, object]) -> "Sight":
-        """A sight that `to_dict` made."""
+    def from_dict(cls, document: Mapping[str, object]) -> "TrafficSample":
+        """Read a sample that `to_dict` made."""
         servers, requests = document["servers"], document["requests"]
         unseen = document.get("unseen") or {}
         assert isinstance(servers, list | tuple)
@@ -60,41 +61,41 @@ class Sight:
         assert isinstance(unseen, Mapping)
         return cls(
             float(str(document["at_s"])),
-            tuple(ServerSight(**entry) for entry in servers),
+            tuple(ServerSample(**entry) for entry in servers),
             {str(model): float(count) for model, count in requests.items()},
             {str(server): str(reason) for server, reason in unseen.items()},
             str(document.get("gateway") or ""),
         )
 
 
-def look(
+def sample_traffic(
     routes: Routes, at_s: float, gateway_metrics: str | None = None, gateway_problem: str = ""
-) -> Sight:
-    """Scrape every server of the routes; one that cannot be read is named in `unseen`.
+) -> TrafficSample:
+    """Scrape every server of the routes; `unseen` names those that cannot be read.
 
-    `gateway_metrics` is what the gateway answers at `/metrics`; None where it did not answer, with
-    `gateway_problem` saying why.
+    `gateway_metrics` is the text of the gateway's `/metrics`. It is None when the gateway did not
+    answer; `gateway_problem` then holds the reason.
     """
     found, unseen = [], {}
     servers = sorted(routes.servers.items())
     with ThreadPoolExecutor(SCRAPES_AT_ONCE) as pool:
-        for (name, _), seen in zip(servers, pool.map(_sight_or_problem, servers), strict=True):
-            if isinstance(seen, ServerSight):
-                found.append(seen)
+        for (name, _), read in zip(servers, pool.map(_sample_or_problem, servers), strict=True):
+            if isinstance(read, ServerSample):
+                found.append(read)
             else:
-                unseen[name] = seen
+                unseen[name] = read
     counts = requests_by_model(gateway_metrics) if gateway_metrics is not None else {}
-    return Sight(at_s, tuple(found), counts, unseen, gateway_problem)
+    return TrafficSample(at_s, tuple(found), counts, unseen, gateway_problem)
 
 
-def _sight_or_problem(server: tuple[str, RoutedServer]) -> ServerSight | str:
+def _sample_or_problem(server: tuple[str, RoutedServer]) -> ServerSample | str:
     name, url = server[0], server[1].url
     try:
         with VllmClient(url, timeout_s=SCRAPE_TIMEOUT_S) as client:
             figures = client.metrics().required(url)
     except VllmError as error:
         return str(error)
-    return ServerSight(
+    return ServerSample(
         name,
         figures.running,
         figures.waiting,
@@ -107,7 +108,7 @@ def _sight_or_problem(server: tuple[str, RoutedServer]) -> ServerSight | str:
 
 
 def requests_by_model(gateway_metrics: str) -> dict[str, float]:
-    """The requests that a gateway's `/metrics` counts, by model name."""
+    """Return the request counts in a gateway's `/metrics`, by model name."""
     from prometheus_client.parser import text_string_to_metric_families
 
     counts: dict[str, float] = {}
@@ -119,27 +120,27 @@ def requests_by_model(gateway_metrics: str) -> dict[str, float]:
     return counts
 
 
-def counted(sights: Sequence[Sight]) -> tuple[dict[str, float], float]:
-    """Requests by model that came between the first and the last sight, and over how many seconds.
+def request_counts(samples: Sequence[TrafficSample]) -> tuple[dict[str, float], float]:
+    """Return the requests by model between the first and the last sample, and their time span.
 
-    Counters are compared from each sight to the next. One that went back started anew: what it
-    counts since then is all that is known. Sights without the gateway are passed over.
+    Counters are compared from each sample to the next. A counter that is lower than before was
+    reset: its whole value counts. Samples without the gateway are skipped.
     """
-    heard = [sight for sight in sights if not sight.gateway]
+    answered = [sample for sample in samples if not sample.gateway]
     requests: dict[str, float] = {}
-    for before, after in pairwise(heard):
+    for before, after in pairwise(answered):
         for model, count in after.requests.items():
             earlier = before.requests.get(model, 0.0)
             more = count - earlier if count >= earlier else count
             requests[model] = requests.get(model, 0.0) + more
-    return requests, heard[-1].at_s - heard[0].at_s if len(heard) > 1 else 0.0
+    return requests, answered[-1].at_s - answered[0].at_s if len(answered) > 1 else 0.0
 
 
-def throughput_tps(sights: Sequence[Sight]) -> dict[str, float]:
-    """Tokens per second, prompt and answer, that each server took and gave over the sights."""
+def throughput_tps(samples: Sequence[TrafficSample]) -> dict[str, float]:
+    """Return each server's tokens per second over the samples, prompt and output together."""
     tokens: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    for before, after in pairwise(sights):
+    for before, after in pairwise(samples):
         earlier = {server.server: server for server in before.servers}
         for server in after.servers:
             was = earlier.get(server.server)
@@ -153,14 +154,15 @@ def throughput_tps(sights: Sequence[Sight]) -> dict[str, float]:
     return {name: tokens[name] / span for name, span in seconds.items() if span > 0}
 
 
-def _tokens(server: ServerSight) -> float:
+def _tokens(server: ServerSample) -> float:
     return server.prompt_tokens + server.output_tokens
 
 
-def starving(before: Sight, after: Sight) -> dict[str, str]:
-    """Servers whose queue grew and that keep requests waiting, with the reason.
+def starving_servers(before: TrafficSample, after: TrafficSample) -> dict[str, str]:
+    """Return the servers whose queue grew and still holds requests, with the reason.
 
-    `slots`: most wait for an adapter slot; `capacity`: for room in the batch or the KV cache.
+    `slots`: most requests wait for an adapter slot. `capacity`: most wait for room in the batch or
+    the KV cache.
     """
     earlier = {server.server: server for server in before.servers}
     found = {}

@@ -1,4 +1,4 @@
-"""The plan that is served now, whatever was planned since: routed shares, servers as started."""
+"""The plan in service: the routed shares on the servers as they were started."""
 
 import math
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def served_plan(
     routes: Routes, configs: "Mapping[str, VllmLimits]", profile: str
 ) -> "PlacementPlan":
-    """The routes' servers as a plan, with the shares that they route and their `configs`.
+    """Return the routes as a plan: each server with its routed shares and its limits.
 
-    Left out, as a plan cannot say it: servers that no adapter is routed to, and those without a
-    known configuration, whose part of an adapter falls to its other servers.
+    A plan cannot express a server without adapters, or one whose limits are unknown. Both are left
+    out; the other servers of an adapter take over the share of an unknown server.
     """
     from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 

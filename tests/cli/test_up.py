@@ -78,7 +78,7 @@ def test_routes_that_cannot_be_read_cost_the_proxy_only(
 ) -> None:
     write_text(tmp_path / "home" / "serving" / "routes.json", "{")
     up(typer.Context(typer.main.get_command(app)), workers=0, proxy_port=taken)
-    assert "not a route file" in capsys.readouterr().out
+    assert "expected a route file" in capsys.readouterr().out
     assert services.stopped
 
 

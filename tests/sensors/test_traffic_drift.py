@@ -1,4 +1,4 @@
-"""The sensor's skips and requests, on looks that were written down before."""
+"""The sensor's skips and requests, on samples that were written down before."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ import pytest
 
 from assets.serving.observed_traffic import at_observed_rates, observed_traffic
 from assets.serving.placement_plan import plan_in_service
-from assets.serving.traffic_samples import LOOKS, samples_since
+from assets.serving.traffic_samples import SAMPLES, samples_since
 from maitre.errors import UserError
 from maitre.files import write_text
 from maitre.placement.catalogue import AdapterCatalogue
@@ -18,7 +18,7 @@ from maitre.placement.diff import same_servers
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
 from maitre.serving.fleet.fleet import FleetServer
-from maitre.serving.observe import ServerSight, Sight
+from maitre.serving.observe import ServerSample, TrafficSample
 from maitre.serving.proxy.routes import RoutedServer, Routes
 from maitre.twin import ServerProfile
 from pipelines import serving
@@ -34,18 +34,18 @@ ADAPTERS = [f"a{i}" for i in range(12)]
 
 
 class Seen(Gateway):
-    """A gateway whose looks were recorded: requests of each adapter a minute, from the start on."""
+    """A gateway of recorded samples: requests of each adapter per minute, from the start on."""
 
     per_minute: float = 3.0
     silent: bool = False
     waiting_per_minute: float = 0.0
 
-    def look(self, at_s: float) -> Sight:
+    def sample(self, at_s: float) -> TrafficSample:
         if self.silent:
-            return Sight(at_s, (), {}, {"s": "no server at http://127.0.0.1:1"})
+            return TrafficSample(at_s, (), {}, {"s": "no server at http://127.0.0.1:1"})
         counts = dict.fromkeys(ADAPTERS, self.per_minute * at_s / 60.0)
         waits = self.waiting_per_minute * at_s / 60.0
-        return Sight(at_s, (ServerSight("s", 2, waits, 0, 0.1, at_s, at_s, at_s),), counts)
+        return TrafficSample(at_s, (ServerSample("s", 2, waits, 0, 0.1, at_s, at_s, at_s),), counts)
 
 
 @pytest.fixture
@@ -170,11 +170,11 @@ def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
     write_text(tmp_path / "routes.json", one.to_json())
     [skipped] = minutes(home, tmp_path, gateway(tmp_path, silent=True), 1)
     assert "no server answers: no server at" in skipped.skip_reason.skip_message
-    home.files().write_folder(LOOKS, {})
+    home.files().write_folder(SAMPLES, {})
     [skipped] = minutes(home, tmp_path, gateway(tmp_path), 1)
     assert "there is no catalogue" in skipped.skip_reason.skip_message
     plan_at(home, 0.05)
-    home.files().write_folder(LOOKS, {})
+    home.files().write_folder(SAMPLES, {})
     *_, skipped = minutes(home, tmp_path, gateway(tmp_path), 4)
     assert "no server of known options" in skipped.skip_reason.skip_message
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_weighed_is_said(
         raise UserError("the champion is of\nanother profile")
 
     monkeypatch.setattr(sensor, "load_champion", refuse)
-    planned.files().write_folder(LOOKS, {})
+    planned.files().write_folder(SAMPLES, {})
     refused = minutes(planned, tmp_path, gateway(tmp_path), 4)
     expected = "the plan cannot be weighed: the champion is of another profile"
     assert refused[-1].skip_reason.skip_message == expected
@@ -214,7 +214,7 @@ def test_the_asset_keeps_rates_that_plans_are_then_made_for(
     made = dg.materialize(
         [observed_traffic],
         resources={"home": planned, "gateway": seen},
-        # The recorded looks lie at the beginning of time: all of them are in the window.
+        # The recorded samples lie at the beginning of time: all of them are in the window.
         run_config={"ops": {"observed_traffic": {"config": {"window_s": 1e11}}}},
     )
     assert made.success

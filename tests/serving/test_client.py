@@ -41,5 +41,5 @@ def test_an_address_needs_a_scheme() -> None:
 
 
 def test_no_json_is_no_vllm() -> None:
-    with pytest.raises(VllmError, match="is that a vLLM"):
+    with pytest.raises(VllmError, match="a vLLM server"):
         client(lambda request: httpx2.Response(200, text="hello")).models()

@@ -22,7 +22,7 @@ from maitre.serving.errors import VllmError
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions, vllm_python
 from maitre.serving.measure.load_generator import send_point
-from maitre.serving.observe import counted, look, throughput_tps
+from maitre.serving.observe import request_counts, sample_traffic, throughput_tps
 from maitre.serving.proxy.embeds import PromptEmbedder
 from maitre.serving.proxy.proxy import proxy_app
 from maitre.serving.proxy.routes import RoutedPrompt, read_routes
@@ -121,16 +121,19 @@ def test_what_was_tuned_is_registered_placed_served_and_answers_alike(
         fleet.route_prompts({"tuned-prompt": RoutedPrompt(str(prompt_folder), BASE)})
         with TestClient(proxy_app(fleet.routes_path, lambda _: embedder(model_folder))) as proxy:
             routes = read_routes(fleet.routes_path)
-            before = look(routes, 0.0, proxy.get("/metrics").text)
+            before = sample_traffic(routes, 0.0, proxy.get("/metrics").text)
             assert right(proxy, "tuned-lora", task) == pytest.approx(lora.eval_accuracy)
             assert right(proxy, "tuned-prompt", task) == pytest.approx(accuracy)
-            after = look(routes, 10.0, proxy.get("/metrics").text)
+            after = sample_traffic(routes, 10.0, proxy.get("/metrics").text)
         with VllmClient(fleet.running()[plan.servers[0].name].url) as client:
             figures = client.metrics().required(client.url)
         assert figures.requests == 2 * len(task.eval)
         assert figures.missing == (), "this vLLM's metrics are all known"
         asked = float(len(task.eval))
-        assert counted([before, after]) == ({"tuned-lora": asked, "tuned-prompt": asked}, 10.0)
+        assert request_counts([before, after]) == (
+            {"tuned-lora": asked, "tuned-prompt": asked},
+            10.0,
+        )
         assert after.unseen == {}
         [tokens] = throughput_tps([before, after]).values()
         assert tokens * 10.0 == figures.prompt_tokens + figures.output_tokens

@@ -5,36 +5,29 @@ from dataclasses import replace
 from maitre.placement.diff import same_servers
 from maitre.serving.proxy.routes import RoutedServer, Routes
 from maitre.serving.served import served_plan
-from maitre.twin.limits import VllmLimits
+from tests.tiny_plans import LIMITS
 
 SERVER = RoutedServer("http://127.0.0.1:1", "tiny")
-CONFIG = VllmLimits(
-    max_loras=4,
-    max_cpu_loras=4,
-    max_lora_rank=8,
-    max_num_seqs=8,
-    max_num_batched_tokens=512,
-)
 ROUTES = Routes({"s": SERVER, "t": SERVER, "idle": SERVER}, {"a": {"s": 3.0, "t": 1.0}})
 
 
 def test_weights_become_shares_and_idle_servers_are_left_out() -> None:
-    plan = served_plan(ROUTES, dict.fromkeys("st", CONFIG) | {"idle": CONFIG}, "cpu/tiny")
+    plan = served_plan(ROUTES, dict.fromkeys("st", LIMITS) | {"idle": LIMITS}, "cpu/tiny")
     assert plan.servers_of() == {"a": {"s": 0.75, "t": 0.25}}
 
 
 def test_a_server_of_unknown_options_is_left_out() -> None:
-    assert served_plan(ROUTES, {"s": CONFIG}, "cpu/tiny").servers_of() == {"a": {"s": 1.0}}
+    assert served_plan(ROUTES, {"s": LIMITS}, "cpu/tiny").servers_of() == {"a": {"s": 1.0}}
     assert not served_plan(ROUTES, {}, "cpu/tiny").servers
 
 
 def test_shares_adapters_and_options_make_a_difference_rounding_does_not() -> None:
-    configs = dict.fromkeys("st", CONFIG)
+    configs = dict.fromkeys("st", LIMITS)
     plan = served_plan(ROUTES, configs, "cpu/tiny")
     rounded = replace(ROUTES, adapters={"a": {"s": 0.7500000001, "t": 0.25}})
     assert same_servers(plan, served_plan(rounded, configs, "cpu/tiny"))
     for other in ({"a": {"s": 1.0, "t": 1.0}}, {"a": {"s": 1.0}}, {"b": {"s": 3.0, "t": 1.0}}):
         changed = served_plan(replace(ROUTES, adapters=other), configs, "cpu/tiny")
         assert not same_servers(plan, changed)
-    more = configs | {"t": replace(CONFIG, max_loras=8, max_cpu_loras=8)}
+    more = configs | {"t": replace(LIMITS, max_loras=8, max_cpu_loras=8)}
     assert not same_servers(plan, served_plan(ROUTES, more, "cpu/tiny"))

@@ -1,8 +1,8 @@
-"""Carries out the steps from one placement to another, and goes on where one of them fails.
+"""Carry out the steps from one placement to another; continue when a step fails.
 
-The steps come in the order in which no adapter that stays is ever unserved (`placement.steps`).
-When a step fails, what depends on it is left out: an adapter that could not be loaded where it
-should go stays where it was, routed as it was.
+The order of the steps keeps every adapter that stays served (`placement.steps`). When a step
+fails, the steps that depend on it are left out: an adapter that could not be loaded on its new
+server stays on its old one, and its route does not change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from maitre.progress import ReportLine
 
 
 class Servers(Protocol):
-    """What carries steps out; every method raises `VllmError` or `ValueError` where it cannot."""
+    """Carries out single steps; a method that fails raises a `UserError`."""
 
     def start(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Start servers and wait; the complaint of each that did not come up."""
+        """Start servers and wait; return the reason for each that did not become ready."""
 
     def restart(self, name: str) -> None:
-        """Start a server anew beside the old one with what it holds; the old one then goes."""
+        """Replace a server: start the new one with the same adapters, then stop the old one."""
 
     def load(self, server: str, adapter: str) -> None:
         """Load an adapter."""
@@ -30,7 +30,7 @@ class Servers(Protocol):
         """Unload an adapter."""
 
     def route(self, adapter: str, shares: Mapping[str, float]) -> None:
-        """Send the adapter's requests there from now on; nowhere with no shares."""
+        """Send the adapter's requests to these servers; without shares, remove its route."""
 
     def stop(self, name: str) -> None:
         """Stop a server."""
@@ -38,7 +38,7 @@ class Servers(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """A step that failed and why."""
+    """A step that failed, and the reason."""
 
     step: Step
     reason: str
@@ -50,7 +50,7 @@ class Failure:
 
 @dataclass
 class Applied:
-    """What was done, what failed, and what was left out because of it."""
+    """The steps that were done, those that failed, and those left out because of a failure."""
 
     done: list[Step] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Applied:
 
     @property
     def complete(self) -> bool:
-        """Whether every step was done."""
+        """Return whether every step was done."""
         return not self.failed and not self.left_out
 
 
@@ -68,11 +68,13 @@ def apply_steps(
     routed_before: Mapping[str, Mapping[str, float]],
     progress: ReportLine = lambda _: None,
 ) -> Applied:
-    """Carry the steps out in order. `routed_before` is where each adapter is served now."""
-    return _Run(servers, routed_before, progress).all(steps)
+    """Carry out the steps in order; `routed_before` holds the present routes."""
+    return _Application(servers, routed_before, progress).run(steps)
 
 
-class _Run:
+class _Application:
+    """One application of a list of steps: what was done so far, and what failed."""
+
     def __init__(
         self,
         servers: Servers,
@@ -83,31 +85,31 @@ class _Run:
         self._routed = {adapter: dict(shares) for adapter, shares in routed_before.items()}
         self._down: set[str] = set()
         self._not_loaded: set[tuple[str, str]] = set()
-        self._kept: set[str] = set()
+        self._routes_not_changed: set[str] = set()
         self._applied = Applied()
 
-    def all(self, steps: Sequence[Step]) -> Applied:
+    def run(self, steps: Sequence[Step]) -> Applied:
         new = [step for step in steps if step.action == "start_server"]
         if new:
             self._start(new)
         for step in steps:
             if step.action != "start_server":
-                self._one(step)
+                self._try(step)
         return self._applied
 
     def _start(self, steps: Sequence[Step]) -> None:
-        """New servers come up side by side."""
+        """Start all new servers at the same time."""
         self._progress(f"starting {', '.join(step.server for step in steps)}")
-        complaints = self._servers.start([step.server for step in steps])
+        reasons = self._servers.start([step.server for step in steps])
         for step in steps:
-            if step.server in complaints:
+            if step.server in reasons:
                 self._down.add(step.server)
-                self._applied.failed.append(Failure(step, complaints[step.server]))
+                self._applied.failed.append(Failure(step, reasons[step.server]))
             else:
                 self._applied.done.append(step)
 
-    def _one(self, step: Step) -> None:
-        if self._must_wait(step):
+    def _try(self, step: Step) -> None:
+        if self._depends_on_failure(step):
             self._applied.left_out.append(step)
             if step.action == "load":
                 self._not_loaded.add((step.server, step.adapter))
@@ -121,11 +123,11 @@ class _Run:
         else:
             self._applied.done.append(step)
 
-    def _must_wait(self, step: Step) -> bool:
+    def _depends_on_failure(self, step: Step) -> bool:
         if step.action == "load":
             return step.server in self._down
         if step.action == "unload":
-            return step.adapter in self._kept
+            return step.adapter in self._routes_not_changed
         if step.action == "stop_server":
             return any(step.server in shares for shares in self._routed.values())
         return False
@@ -145,19 +147,19 @@ class _Run:
             self._route(step.adapter, step.shares or {})
 
     def _route(self, adapter: str, shares: Mapping[str, float]) -> None:
-        there = {
+        loaded = {
             server: share
             for server, share in shares.items()
             if (server, adapter) not in self._not_loaded
         }
-        if len(there) < len(shares):
-            self._kept.add(adapter)
+        if len(loaded) < len(shares):
+            self._routes_not_changed.add(adapter)
             if self._routed.get(adapter):
                 return
-            total = sum(there.values())
-            there = {server: share / total for server, share in there.items()}
-        self._servers.route(adapter, there)
-        if there:
-            self._routed[adapter] = there
+            total = sum(loaded.values())
+            loaded = {server: share / total for server, share in loaded.items()}
+        self._servers.route(adapter, loaded)
+        if loaded:
+            self._routed[adapter] = loaded
         else:
             self._routed.pop(adapter, None)

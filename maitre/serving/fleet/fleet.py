@@ -1,7 +1,7 @@
-"""The vLLM servers of this machine: which run, what they hold, how a plan becomes true of them.
+"""The vLLM servers of this machine: which ones run, what they hold, how a plan is applied.
 
-The processes and the servers themselves are the truth; `fleet.json` only says where they are and
-how they were started, and `routes.json` where requests go.
+The servers themselves say what they hold. `fleet.json` lists their addresses and how they were
+started; `routes.json` says where requests go.
 """
 
 import json
@@ -29,7 +29,7 @@ ROUTES_FILE = "routes.json"
 
 @dataclass(frozen=True)
 class FleetServer:
-    """A server that was started here, and the plan's configuration for it."""
+    """A server that was started on this machine, and the limits that the plan gave it."""
 
     name: str
     url: str
@@ -39,15 +39,15 @@ class FleetServer:
     config: VllmLimits
 
     def process(self) -> LocalServer:
-        """Its process."""
+        """Return the server's process."""
         return LocalServer(self.name, self.url, self.pid, Path(self.log))
 
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """How servers are started: vLLM's interpreter, folders of base models and of adapters.
+    """How servers are started: vLLM's interpreter, and the folders of base models and adapters.
 
-    `launch` gives what a plan does not say (precision, KV cache, ...).
+    `launch` holds the options that a plan does not set (precision, KV cache, ...).
     """
 
     python: Path
@@ -59,10 +59,10 @@ class FleetOptions:
 
 
 def read_fleet(folder: Path) -> dict[str, FleetServer]:
-    """The servers that a folder's `fleet.json` names; none where there is no file.
+    """Return the servers in a folder's `fleet.json`; none when there is no file.
 
     Raises:
-        ValueError: it cannot be read.
+        UserError: the file cannot be read.
     """
     file = folder / FLEET_FILE
     if not file.is_file():
@@ -73,11 +73,11 @@ def read_fleet(folder: Path) -> dict[str, FleetServer]:
             for entry in json.loads(file.read_text())
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a list of servers: {error}") from error
+        raise UserError(f"{file}: expected a list of servers; got {error}") from error
 
 
 class LocalFleet:
-    """The servers of one folder's `fleet.json`."""
+    """The servers that one folder's `fleet.json` lists."""
 
     def __init__(self, folder: Path, options: FleetOptions) -> None:
         self.folder, self.options = folder, options
@@ -85,19 +85,19 @@ class LocalFleet:
 
     @property
     def routes_path(self) -> Path:
-        """Where the routes are written."""
+        """Return the path of the route file."""
         return self.folder / ROUTES_FILE
 
     def known(self) -> dict[str, FleetServer]:
-        """Every server that was started and not stopped, alive or not.
+        """Return every server that was started and not stopped, running or not.
 
         Raises:
-            ValueError: `fleet.json` cannot be read.
+            UserError: `fleet.json` cannot be read.
         """
         return read_fleet(self.folder)
 
     def running(self) -> dict[str, FleetServer]:
-        """Those that answer."""
+        """Return the servers that answer."""
         found = {}
         for name, server in self.known().items():
             with VllmClient(server.url) as client:
@@ -106,7 +106,7 @@ class LocalFleet:
         return found
 
     def placed(self) -> dict[str, dict[str, float]]:
-        """For each adapter that a running server holds, the servers and the routed shares."""
+        """Return, for each loaded adapter, the servers that hold it and their routed shares."""
         routes = read_routes(self.routes_path)
         found: dict[str, dict[str, float]] = {}
         for name, server in self.running().items():
@@ -117,7 +117,7 @@ class LocalFleet:
         return found
 
     def steps_to(self, plan: PlacementPlan) -> tuple[Step, ...]:
-        """What has to be done for the plan to be true; nothing where it is."""
+        """Return the steps that apply the plan; none when it is applied already."""
         running = self.running()
         wanted = {server.name: server for server in plan.servers}
         restarted = tuple(
@@ -135,10 +135,10 @@ class LocalFleet:
         )
 
     def apply(self, plan: PlacementPlan, progress: ReportLine = lambda _: None) -> Applied:
-        """Make the plan true. A second time changes nothing."""
+        """Apply the plan. To apply the same plan again changes nothing."""
         self._wanted = {server.name: server for server in plan.servers}
         steps = self.steps_to(plan)
-        self._forget_dead()
+        self._remove_dead()
         routed = {
             adapter: {name: share for name, share in shares.items() if share > 0}
             for adapter, shares in self.placed().items()
@@ -146,12 +146,12 @@ class LocalFleet:
         return apply_steps(steps, self, routed, progress)
 
     def route_prompts(self, prompts: Mapping[str, RoutedPrompt]) -> None:
-        """Let the proxy serve these tuned prompts, by model name, beside the adapters."""
+        """Route tuned prompts, by model name, in addition to the adapters."""
         routes = read_routes(self.routes_path)
         write_text(self.routes_path, replace(routes, prompts=dict(prompts)).to_json())
 
     def stop_all(self) -> None:
-        """Stop every server and route nothing."""
+        """Stop every server and remove all routes."""
         for server in self.known().values():
             server.process().stop()
         self._write({})
@@ -160,25 +160,25 @@ class LocalFleet:
     # The steps, as `apply_steps` calls them.
 
     def start(self, names: Sequence[str]) -> dict[str, str]:
-        """Start servers side by side; the complaint of each that did not come up."""
-        complaints, started = {}, {}
+        """Start servers at the same time; return the reason for each that did not become ready."""
+        reasons, started = {}, {}
         for name in names:
             try:
                 started[name] = self._launch(self._wanted[name])
             except UserError as error:
-                complaints[name] = str(error)
+                reasons[name] = str(error)
         for name, server in started.items():
             try:
                 server.wait_until_ready(self.options.ready_timeout_s)
             except VllmError as error:
                 server.stop()
-                complaints[name] = str(error)
+                reasons[name] = str(error)
             else:
-                self._keep(self._wanted[name], server)
-        return complaints
+                self._add(self._wanted[name], server)
+        return reasons
 
     def restart(self, name: str) -> None:
-        """Start the server anew with the adapters it holds, switch over, stop the old one."""
+        """Start a new server with the adapters that stay, switch the routes, stop the old one."""
         old, wanted = self.known()[name], self._wanted[name]
         server = self._launch(wanted)
         staying = {held.adapter for held in wanted.adapters}
@@ -190,11 +190,11 @@ class LocalFleet:
         except UserError:
             server.stop()
             raise
-        self._keep(wanted, server)
+        self._add(wanted, server)
         old.process().stop()
 
     def load(self, server: str, adapter: str) -> None:
-        """Load an adapter; `ValueError` names one that the server could not hold."""
+        """Load an adapter; raise `AdapterError` when the server could not hold it."""
         held = self.known()[server]
         folder = self._checked(held.config, adapter)
         with VllmClient(held.url) as client:
@@ -202,13 +202,13 @@ class LocalFleet:
                 client.load_adapter(adapter, str(folder))
 
     def unload(self, server: str, adapter: str) -> None:
-        """Unload an adapter; one that is gone already is no error."""
+        """Unload an adapter; do nothing when it is not loaded."""
         with VllmClient(self.known()[server].url) as client:
             if adapter in client.adapters():
                 client.unload_adapter(adapter)
 
     def route(self, adapter: str, shares: Mapping[str, float]) -> None:
-        """Write the adapter's new route."""
+        """Write the adapter's route."""
         routes = read_routes(self.routes_path)
         adapters = {name: dict(old) for name, old in routes.adapters.items() if name != adapter}
         if shares:
@@ -244,14 +244,14 @@ class LocalFleet:
         check_adapter(folder, config.buffer_rank)
         return folder
 
-    def _keep(self, wanted: PlannedServer, server: LocalServer) -> None:
+    def _add(self, wanted: PlannedServer, server: LocalServer) -> None:
         entry = FleetServer(
             wanted.name, server.url, server.pid, str(server.log), wanted.base_model, wanted.config
         )
         self._write({**self.known(), wanted.name: entry})
 
-    def _forget_dead(self) -> None:
-        """Drop servers that no longer answer, and kill what is left of their processes."""
+    def _remove_dead(self) -> None:
+        """Remove servers that do not answer, and kill what is left of their processes."""
         running = self.running()
         for name, server in self.known().items():
             if name not in running:
@@ -264,7 +264,7 @@ class LocalFleet:
         self._write_routes(read_routes(self.routes_path))
 
     def _write_routes(self, routes: Routes) -> None:
-        """The routes with the servers' present addresses."""
+        """Write the routes with the servers' present addresses."""
         known = self.known()
         servers = {name: RoutedServer(s.url, s.base_model) for name, s in sorted(known.items())}
         adapters = {

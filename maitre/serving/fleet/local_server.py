@@ -1,8 +1,8 @@
-"""One vLLM server as a process of this machine: start, wait until ready, stop, read its log.
+"""One vLLM server as a process of this machine: start it, wait until ready, stop it, read its log.
 
-vLLM lives in an environment of its own (`make vllm`), since it pins its libraries. It is started as
-`python -m vllm.entrypoints.openai.api_server`: the CPU build's `vllm` command looks for a package
-of another name.
+vLLM has a virtual environment of its own (`make vllm`), because it pins its libraries. The command
+is `python -m vllm.entrypoints.openai.api_server`: the CPU build's command `vllm` looks for a
+package of another name.
 """
 
 import contextlib
@@ -27,25 +27,26 @@ STOP_TIMEOUT_S = 20.0
 
 
 def vllm_python(venv: str) -> Path:
-    """Return the interpreter of vLLM's environment (the setting `vllm_venv`).
+    """Return the interpreter of vLLM's virtual environment (the setting `vllm_venv`).
 
     Raises:
-        VllmError: there is no such environment; the message says how to make it.
+        VllmError: the environment does not exist; the message says how to make it.
     """
     python = Path(venv) / "bin" / "python"
     if not python.exists():
         raise VllmError(
-            f"no vLLM at {venv}: `make vllm` sets it up, or MAITRE_VLLM_VENV names its environment"
+            f"{venv}: expected a virtual environment with vLLM; run `make vllm`, or set "
+            "MAITRE_VLLM_VENV to the environment that has it"
         )
     return python.absolute()
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How a server is started. The defaults suit a CPU; `more` goes to vLLM as it stands.
+    """How a server is started. The defaults suit a CPU; `more` holds further flags of vLLM.
 
-    `kv_cache_gib` is the KV cache of a CPU server; on a GPU `gpu_memory_utilization` decides.
-    `max_loras=None` starts it without adapters.
+    `kv_cache_gib` is the size of the KV cache on a CPU; `gpu_memory_utilization` decides it on a
+    GPU. With `max_loras=None` the server takes no adapters.
     """
 
     base_model: str
@@ -65,7 +66,7 @@ class LaunchOptions:
     more: tuple[str, ...] = ()
 
     def arguments(self, host: str, port: int) -> list[str]:
-        """vLLM's command line, after the interpreter."""
+        """Return vLLM's command line, after the interpreter."""
         command = [
             *("-m", "vllm.entrypoints.openai.api_server"),
             f"--model={self.base_model}",
@@ -94,7 +95,7 @@ class LaunchOptions:
         return [*command, *self.more]
 
     def environment(self) -> dict[str, str]:
-        """The variables that vLLM reads."""
+        """Return the environment variables that vLLM reads."""
         found = {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
@@ -109,7 +110,7 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A running (or starting) server. `pid` leads a process group of its own."""
+    """A server that runs or starts. `pid` leads a process group of its own."""
 
     name: str
     url: str
@@ -129,7 +130,7 @@ class LocalServer:
         host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
     ) -> Self:
-        """Start a process and return at once; `prefix` are words before the command (`nice`)."""
+        """Start a process and return at once; `prefix` comes before the command (`nice`)."""
         port = port or free_port(host)
         log = log_folder / f"{name}.log"
         child = ChildProcess.start(
@@ -141,23 +142,24 @@ class LocalServer:
         return cls(name, f"http://{host}:{port}", child.pid, log, child.process)
 
     def alive(self) -> bool:
-        """Whether its process is there."""
+        """Return whether the server's process runs."""
         if self.process is not None:
             return self.process.poll() is None
         return any(pid == self.pid for pid in _members(self.pid))
 
     def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until it answers.
+        """Wait until the server answers.
 
         Raises:
-            VllmError: it ended, or did not answer in time; with the last line of its log.
+            VllmError: the server ended, or did not answer in time. The message has the last error
+                of its log.
         """
         give_up_at = time.monotonic() + timeout_s
         with VllmClient(self.url) as client:
             while not client.healthy():
                 if not self.alive():
                     raise VllmError(
-                        f"server {self.name} at {self.url} ended: {self.complaint()}; "
+                        f"server {self.name} at {self.url} ended: {self.last_error()}; "
                         f"see {self.log}"
                     )
                 if time.monotonic() > give_up_at:
@@ -168,27 +170,27 @@ class LocalServer:
                 time.sleep(0.25)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Interrupt it and wait; kill what has not gone by then. Stopping twice is no error."""
+        """Terminate the server and wait; kill what remains. Do nothing when it has ended."""
         if self.alive():
             _signal([self.pid], signal.SIGTERM)
         give_up_at = time.monotonic() + timeout_s
         while self.alive() and time.monotonic() < give_up_at:
             time.sleep(0.1)
-        # The engine is a child process in the same group; it must not stay behind.
+        # The engine is a child process in the same group; it must end too.
         _signal(_members(self.pid), signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
 
-    def complaint(self) -> str:
-        """The last line of the log that says what went wrong, or the last line at all."""
+    def last_error(self) -> str:
+        """Return the last line of the log that names an error, or else the last line."""
         if not self.log.is_file():
             return "it has no log"
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
-        telling = [line for line in lines if "Error" in line and "Traceback" not in line]
-        return next(iter(telling[-1:] or [line for line in lines[-1:] if line]), "an empty log")
+        errors = [line for line in lines if "Error" in line and "Traceback" not in line]
+        return next(iter(errors[-1:] or [line for line in lines[-1:] if line]), "an empty log")
 
 
-# They would point vLLM's Python elsewhere, or take its cores.
+# These variables would change vLLM's Python, or limit its cores.
 _NOT_FOR_VLLM = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 
 
@@ -199,9 +201,9 @@ def _signal(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 def _members(group: int) -> list[int]:
-    """The living processes of a server's group.
+    """Return the running processes of a server's group.
 
-    Only those that are vLLM's: a number written down long ago may be another process's by now.
+    Only processes of vLLM count: the operating system may have given an old pid to another process.
     """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -1,8 +1,7 @@
-"""Renders a placement plan as Kubernetes manifests for vLLM: one Deployment and Service a server.
+"""Render a placement plan as Kubernetes manifests: one Deployment and one Service per server.
 
-Pure: a plan and options in, documents out. `kubectl apply -k` takes the folder they are written to.
-Flags are those of `vllm serve` (`--enable-lora`, `--max-loras`, `--max-lora-rank`,
-`--max-cpu-loras`, `--lora-modules NAME=PATH`).
+The functions are pure: they take a plan and options and return documents. `kubectl apply -k`
+applies the folder of the documents. The container's arguments are those of `vllm serve`.
 """
 
 import hashlib
@@ -25,10 +24,10 @@ FALLBACK_IMAGE = "vllm/vllm-openai:v0.8.5"
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """What the cluster has: image, where models and adapters come from, which GPUs.
+    """The cluster's part of a deployment: image, sources of models and adapters, GPUs.
 
-    Image and model id of a server are those of its profile among `profiles`, else of one for the
-    same base model. `image`, and `model_ids` by base model, override them.
+    The image and model id of a server are those of its profile, or of a profile for the same base
+    model. `image`, and `model_ids` by base model, override them.
     """
 
     namespace: str = "maitre"
@@ -67,8 +66,10 @@ def servers_with_profiles(plan: PlacementPlan) -> list[PlannedServer]:
 
 
 def render(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """The files of a kustomize folder, by name: one YAML a server, `kustomization.yaml`, and
-    `routes.json` (adapter -> servers with shares) for the gateway in front of them.
+    """Return the files of a kustomize folder by name.
+
+    There is one YAML file per server, `kustomization.yaml`, and `routes.json` for the gateway:
+    adapter -> services with shares.
     """
     files = {}
     for server in servers_with_profiles(plan):
@@ -86,7 +87,7 @@ def render(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
 
 
 def routes(plan: PlacementPlan) -> dict[str, dict[str, float]]:
-    """For each adapter the services that hold it and the share of its requests that each gets."""
+    """Return, for each adapter, its services and their shares of the adapter's requests."""
     table: dict[str, dict[str, float]] = {}
     for server in plan.servers:
         for placed in server.adapters:
@@ -95,7 +96,7 @@ def routes(plan: PlacementPlan) -> dict[str, dict[str, float]]:
 
 
 def resource_name(server_name: str) -> str:
-    """A DNS label for a server: lower case, at most 52 characters, unique for what was cut."""
+    """Return a DNS label for a server: lower case, with a hash where characters were replaced."""
     cleaned = re.sub(r"[^a-z0-9]+", "-", server_name.lower()).strip("-") or "server"
     if cleaned == server_name and len(cleaned) <= 52:
         return f"vllm-{cleaned}"
@@ -104,7 +105,7 @@ def resource_name(server_name: str) -> str:
 
 
 def _selector(name: str) -> dict[str, str]:
-    """The labels by which a Deployment and its Service know their pods."""
+    """Return the labels by which a Deployment and its Service select their pods."""
     return {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name}
 
 
@@ -122,7 +123,7 @@ def _deployment(server: PlannedServer, options: DeploymentOptions) -> dict[str, 
         },
         "spec": {
             "replicas": 1,
-            # A surge would need a GPU that the plan does not count.
+            # A surge would need a GPU more than the plan has.
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
@@ -146,7 +147,7 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
 
     return {
         "automountServiceAccountToken": False,
-        # Else each Service of the namespace sets variables, and vLLM reads what begins with VLLM_.
+        # Otherwise each Service sets variables, and vLLM reads those that start with VLLM_.
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
@@ -162,12 +163,12 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
                 "args": server_arguments(server, options),
                 "ports": [{"name": "http", "containerPort": PORT}],
                 "env": [
-                    # The image knows no user of this id: torch's caches ask for a name.
+                    # The image has no user of this id, and torch's caches need a name.
                     {"name": "USER", "value": "vllm"},
                     {"name": "LOGNAME", "value": "vllm"},
                     {"name": "HOME", "value": "/cache"},
                     {"name": "HF_HOME", "value": "/cache/huggingface"},
-                    # Lets a new plan load and unload adapters without a restart.
+                    # A new plan loads and unloads adapters without a restart.
                     {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"},
                     {
                         "name": "HF_TOKEN",
@@ -214,7 +215,7 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
 
 
 def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[str]:
-    """The command line of `vllm serve` for one planned server."""
+    """Return the arguments of `vllm serve` for one planned server."""
     return [
         f"--model={options.model_of(server)}",
         f"--served-model-name={server.base_model}",

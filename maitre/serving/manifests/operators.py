@@ -1,8 +1,7 @@
-"""A placement plan for those who run AIBrix or vLLM's production stack, or Helm.
+"""Render a placement plan for AIBrix, vLLM's production stack, or a Helm chart of your own.
 
-These operators place adapters by themselves, or on every pod that matches; so each document pins an
-adapter to the pods of the plan's servers where the operator can express that, and the text says
-what it cannot.
+The operators choose pods for adapters themselves. Each document therefore pins an adapter to the
+pods of the plan's servers as far as the operator allows it; the docstrings say what it does not.
 """
 
 from collections.abc import Callable
@@ -25,10 +24,10 @@ INSTANCE_LABEL = "app.kubernetes.io/instance"
 
 
 def aibrix(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """The servers as manifests, without adapters, and a `ModelAdapter` an adapter and server.
+    """Return the servers as manifests, and one `ModelAdapter` per adapter and server.
 
-    AIBrix loads the adapter on the pods that the selector names, here those of one server. Its
-    gateway divides requests evenly among an adapter's pods, whatever the plan's shares.
+    AIBrix loads an adapter on pods that its selector matches, here those of one server. Its gateway
+    divides requests evenly among an adapter's pods and ignores the plan's shares.
     """
     documents = []
     for server in plan.servers:
@@ -58,10 +57,10 @@ def aibrix(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
 
 
 def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """The servers as Helm values of the production stack, and a `LoraAdapter` an adapter.
+    """Return the servers as Helm values of the production stack, and one `LoraAdapter` per adapter.
 
-    Its operator chooses the pods itself among those of a base model: each server of the plan
-    is therefore a model specification of its own name, and an adapter's base model is its server.
+    The operator chooses among all pods of a base model. Each server is therefore a model of its
+    own, and the base model of an adapter is its server.
     """
     documents = [
         {
@@ -94,7 +93,7 @@ def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[st
 
 
 def helm(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """Plain values for a chart of one's own: what each server is started with, and the routes."""
+    """Return values for a Helm chart of your own: the servers' arguments, and the routes."""
     servers = [
         {
             "name": resource_name(server.name),
@@ -120,18 +119,18 @@ FORMATS: dict[str, Renderer] = {
 
 
 def render_as(name: str, plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """The plan's files in a format, by file name.
+    """Return the plan's files in a format, by file name.
 
     Raises:
-        ValueError: there is no such format.
+        UserError: the format is unknown.
     """
     if name not in FORMATS:
-        raise UserError(f"--format {name}: give one of {', '.join(FORMATS)}")
+        raise UserError(f"--format: expected one of {', '.join(FORMATS)}; got {name!r}")
     return FORMATS[name](plan, options)
 
 
 def _bare_servers(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """The manifests, in which adapters are loaded by the operator and not at the start."""
+    """Return the manifests without `--lora-modules`: the operator loads the adapters."""
     files = render(plan, options)
     for name in [name for name in files if name.startswith("vllm-")]:
         documents = list(yaml.safe_load_all(files[name]))
@@ -168,7 +167,7 @@ def _model_spec(server: PlannedServer, options: DeploymentOptions) -> dict[str, 
 
 
 def _adapter_resource(adapter: str, server: PlannedServer, plan: PlacementPlan) -> str:
-    """A resource's name for an adapter on a server; the adapter's own where it has one server."""
+    """Return the name of an adapter's resource; with several servers it includes the server."""
     name = resource_name(adapter).removeprefix("vllm-")
     if len(plan.servers_of()[adapter]) == 1:
         return name

@@ -1,1 +1,1 @@
-"""Measure a running vLLM server: planned load, one row per request, samples for the twin."""
+"""Measure a running vLLM server: send planned load, store one sample per request."""

@@ -1,6 +1,6 @@
-"""LoRA adapters with random weights, in peft's format: to measure a server without one's own.
+"""LoRA adapters with random weights in peft's format, to measure a server without own adapters.
 
-A server works as hard for them as for tuned ones of the same rank and layers.
+They cost a server as much as tuned adapters of the same rank and layers.
 """
 
 import json
@@ -19,13 +19,13 @@ SCALE = 0.01
 def write_blank_adapter(
     folder: Path, base_model: Path, rank: int, seed: int, layers: tuple[str, ...] = LAYERS
 ) -> Path:
-    """Write an adapter of `rank` for a Llama-like model folder; whole or not at all.
+    """Write an adapter of `rank` for the Llama-like model in `base_model`, atomically.
 
     Raises:
-        ValueError: the rank is not positive, or the model's `config.json` is of another kind.
+        UserError: the rank is not positive, or the model's `config.json` lacks a field.
     """
     if rank < 1:
-        raise UserError(f"an adapter's rank is at least 1, not {rank}")
+        raise UserError(f"adapter rank: expected at least 1; got {rank}")
     shapes = _layer_shapes(base_model)
     random = np.random.default_rng(seed)
     tensors = {}
@@ -56,7 +56,7 @@ def write_blank_adapter(
 
 
 def blank_adapters(folder: Path, base_model: Path, ranks: list[int]) -> dict[str, Path]:
-    """One adapter a rank of the list, called `rank8-000`, ...; those that are there are kept."""
+    """Return one adapter per rank of the list (`rank8-000`, ...); write those that are missing."""
     made = {}
     for place, rank in enumerate(ranks):
         name = f"rank{rank}-{place:03d}"
@@ -69,7 +69,7 @@ def blank_adapters(folder: Path, base_model: Path, ranks: list[int]) -> dict[str
 def _layer_shapes(base_model: Path) -> dict[str, int]:
     file = base_model / "config.json"
     if not file.is_file():
-        raise UserError(f"{base_model}: no model folder (config.json is missing)")
+        raise UserError(f"{base_model}: expected a model folder; config.json is missing")
     with reading(file):
         config = json.loads(file.read_text())
     try:
@@ -78,5 +78,7 @@ def _layer_shapes(base_model: Path) -> dict[str, int]:
         values = int(config.get("num_key_value_heads") or heads) * width
         blocks = int(config["num_hidden_layers"])
     except KeyError as error:
-        raise UserError(f"{file}: has no {error.args[0]}, which Llama-like models have") from None
+        raise UserError(
+            f"{file}: expected a Llama-like model; the field {error.args[0]} is missing"
+        ) from None
     return {"hidden": hidden, "queries": heads * width, "values": values, "blocks": blocks}

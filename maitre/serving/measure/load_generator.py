@@ -1,7 +1,7 @@
-"""The open-loop load generator: requests go out when they are due, whatever the server does.
+"""The open-loop load generator: it sends requests when they are due, whatever the server does.
 
-One event loop, one connection a request, answers streamed; the time of each chunk is kept. How late
-requests went out is reported with the samples: a generator that cannot keep up must be seen.
+One event loop, one connection per request, streamed responses; the time of each chunk is recorded.
+Each sample also records how late the request was sent, so that a slow generator is visible.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from maitre.twin.fitting.points import BASE, PlannedRequest, Point, planned_requ
 
 Row = dict[str, Any]
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 1_000, 9_000
-"""Prompts are random tokens in a range that every vocabulary has as ordinary text."""
+"""Prompts are random tokens of a range that is ordinary text in every vocabulary."""
 
 
 async def send_point(
@@ -32,38 +32,40 @@ async def send_point(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[Row]:
-    """Send a point's requests; one row of samples each, also for those that failed.
+    """Send a point's requests; return one row per request, including those that failed.
 
-    Bursts and loads are sent when due; warm-ups and switches one after the other. What is
-    unanswered at the end of the point is dropped, which a vLLM notices and aborts.
+    The requests of bursts and loads are sent when they are due; those of warm-ups and switches one
+    after the other. At the end of the point open requests are dropped; vLLM then aborts them.
     """
     planned = planned_requests(point, max_total_tokens)
     begin_s = clock()
-    rows = [_empty(point, request, ranks) for request in planned]
+    rows = [_unfinished_row(point, request, ranks) for request in planned]
 
-    async def one(request: PlannedRequest, row: Row) -> None:
+    async def send_when_due(request: PlannedRequest, row: Row) -> None:
         if request.due_s > clock() - begin_s:
             await sleep(request.due_s - (clock() - begin_s))
         row["sent_s"] = clock() - begin_s
-        await _ask(http, base_model, request, row, lambda: clock() - begin_s)
+        await _send_request(http, base_model, request, row, lambda: clock() - begin_s)
 
-    async def all_of_them() -> None:
+    async def send_all() -> None:
         if point.kind in ("burst", "load"):
-            await asyncio.gather(*(one(r, row) for r, row in zip(planned, rows, strict=True)))
+            await asyncio.gather(
+                *(send_when_due(r, row) for r, row in zip(planned, rows, strict=True))
+            )
             return
         for request, row in zip(planned, rows, strict=True):
             row["due_s"] = clock() - begin_s
-            await one(request, row)
+            await send_when_due(request, row)
 
     limit_s = point.duration_s
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(all_of_them(), timeout=limit_s)
+        await asyncio.wait_for(send_all(), timeout=limit_s)
     if point.kind == "load" and (rest_s := limit_s - (clock() - begin_s)) > 0:
         await sleep(rest_s)
     return rows
 
 
-async def _ask(
+async def _send_request(
     http: httpx2.AsyncClient,
     base_model: str,
     request: PlannedRequest,
@@ -85,22 +87,22 @@ async def _ask(
                 at_s = now_s()
                 if line == "data: [DONE]":
                     break
-                tokens = _take(line, row)
+                tokens = _record_chunk(line, row)
                 if tokens:
                     chunks.append(at_s)
     except httpx2.HTTPError as error:
         row.update(outcome="failed", error=str(error) or type(error).__name__)
         return
     if not chunks:
-        row.update(outcome="failed", error="the answer had no token")
+        row.update(outcome="failed", error="the response had no token")
         return
     row.update(
         first_token_s=chunks[0], last_token_s=chunks[-1], end_s=now_s(), outcome="ok", error=""
     )
 
 
-def _take(line: str, row: Row) -> bool:
-    """Note what a chunk counts; whether it brought tokens."""
+def _record_chunk(line: str, row: Row) -> bool:
+    """Record a chunk's token counts in the row; return whether the chunk has tokens."""
     chunk = json.loads(line[6:])
     usage = chunk.get("usage")
     if usage:
@@ -123,7 +125,7 @@ def _body(request: PlannedRequest, base_model: str) -> dict[str, Any]:
     }
 
 
-def _empty(point: Point, request: PlannedRequest, ranks: Mapping[str, int]) -> Row:
+def _unfinished_row(point: Point, request: PlannedRequest, ranks: Mapping[str, int]) -> Row:
     nan = float("nan")
     return {
         "point": point.name,
@@ -147,5 +149,5 @@ def _empty(point: Point, request: PlannedRequest, ranks: Mapping[str, int]) -> R
 
 
 def not_sent(rows: Sequence[Row]) -> int:
-    """How many requests were due and never went out."""
+    """Return how many requests were due but never sent."""
     return sum(row["sent_s"] != row["sent_s"] for row in rows)

@@ -1,7 +1,8 @@
-"""Measures a running server within a time budget, and fits its profile.
+"""Measure a running server within a time budget, and fit its profile.
 
-First bursts, round by round while their share of the time lasts; then loads at shares of what the
-twin, fitted to the bursts, sustains; then the validation loads, which no fit sees.
+First come rounds of bursts, for their part of the budget. Then come loads, at fractions of the load
+that the twin sustains when it is fitted to the bursts. The validation loads come last; no fit uses
+them.
 """
 
 import asyncio
@@ -29,8 +30,7 @@ DRAIN_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What is sent, and for how long. `adapters` are (name, folder, rank), already on the server
-    or in a folder that it can read."""
+    """What to send, and for how long. `adapters` maps the names of loaded adapters to ranks."""
 
     adapters: Mapping[str, int]
     base_model: str
@@ -42,7 +42,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a measurement went: `died` says why it ended early, if it did."""
+    """The outcome of a measurement: `died` is why it ended early, or empty."""
 
     points: int
     requests: int
@@ -52,10 +52,10 @@ class Measured:
 
 
 def load_adapters(client: VllmClient, folders: Mapping[str, Path]) -> dict[str, float]:
-    """Load what the server does not hold yet; milliseconds of each load.
+    """Load the adapters that the server does not hold; return the milliseconds of each load.
 
     Raises:
-        VllmError: it refuses one.
+        VllmError: the server refuses an adapter.
     """
     held = set(client.models())
     taken = {}
@@ -78,7 +78,7 @@ def measure(
     progress: ReportLine = lambda _: None,
     transport: httpx2.AsyncBaseTransport | None = None,
 ) -> Measured:
-    """Measure; what was measured is in `measurement` even where the server dies on the way."""
+    """Measure the server; `measurement` keeps all samples even when the server ends early."""
     return asyncio.run(_measure(url, server, options, identity, measurement, progress, transport))
 
 
@@ -113,7 +113,7 @@ async def _measure(
                 break
             profile = fit_profile(measurement.read(), server, identity)
             capacity = _capacities(profile, server, options)
-            progress(f"expected to sustain {capacity} requests/s by adapters asked")
+            progress(f"expected sustained requests/s by number of adapters: {capacity}")
             left_s = options.budget_s - (time.perf_counter() - begin_s)
             planned_s = min(seconds, left_s if role == "validation" else seconds)
             for point in loads(
@@ -140,7 +140,7 @@ def _switches(names: tuple[str, ...], seed: int) -> Point:
 def _capacities(
     profile: ServerProfile, server: MeasuredServer, options: MeasureOptions
 ) -> dict[int, float]:
-    """What the twin sustains with one adapter, with as many as slots, and with all."""
+    """Return the requests/s that the twin sustains with one adapter, one per slot, and all."""
     counts = sorted({1, min(server.max_loras, len(options.adapters)) or 1, len(options.adapters)})
     return {
         count: round(
@@ -152,7 +152,7 @@ def _capacities(
 
 
 class _Sender:
-    """Sends point after point and writes each down; stops at a server that is gone."""
+    """Sends points and stores their samples; stops when the server no longer answers."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class _Sender:
             return False
 
     async def _drain(self) -> None:
-        """Wait until the server has dropped what nobody waits for any more."""
+        """Wait until the server has aborted the requests that the generator dropped."""
         from maitre.serving.metrics import parse_metrics
 
         give_up_s = time.perf_counter() + DRAIN_TIMEOUT_S
@@ -210,14 +210,16 @@ class _Sender:
 def describe_server(
     client: VllmClient, max_num_seqs: int, max_num_batched_tokens: int, max_lora_rank: int
 ) -> MeasuredServer:
-    """What a server says of itself, with the limits that it does not say.
+    """Return the server's own figures, together with the limits that it does not report.
 
     Raises:
-        VllmError: its metrics lack the size of the KV cache or the slots.
+        VllmError: the metrics lack the size of the KV cache.
     """
     figures = client.metrics()
     if figures.kv_cache_tokens is None:
-        raise VllmError(f"{client.url}: /metrics has no vllm:cache_config_info with num_gpu_blocks")
+        raise VllmError(
+            f"{client.url}/metrics: expected vllm:cache_config_info with num_gpu_blocks; got none"
+        )
     return MeasuredServer(
         max_loras=figures.max_loras or 0,
         max_lora_rank=max_lora_rank if figures.max_loras else 0,

@@ -1,7 +1,6 @@
-"""A measurement on disk: a folder of Parquet parts and what is known of the server.
+"""A measurement on disk: a folder of Parquet parts and a description of the server.
 
-Each point becomes a part as soon as it ends, so that a server (or a machine) that dies leaves what
-was measured before.
+Each point is written as a part when it ends, so earlier points survive a crash.
 """
 
 import json
@@ -21,16 +20,16 @@ _IDENTITY_FIELDS = frozenset(field.name for field in fields(ProfileIdentity))
 
 
 class Measurement:
-    """The folder; `add` writes a part, `read` gives all of them as one frame."""
+    """The folder of a measurement: `add` writes a part, `read` returns all parts as one frame."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def begin(self, server: MeasuredServer, about: dict[str, Any]) -> None:
-        """Write down the server.
+        """Start the measurement: write the description of the server.
 
         Raises:
-            FileExistsError: the folder holds another measurement.
+            UserError: the folder holds another measurement.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / SERVER_FILE).exists():
@@ -38,12 +37,12 @@ class Measurement:
         self.note(server, about)
 
     def note(self, server: MeasuredServer, about: dict[str, Any]) -> None:
-        """Write down the server anew, with what was learned of it since."""
+        """Write the description of the server again, with what was learned since."""
         document = {"server": asdict(server), **about}
         write_text(self.folder / SERVER_FILE, json.dumps(document, indent=2) + "\n")
 
     def add(self, rows: list[dict[str, Any]], burst: int) -> None:
-        """Write one point's rows; `burst` numbers the times that points were sent."""
+        """Write the rows of one point; `burst` is the number of the point in order of sending."""
         if not rows:
             return
         frame = pd.DataFrame(rows).assign(burst=burst)
@@ -52,40 +51,43 @@ class Measurement:
             frame.to_parquet(unfinished, index=False)
 
     def read(self) -> pd.DataFrame:
-        """All samples so far.
+        """Return all samples so far.
 
         Raises:
-            FileNotFoundError: there are none.
+            UserError: there are none.
         """
         parts = sorted(self.folder.glob("part-*.parquet"))
         if not parts:
-            raise UserError(f"{self.folder}: holds no samples")
+            raise UserError(f"{self.folder}: expected samples (part-*.parquet); got none")
         with reading(self.folder):
             return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
     def about(self) -> dict[str, Any]:
-        """What is known of the server, `server` apart.
+        """Return the description of the server.
 
         Raises:
-            FileNotFoundError: it is not a measurement's folder.
+            UserError: this is not the folder of a measurement.
         """
         file = self.folder / SERVER_FILE
         if not file.is_file():
-            raise UserError(f"{self.folder}: no measurement (it has no {SERVER_FILE})")
+            raise UserError(
+                f"{self.folder}: expected a folder that `maitre twin measure` wrote; "
+                f"{SERVER_FILE} is missing"
+            )
         with reading(file):
             return dict(json.loads(file.read_text()))
 
     def server(self) -> MeasuredServer:
-        """The server as the design knew it."""
+        """Return the server's limits as they were at the measurement."""
         return MeasuredServer(**self.about()["server"])
 
     def identity(self) -> ProfileIdentity:
-        """What a profile fitted to the samples is of."""
+        """Return the identity of a profile that is fitted to these samples."""
         return identity_of(self.about())
 
 
 def identity_of(about: dict[str, Any]) -> ProfileIdentity:
-    """What is known of a server as the identity of its profile."""
+    """Return the identity of the profile of a described server."""
     known = {name: value for name, value in about.items() if name in _IDENTITY_FIELDS}
     loads = tuple((int(rank), float(ms)) for rank, ms in about.get("adapter_load_ms", ()))
     return ProfileIdentity(**{**known, "adapter_load_ms": loads})

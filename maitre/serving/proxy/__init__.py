@@ -1,1 +1,1 @@
-"""The proxy before vLLM servers: routes by adapter, and soft prompts as embeddings."""
+"""The proxy in front of vLLM servers: it routes by adapter and embeds soft prompts."""

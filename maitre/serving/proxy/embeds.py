@@ -1,8 +1,8 @@
-"""Soft prompts for a stock vLLM: a whole prompt as embeddings, `prompt_embeds`.
+"""Send soft prompts to a stock vLLM: the whole prompt as embeddings (`prompt_embeds`).
 
-vLLM (started with `--enable-prompt-embeds`) takes, in `/v1/completions`, the base64 of what
-`torch.save` writes of a tensor `[tokens, hidden]`. The base model's input embeddings are read from
-its folder; no model is loaded.
+A vLLM that runs with `--enable-prompt-embeds` accepts a tensor `[tokens, hidden]` in
+`/v1/completions`: `torch.save`'s bytes in base64. The base model's input embeddings are read from
+its folder; the model is not loaded.
 """
 
 import base64
@@ -22,7 +22,7 @@ EMBEDDING_TENSORS = ("model.embed_tokens.weight", "transformer.wte.weight")
 
 
 def encode_embeds(rows: np.ndarray, dtype: str = "float32") -> str:
-    """Embeddings `[tokens, hidden]` in the form that vLLM takes. `dtype`: the server's own."""
+    """Encode embeddings `[tokens, hidden]` for vLLM; `dtype` is the server's."""
     import torch
 
     buffer = io.BytesIO()
@@ -32,10 +32,10 @@ def encode_embeds(rows: np.ndarray, dtype: str = "float32") -> str:
 
 
 def read_input_embeddings(folder: Path) -> np.ndarray:
-    """The input embedding matrix `[vocabulary, hidden]`, float32, of a model folder.
+    """Return the input embeddings `[vocabulary, hidden]` of a model folder, as float32.
 
     Raises:
-        ValueError: the folder holds none under a known name.
+        UserError: the folder has no tensor of a known name.
     """
     import safetensors
 
@@ -52,12 +52,14 @@ def read_input_embeddings(folder: Path) -> np.ndarray:
                 if name in tensors.keys():  # noqa: SIM118
                     matrix: np.ndarray = tensors.get_tensor(name).float().numpy()
                     return matrix
-    raise UserError(f"{folder}: no input embeddings ({' or '.join(EMBEDDING_TENSORS)})")
+    raise UserError(
+        f"{folder}: expected input embeddings under {' or '.join(EMBEDDING_TENSORS)}; got none"
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class PromptEmbedder:
-    """Turns texts or chats and a tuned prompt into `prompt_embeds`."""
+    """Encodes a tuned prompt together with a text or chat as `prompt_embeds`."""
 
     embeddings: np.ndarray
     tokenizer: Any
@@ -68,7 +70,7 @@ class PromptEmbedder:
         """Read a base model's embeddings and tokenizer.
 
         Raises:
-            ValueError: the folder is not a model's.
+            UserError: the folder is not a model's.
         """
         from transformers import AutoTokenizer
 
@@ -76,18 +78,19 @@ class PromptEmbedder:
         return cls(embeddings, AutoTokenizer.from_pretrained(folder), dtype)
 
     def embed(self, tuned: StoredPrompt, text: str | list[dict[str, str]]) -> str:
-        """`prompt_embeds` of a tuned prompt before (or after) a text or chat.
+        """Return the `prompt_embeds` of a tuned prompt before (or after) a text or chat.
 
-        Tokens are those that tuning saw: a text with the tokenizer's special tokens, a chat
-        through its template with the opening of the answer.
+        The tokens are those of the tuning: a text with the tokenizer's special tokens, a chat
+        through its template with the start of the answer.
 
         Raises:
-            ValueError: the prompt was tuned for a model of another width, or nothing is asked.
+            UserError: the prompt was tuned for a model of another width, or the text is empty.
         """
         hidden = self.embeddings.shape[1]
         if tuned.prompt.shape[1] != hidden:
             raise UserError(
-                f"the tuned prompt has width {tuned.prompt.shape[1]}, the base model {hidden}"
+                f"tuned prompt: expected width {hidden}, as the base model; "
+                f"got {tuned.prompt.shape[1]}"
             )
         if isinstance(text, str):
             ids = self.tokenizer(text).input_ids
@@ -97,7 +100,7 @@ class PromptEmbedder:
             )
             ids = self.tokenizer(chat, add_special_tokens=False).input_ids
         if not ids:
-            raise UserError("the prompt tokenises to nothing")
+            raise UserError("prompt: expected at least one token; got none")
         parts = [tuned.prompt, self.embeddings[np.asarray(ids)]]
         if tuned.position == "suffix":
             parts.reverse()
@@ -105,7 +108,7 @@ class PromptEmbedder:
 
 
 def read_tuned_prompt(folder: Path) -> StoredPrompt:
-    """A tuned prompt's folder: as the tuning half exports it, or a registered version's."""
+    """Read a tuned prompt from a folder that `maitre` exported or of a registered version."""
     card = folder / REGISTERED_CARD
     if not card.is_file():
         return import_prompt(folder)

@@ -1,9 +1,9 @@
-"""A small reverse proxy: one address for all servers of a route file.
+"""A small reverse proxy for one machine: one address for all servers of a route file.
 
-It forwards OpenAI-style requests by their `model`: to a server that holds the adapter, chosen by
-the shares, and to another replica if that one cannot be reached or fails before it has answered.
-The model name of a tuned soft prompt becomes `prompt_embeds` for the base model. The route file is
-read again when it changes. For one machine; a gateway does this on a cluster.
+It forwards OpenAI-style requests by their `model` to a server that holds the adapter; the shares
+are the probabilities. If that server does not answer, the proxy tries another replica. A tuned soft
+prompt's model name becomes `prompt_embeds` for the base model. The proxy reads the route file
+again when it changes. On a cluster, a gateway takes its place.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ def proxy_app(
     transport: httpx2.AsyncBaseTransport | None = None,
     choose: random.Random | None = None,
 ) -> Starlette:
-    """The proxy as an ASGI application.
+    """Return the proxy as an ASGI application.
 
-    `embedder_of(base model)` gives what turns texts into embeddings; it is called when a tuned
-    prompt is first asked for.
+    `embedder_of(base model)` returns the base model's embedder. The proxy calls it at the first
+    request for a tuned prompt.
     """
     proxy = _Proxy(routes_path, embedder_of, choose or random.Random())
 
@@ -81,7 +81,7 @@ class _Proxy:
         await self._http.aclose()
 
     async def health(self, _: Request) -> Response:
-        """How many servers there are, and by whose routes: another checkout has its own."""
+        """Return the number of servers, and the folder of the routes to identify the checkout."""
         folder = str(self._path.parent.resolve())
         return JSONResponse({"servers": len(self._current().servers), "folder": folder})
 
@@ -90,7 +90,7 @@ class _Proxy:
         return JSONResponse({"object": "list", "data": data})
 
     async def metrics(self, _: Request) -> Response:
-        """Requests by model and answer; vLLM's own counters do not tell adapters apart."""
+        """Return request counts by model and status; vLLM's own counters merge all adapters."""
         lines = [f"# TYPE {REQUESTS} counter"]
         for (model, status), count in sorted(self._counts.items()):
             quoted = json.dumps(model, ensure_ascii=False)
@@ -102,7 +102,7 @@ class _Proxy:
             body = await request.json()
             model = body["model"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-            return _refuse(400, "the request is not a JSON object with a 'model'")
+            return _refuse(400, "request body: expected a JSON object with 'model'")
         routes = self._current()
         weights = routes.servers_for(model) if isinstance(model, str) else {}
         if not weights:
@@ -123,7 +123,7 @@ class _Proxy:
     async def _try_each(
         self, routes: Routes, weights: Mapping[str, float], path: str, body: Mapping[str, Any]
     ) -> httpx2.Response:
-        """The answer of the first replica that gives one, in an order drawn by the shares."""
+        """Return the response of the first replica that gives one; the shares draw the order."""
         failed = httpx2.Response(502, json=_error(502, "no server"))
         for name in self._order(weights):
             url = routes.servers[name].url
@@ -152,13 +152,15 @@ class _Proxy:
     def _with_prompt(
         self, body: Mapping[str, Any], prompt: RoutedPrompt, path: str
     ) -> dict[str, Any]:
-        """The request for the base model with the tuned prompt in its embeddings."""
+        """Return the request to the base model, with the tuned prompt in its embeddings."""
         chat = path.endswith("chat/completions")
         asked = body.get("messages") if chat else body.get("prompt")
         if not (isinstance(asked, list) if chat else isinstance(asked, str)) or not asked:
-            raise UserError("give 'messages'" if chat else "give 'prompt' as one text")
+            raise UserError(
+                "'messages': expected a list of messages" if chat else "'prompt': expected one text"
+            )
         if body.get("stream"):
-            raise UserError("a tuned prompt's answers are not streamed")
+            raise UserError("'stream': expected false; a tuned prompt's answers are not streamed")
         base = prompt.base_model
         if base not in self._embedders:
             self._embedders[base] = self._embedder_of(base)
@@ -190,7 +192,7 @@ async def _bytes(answer: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 async def _renamed(answer: httpx2.Response, model: str, *, chat: bool) -> Response:
-    """A completion under the tuned prompt's name, as a chat's answer where a chat was asked."""
+    """Return a completion under the tuned prompt's name; for a chat, as a chat completion."""
     document = {**json.loads(await answer.aread()), "model": model}
     if chat:
         document["object"] = "chat.completion"

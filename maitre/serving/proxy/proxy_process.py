@@ -1,4 +1,4 @@
-"""The proxy as a process beside Dagster and MLflow: `maitre up` starts it where servers run."""
+"""The proxy as a child process: `maitre up` starts it when servers are routed."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ _PAUSE_S = 0.2
 
 @dataclass(frozen=True)
 class ProxyProcess:
-    """A proxy that was started, or (`process` None) one that was there already."""
+    """A proxy that was started, or one that ran already (`process` is None)."""
 
     url: str
     folder: Path
@@ -30,13 +30,13 @@ class ProxyProcess:
     def start_where_routed(
         cls, serving_folder: Path, log_folder: Path, port: int, base_model: tuple[str, str]
     ) -> Self | None:
-        """Start it if the folder's routes name servers; None where they do not.
+        """Start the proxy if the folder's routes name servers; else return None.
 
-        `base_model` is the name and folder of the model that tuned prompts are for.
+        `base_model` is the name and folder of the model of the tuned prompts.
 
         Raises:
-            ValueError: the route file cannot be read.
-            ServiceError: the port is taken by a proxy of other routes.
+            UserError: the route file cannot be read.
+            ServiceError: the port is in use by a proxy of other routes.
         """
         if not read_routes(serving_folder / "routes.json").servers:
             return None
@@ -52,11 +52,11 @@ class ProxyProcess:
         return cls(url, serving_folder, log, process)
 
     def wait_until_ready(self, timeout_s: float = 30.0) -> None:
-        """Wait until it answers.
+        """Wait until the proxy answers.
 
         Raises:
-            ServiceError: it ended, as where the port is taken, or did not answer in time. It is
-                stopped then.
+            ServiceError: the proxy ended (its port may be in use), or it did not answer in time;
+                it is then stopped.
         """
         give_up_at = time.monotonic() + timeout_s
         while _folder_of(self.url) != self.folder.resolve():
@@ -71,17 +71,17 @@ class ProxyProcess:
             time.sleep(_PAUSE_S)
 
     def ended(self) -> bool:
-        """Return whether it was started here and has ended."""
+        """Return whether the proxy was started by this process and has ended."""
         return self.process is not None and not self.process.is_running()
 
     def stop(self) -> None:
-        """Interrupt it if it was started here; kill it when it does not end."""
+        """Interrupt the proxy if this process started it; kill it when it does not end."""
         if self.process is not None:
             self.process.stop(STOP_TIMEOUT_S)
 
 
 def _folder_of(url: str) -> Path | None:
-    """The folder of the routes by which a proxy answers there; None where there is no proxy."""
+    """Return the folder of the routes of the proxy at `url`; None when there is no proxy."""
     try:
         answer = httpx2.get(f"{url}/health", timeout=2.0)
         health = answer.json() if answer.status_code == 200 else None

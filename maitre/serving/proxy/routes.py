@@ -1,14 +1,14 @@
 """The route file: which servers answer for an adapter, and with which share.
 
-A gateway reads it; so does the proxy of this machine. It is replaced as a whole, so that a reader
-never meets half of it:
+Gateways and the local proxy read it. Each write replaces the whole file, so a reader never sees a
+part of it:
 
     {"servers": {NAME: {"url": ..., "base_model": ...}},
      "adapters": {ADAPTER: {NAME: share}},
      "prompts": {MODEL: {"folder": ..., "base_model": ...}}}
 
-`prompts` are tuned soft prompts by the model name that clients use: no server knows them, the
-proxy puts them before the request of the base model.
+`prompts` maps the model names of tuned soft prompts to their folders. Servers do not know these
+names; the proxy adds the prompt to a request to the base model.
 """
 
 import json
@@ -37,16 +37,16 @@ class RoutedPrompt:
 
 @dataclass(frozen=True)
 class Routes:
-    """The content of a route file. Shares of an adapter need not sum to 1: they are weights."""
+    """The content of a route file. Shares are weights: they need not sum to 1."""
 
     servers: Mapping[str, RoutedServer] = field(default_factory=dict)
     adapters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     prompts: Mapping[str, RoutedPrompt] = field(default_factory=dict)
 
     def servers_for(self, model: str) -> dict[str, float]:
-        """Servers and weights for a model name: an adapter's, a prompt's, or a base model's.
+        """Return the servers and weights of a model name: an adapter, a prompt or a base model.
 
-        Empty where nobody serves it.
+        The result is empty when no server serves the model.
         """
         if model in self.adapters:
             return {
@@ -56,22 +56,22 @@ class Routes:
         return {name: 1.0 for name, server in self.servers.items() if server.base_model == base}
 
     def models(self) -> list[str]:
-        """Every model name that has a server."""
+        """Return every model name that has a server."""
         bases = {server.base_model for server in self.servers.values()}
         return sorted(
             name for name in {*bases, *self.adapters, *self.prompts} if self.servers_for(name)
         )
 
     def to_json(self) -> str:
-        """The file's text."""
+        """Return the text of the route file."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
 
 def read_routes(path: Path) -> Routes:
-    """The routes of a file; none where there is no file.
+    """Return the routes of a file; none when there is no file.
 
     Raises:
-        UserError: it is not a route file.
+        UserError: the file is not a route file.
     """
     if not path.is_file():
         return Routes()
@@ -88,4 +88,4 @@ def read_routes(path: Path) -> Routes:
             },
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a route file: {error}") from error
+        raise UserError(f"{path}: expected a route file; got {error}") from error

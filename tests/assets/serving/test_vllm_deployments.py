@@ -1,7 +1,5 @@
 """The plan applied from the asset, to servers of this machine that a double stands in for."""
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,43 +11,26 @@ from assets.serving.running_servers import running_servers
 from assets.serving.vllm_deployments import vllm_deployments
 from maitre.errors import UserError
 from maitre.files import write_text
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
 from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes
 from maitre.settings import Settings
-from maitre.twin.limits import VllmLimits
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.language_model import LanguageModel
-
-DOUBLE = Path(__file__).parents[2] / "serving" / "double"
-CONFIG = VllmLimits(
-    max_loras=4,
-    max_cpu_loras=4,
-    max_lora_rank=8,
-    max_num_seqs=8,
-    max_num_batched_tokens=512,
-)
+from tests.tiny_plans import LIMITS, tiny_plan
+from tests.vllm_double import write_adapter, write_double_python
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataHome:
     """A home with a plan of one server and two adapters, and a vLLM that is a double."""
-    python = tmp_path / "venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={DOUBLE} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    write_double_python(tmp_path / "venv" / "bin" / "python")
     for name in "ab":
-        folder = tmp_path / "adapters" / name
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
-        (folder / "adapter_model.safetensors").write_bytes(b"")
+        write_adapter(tmp_path / "adapters" / name)
     home = DataHome(root=str(tmp_path / "home"))
-    shares = (AdapterShare("a"), AdapterShare("b"))
-    plan = PlacementPlan("cpu/tiny", (PlannedServer("s", "tiny", CONFIG, shares),))
-    home.write_plan(plan)
+    home.write_plan(tiny_plan({"s": {"a": 1.0, "b": 1.0}}))
     return home
 
 
@@ -110,8 +91,6 @@ def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan
     applied = home.plan()
     routed = Routes({"s": RoutedServer("http://s", "tiny")}, applied.servers_of())
     write_text(Path(gateway.routes_file), routed.to_json())
-    newer = PlannedServer(
-        "s", "tiny", replace(CONFIG, max_loras=8, max_cpu_loras=8), applied.servers[0].adapters
-    )
-    home.write_plan(PlacementPlan("cpu/tiny", (newer,)))
+    larger = replace(LIMITS, max_loras=8, max_cpu_loras=8)
+    home.write_plan(tiny_plan({"s": {"a": 1.0, "b": 1.0}}, larger))
     assert plan_in_service(home, gateway, "cpu/tiny") == applied

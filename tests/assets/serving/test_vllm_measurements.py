@@ -155,7 +155,7 @@ def test_a_measurement_of_another_kind_of_server_is_refused(
 ) -> None:
     """Its profile would be fitted and never be found."""
     folder = measured_folder(tmp_path / "1", PROFILE)
-    expected = f"measurement of '{PROFILE}', not of the partition 'cpu-other'"
+    expected = f"the partition 'cpu-other'; got one of '{PROFILE}'"
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(ValueError, match=expected):
         take_over(instance, home, inputs, folder, "cpu-other")
     assert not home.has_measurement("cpu-other")

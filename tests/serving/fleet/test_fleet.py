@@ -4,35 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.client import VllmClient
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
 from maitre.serving.proxy.routes import read_routes
-from maitre.twin.limits import VllmLimits
-
-CONFIG = {
-    "max_loras": 2,
-    "max_cpu_loras": 4,
-    "max_lora_rank": 8,
-    "max_num_seqs": 8,
-    "max_num_batched_tokens": 512,
-}
-
-
-def plan(servers: dict[str, dict[str, float]], **config: int) -> PlacementPlan:
-    return PlacementPlan(
-        profile="cpu/tiny",
-        servers=tuple(
-            PlannedServer(
-                name,
-                "tiny",
-                VllmLimits(**{**CONFIG, **config}),
-                tuple(AdapterShare(a, share) for a, share in held.items()),
-            )
-            for name, held in servers.items()
-        ),
-    )
+from tests.tiny_plans import LIMITS, tiny_plan
 
 
 @pytest.fixture
@@ -56,19 +32,21 @@ def test_a_plan_is_applied_once_changed_and_stopped(
 ) -> None:
     for name in "abc":
         make_adapter(name)
-    first = plan({"s": {"a": 1.0, "b": 0.5}, "t": {"b": 0.5}})
+    first = tiny_plan({"s": {"a": 1.0, "b": 0.5}, "t": {"b": 0.5}})
     assert fleet.apply(first).complete
     assert held(fleet) == {"s": {"a", "b"}, "t": {"b"}}
     assert fleet.steps_to(first) == (), "a second apply has nothing to do"
     assert fleet.apply(first).done == []
 
-    second = plan({"s": {"a": 1.0, "c": 1.0, "b": 1.0}})
+    second = tiny_plan({"s": {"a": 1.0, "c": 1.0, "b": 1.0}})
     assert fleet.apply(second).complete
     assert held(fleet) == {"s": {"a", "b", "c"}}
     assert read_routes(fleet.routes_path).adapters == {a: {"s": 1.0} for a in "abc"}
 
     before = fleet.running()["s"]
-    assert fleet.apply(plan({"s": {"a": 1.0, "c": 1.0, "b": 1.0}}, max_loras=4)).complete
+    assert fleet.apply(
+        tiny_plan({"s": {"a": 1.0, "c": 1.0, "b": 1.0}}, replace(LIMITS, max_loras=2))
+    ).complete
     after = fleet.running()["s"]
     assert after.pid != before.pid
     assert held(fleet) == {"s": {"a", "b", "c"}}, "a restarted server gets its adapters back"
@@ -80,7 +58,7 @@ def test_missing_files_and_ranks_are_named_and_the_rest_is_served(
 ) -> None:
     make_adapter("good")
     make_adapter("large", rank=64)
-    done = fleet.apply(plan({"s": {"good": 1.0, "large": 1.0, "gone": 1.0}}))
+    done = fleet.apply(tiny_plan({"s": {"good": 1.0, "large": 1.0, "gone": 1.0}}))
     assert not done.complete
     reasons = {f.step.adapter: f.reason for f in done.failed if f.step.action == "load"}
     assert "missing" in reasons["gone"]
@@ -89,12 +67,12 @@ def test_missing_files_and_ranks_are_named_and_the_rest_is_served(
     assert "gone" not in read_routes(fleet.routes_path).models()
 
 
-def test_a_server_that_does_not_start_is_named_with_its_complaint(
+def test_a_server_that_does_not_start_is_named_with_its_error(
     fleet: LocalFleet, make_adapter: Callable[..., Path], launch: LaunchOptions
 ) -> None:
     make_adapter("a")
     fleet.options = replace(fleet.options, model_paths={"tiny": "broken"})
-    done = fleet.apply(plan({"s": {"a": 1.0}}))
+    done = fleet.apply(tiny_plan({"s": {"a": 1.0}}))
     assert "the double was told to fail" in done.failed[0].reason
     assert fleet.running() == {}
 
@@ -103,7 +81,7 @@ def test_a_dead_server_is_started_again(
     fleet: LocalFleet, make_adapter: Callable[..., Path]
 ) -> None:
     make_adapter("a")
-    wanted = plan({"s": {"a": 1.0}})
+    wanted = tiny_plan({"s": {"a": 1.0}})
     fleet.apply(wanted)
     fleet.running()["s"].process().stop()
     assert [step.action for step in fleet.steps_to(wanted)] == ["start_server", "load", "route"]

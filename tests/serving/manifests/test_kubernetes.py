@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.placement.plan import PlacementPlan
 from maitre.serving.manifests.kubernetes import (
     DeploymentOptions,
     render,
@@ -15,30 +15,18 @@ from maitre.serving.manifests.kubernetes import (
     routes,
     server_arguments,
 )
-from maitre.twin.limits import VllmLimits, buffer_rank
+from maitre.twin.limits import buffer_rank
 from maitre.twin.profile import ServerProfile
-
-CONFIG = {
-    "max_loras": 8,
-    "max_cpu_loras": 16,
-    "max_lora_rank": 12,
-    "max_num_seqs": 256,
-    "max_num_batched_tokens": 2048,
-}
+from tests.tiny_plans import LIMITS, tiny_plan
 
 
 def plan() -> PlacementPlan:
-    shares = [("server-0", "a", 1.0), ("server-0", "hot", 0.25), ("server-1", "hot", 0.75)]
-    servers = tuple(
-        PlannedServer(
-            name=name,
-            base_model="llama-3.1-8b-instruct",
-            config=VllmLimits(**CONFIG),
-            adapters=tuple(AdapterShare(a, s) for n, a, s in shares if n == name),
-        )
-        for name in ("server-0", "server-1")
+    return tiny_plan(
+        {"server-0": {"a": 1.0, "hot": 0.25}, "server-1": {"hot": 0.75}},
+        replace(LIMITS, max_loras=8, max_cpu_loras=16, max_lora_rank=12),
+        base_model="llama-3.1-8b-instruct",
+        profile="h100-64gb/llama-3.1-8b-instruct",
     )
-    return PlacementPlan(profile="h100-64gb/llama-3.1-8b-instruct", servers=servers)
 
 
 def documents(files: dict[str, str]) -> list[dict]:

@@ -1,26 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.manifests.kubernetes import DeploymentOptions
 from maitre.serving.manifests.operators import FORMATS, render_as
-from maitre.twin.limits import VllmLimits
+from tests.tiny_plans import LIMITS, tiny_plan
 
-CONFIG = {
-    "max_loras": 2,
-    "max_cpu_loras": 4,
-    "max_lora_rank": 12,
-    "max_num_seqs": 8,
-    "max_num_batched_tokens": 512,
-}
-PLAN = PlacementPlan(
-    "p",
-    tuple(
-        PlannedServer(
-            name, "llama", VllmLimits(**CONFIG), tuple(AdapterShare(a, s) for a, s in held.items())
-        )
-        for name, held in {"s": {"a": 1.0, "Hot_1": 0.5}, "t": {"Hot_1": 0.5}}.items()
-    ),
+PLAN = tiny_plan(
+    {"s": {"a": 1.0, "Hot_1": 0.5}, "t": {"Hot_1": 0.5}},
+    replace(LIMITS, max_lora_rank=12),
+    base_model="llama",
 )
 
 
