@@ -28,7 +28,7 @@ CHECKED_HOUR_S = 3600.0
 
 
 class PlacementConfig(dg.Config):
-    """What the plan promises: the risk of an unhealthy server, and the objective."""
+    """The plan's promise: the risk of an unhealthy server, and the objective."""
 
     risk: float = 0.01
     ttft_slo_ms: float = Field(
@@ -70,7 +70,7 @@ def placement_plan(
 ) -> dg.MaterializeResult:
     """Place the catalogue with the champion; check every server in the twin and repair the plan.
 
-    At the rates that `observed_traffic` has seen, where it has, else at the catalogue's.
+    Plan for the rates that `observed_traffic` has measured, else for the catalogue's.
     """
     from maitre.maxpack.card import MaxpackError
     from maitre.maxpack.fit import model_at_objective
@@ -132,10 +132,10 @@ def placement_plan(
 
 
 def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "PlacementPlan":
-    """Return the plan that is served now; without servers where that is not known.
+    """Return the plan that is served now, without servers where it is not known.
 
     A server's options are those it was started with here, else those of the plan last applied to a
-    cluster, else of the newest plan: a route file that somebody wrote by hand names no options.
+    cluster, else those of the newest plan. A route file that somebody wrote by hand has no options.
     """
     from maitre.serving.served import served_plan
     from maitre.twin.limits import VllmLimits

@@ -1,4 +1,4 @@
-"""The traces of active learning: configurations that a model of the other traces is unsure of."""
+"""Traces of active learning: configurations about which a model of the others is uncertain."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from resources.data_home import DataHome
 if TYPE_CHECKING:
     from maitre.progress import Progress
 
-# Trees of the model that is asked; it is thrown away.
+# Trees of the model that chooses the configurations; it is not stored.
 ITERATIONS = 100
 
 
@@ -25,8 +25,8 @@ def refined_traces(
 ) -> pd.DataFrame:
     """Return traces of configurations that a model of `traces` is least sure of; make them once.
 
-    The file's name holds the fingerprint of `traces`, so one that is there is the right one. None
-    are made where `traces` are too few or too much alike for a model.
+    The file's name holds the fingerprint of `traces`, so an existing file is the right one. Return
+    no rows where `traces` are too few or too much alike for a model.
     """
     from maitre.maxpack.active import uncertain_points
     from maitre.maxpack.card import MaxpackError, fingerprint_of

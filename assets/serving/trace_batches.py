@@ -1,7 +1,7 @@
 """`trace_batches`: the traces of one batch of configurations, one partition per profile and batch.
 
-A backfill of partitions fans the simulation out, over processes here or pods on a cluster;
-`twin_traces` takes the batches that are there and simulates the others itself.
+A backfill simulates many batches at once, in processes here or in pods on a cluster. `twin_traces`
+reads the batches that exist and simulates the others itself.
 """
 
 from typing import TYPE_CHECKING
@@ -47,13 +47,16 @@ class TracesConfig(TraceConfig):
 def batch_sizes(config: TracesConfig) -> list[int]:
     """Return the configurations per batch: all but those of active learning.
 
-    Whoever simulates batches of a design asks here; a batch of another size is another file.
+    All code that simulates batches of a design takes the sizes from here: a batch of another size
+    is another file.
 
     Raises:
-        ValueError: there are none, or more than all batches hold.
+        UserError: `configurations` is not between 1 and what all batches hold.
     """
     if not 0 < config.configurations <= BATCH * BATCHES:
-        raise UserError(f"configurations is {config.configurations}; 1 to {BATCH * BATCHES}")
+        raise UserError(
+            f"configurations: expected 1 to {BATCH * BATCHES}; got {config.configurations}"
+        )
     spread = config.configurations - refined_configurations(config)
     return [min(BATCH, spread - begin) for begin in range(0, spread, BATCH)]
 
@@ -61,7 +64,9 @@ def batch_sizes(config: TracesConfig) -> list[int]:
 def refined_configurations(config: TracesConfig) -> int:
     """Return the configurations that active learning chooses: whole batches."""
     if not 0 <= config.refined_share < 1:
-        raise UserError(f"refined_share is {config.refined_share}; from 0 to below 1")
+        raise UserError(
+            f"refined_share: expected a number from 0 to below 1; got {config.refined_share}"
+        )
     return int(config.refined_share * config.configurations) // BATCH * BATCH
 
 
@@ -100,7 +105,7 @@ def batch_of_traces(
     config: TraceConfig,
     on_progress: "Progress | None" = None,
 ) -> pd.DataFrame:
-    """Return a batch's traces; simulate and store them the first time."""
+    """Return a batch's traces; simulate and store them where they are not stored yet."""
     from maitre.maxpack.design import design
     from maitre.maxpack.traces import make_traces
 
@@ -121,8 +126,10 @@ def batch_of_traces(
 
 
 def batch_file(profile: ServerProfile, batch: int, configurations: int, config: TraceConfig) -> str:
-    """Return a batch's file. Its name holds all that decides the content, the profile's constants
-    and the design's code included, so a file that is there is the right one.
+    """Return the name of a batch's file.
+
+    It holds everything that decides the content, the profile's constants and the version of the
+    design included, so an existing file is the right one.
     """
     from maitre.maxpack.design import DESIGN_VERSION
 

@@ -1,8 +1,8 @@
 """`simulate_traces`: the traces of a design, simulated by many steps at once.
 
-Each step takes every n-th batch and keeps it in the data home; nothing passes from step to
-step, so that their pods share no disk but the data home. `twin_traces` then takes the batches over
-and simulates what active learning chooses after them.
+Each step simulates every n-th batch and stores it in the data home. Nothing passes from step to
+step, so their pods share only the data home. `twin_traces` then reads the batches and simulates the
+configurations that active learning chooses.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SHARES = 16
 
 
 class ShareConfig(TracesConfig):
-    """Which part of the design a step simulates."""
+    """The part of the design that a step simulates."""
 
     share: int = 0
 
@@ -28,7 +28,7 @@ class ShareConfig(TracesConfig):
 def simulate_share(
     context: dg.OpExecutionContext, config: ShareConfig, home: DataHome, inputs: Inputs
 ) -> None:
-    """Simulate those batches of one share that are not stored yet."""
+    """Simulate the batches of one share that are not stored yet."""
     profile = chosen_profile(home, inputs.profile)
     for batch, size in list(enumerate(batch_sizes(config)))[config.share :: SHARES]:
         traces = batch_of_traces(home, profile, batch, size, config)

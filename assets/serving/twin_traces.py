@@ -23,7 +23,7 @@ from resources.mlflow_tracking import MlflowTracking, run_links
 
 
 @dg.asset(
-    # `trace_batches` is optional: batches that a backfill has made are read, others simulated.
+    # Optional: this asset simulates the batches that no backfill has made.
     deps=[server_profiles, trace_batches],
     group_name="serving",
     kinds={"numba", "parquet"},
@@ -40,8 +40,8 @@ def twin_traces(
 ) -> dg.MaterializeResult:
     """Write one row per configuration: its features, its throughput, and whether it starves.
 
-    Batches that `trace_batches` made are taken over; a run that was killed goes on where it was.
-    After the batches, which fill the space, come those of active learning (column `refined`).
+    Read the batches that `trace_batches` has made, so a run that was killed continues where it
+    stopped. Then add the configurations of active learning (column `refined`).
     """
     profile = chosen_profile(home, inputs.profile)
     sizes, refined = batch_sizes(config), refined_configurations(config)

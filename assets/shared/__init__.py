@@ -1,1 +1,1 @@
-"""What the assets of both halves use: the user's inputs and figures for metadata."""
+"""Shared by both halves: the user's inputs, and figures for metadata."""

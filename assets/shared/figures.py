@@ -1,4 +1,4 @@
-"""Pictures for an asset's metadata, drawn with matplotlib and shown inline by the Dagster UI."""
+"""Draw pictures with matplotlib for an asset's metadata; Dagster's UI shows them inline."""
 
 import base64
 import io

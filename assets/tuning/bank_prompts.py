@@ -25,9 +25,10 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 
 class BankTuneConfig(dg.Config):
-    """How the bank's prompts are tuned: all tasks of a run in one shared batch.
+    """The settings for tuning the bank's prompts: all tasks of a run share one batch.
 
-    They begin at the mean of the prompts that are there, or of those of a first, short round.
+    Every prompt starts from the mean of the existing prompts; where none exist, from the mean of
+    those that a first, short round tunes.
     """
 
     iterations: int = 25
@@ -38,7 +39,7 @@ class BankTuneConfig(dg.Config):
     seed: int = 0
 
     def tune_config(self) -> "TuneConfig":
-        """The tuner's configuration; the eval split is measured at the beginning and the end."""
+        """Return the tuner's configuration; it evaluates at the start and at the end only."""
         from maitre.tuning.config import TuneConfig
 
         return TuneConfig(
@@ -51,7 +52,7 @@ class BankTuneConfig(dg.Config):
 
 
 with warnings.catch_warnings():
-    # Backfill policies are in beta; nobody needs to be told at every import.
+    # Backfill policies are in beta; one warning per import helps nobody.
     warnings.simplefilter("ignore", dg.BetaWarning)
     _asset = dg.asset(
         deps=[tuning_tasks, base_model],
@@ -75,9 +76,9 @@ def bank_prompts(
     language_model: LanguageModel,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
-    """A tuned prompt for each task of the bank; tasks that have not changed keep theirs.
+    """Tune a prompt for each task of the bank; keep the prompts of tasks that have not changed.
 
-    A run that names no partitions makes them all.
+    A run that names no partitions tunes all of them.
     """
     table = home.task_table().query("role == 'bank'").set_index("task")
     is_partitioned = context.has_partition_key or context.has_partition_key_range
@@ -168,7 +169,7 @@ def _tuned(
 
 
 def _note_partitions(context: dg.AssetExecutionContext, outcome: pd.DataFrame) -> None:
-    """Tell Dagster which partitions a run without any has made."""
+    """Report to Dagster the partitions that a run without partition keys has tuned."""
     for row in outcome.to_dict(orient="records"):
         context.log_event(
             dg.AssetMaterialization(

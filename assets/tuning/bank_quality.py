@@ -1,4 +1,4 @@
-"""Checks of the bank: it is undamaged, and the two-layer lookup finds a best entry."""
+"""Checks of the bank: the stored file is intact, and the two-layer lookup finds a best entry."""
 
 import time
 
@@ -15,7 +15,7 @@ LEAST_SHARE = 0.95
 
 @dg.asset_check(asset=prompt_bank, blocking=True)
 def bank_is_sound(home: DataHome, language_model: LanguageModel) -> dg.AssetCheckResult:
-    """The bank reads back undamaged, belongs to this base model, and its index has every prompt."""
+    """Read the bank back: it fits this base model, and its index holds every prompt."""
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
 
@@ -33,7 +33,7 @@ def bank_is_sound(home: DataHome, language_model: LanguageModel) -> dg.AssetChec
 def bank_quality(
     home: DataHome, inputs: Inputs, language_model: LanguageModel
 ) -> dg.AssetCheckResult:
-    """The two-layer lookup chooses as well as scoring every entry does, on a sample of tasks.
+    """Compare the two-layer lookup with scoring every entry, on a sample of tasks.
 
     The lookups here have no time limit, so the result does not depend on the machine's load.
     """

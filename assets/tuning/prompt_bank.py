@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class BankConfig(dg.Config):
-    """`capacity`: more prompts than this are not kept; those of least measured benefit go."""
+    """`capacity`: the most prompts to keep; those with the least measured benefit are dropped."""
 
     capacity: int = 3000
 
@@ -44,7 +44,7 @@ def prompt_bank(
     language_model: LanguageModel,
     mlflow: MlflowTracking,
 ) -> dg.MaterializeResult:
-    """The bank with a feature vector for each prompt; prompts tuned on request stay in it."""
+    """Store the tuned prompts with their feature vectors; keep the prompts tuned on request."""
     from maitre.bank.index import build_index
     from maitre.bank.store import drop_entries
     from maitre.tuning.bank_entries import FEATURE, with_output_features
@@ -93,7 +93,7 @@ def prompt_bank(
 def _entries(
     home: DataHome, inputs: Inputs, model: "BaseModel", run_id: str, stored: "PromptBank"
 ) -> "list[BankEntry]":
-    """An entry for each prompt that `bank_prompts` has tuned; a known one keeps its use."""
+    """Return an entry for each prompt that `bank_prompts` has tuned; keep a known entry's use."""
     from maitre.tuning.bank_entries import bank_entry
 
     entries = [
@@ -118,17 +118,17 @@ def _entries(
 
 
 def bank_url(home: DataHome, model: "BaseModel") -> str:
-    """Where the bank of a base model is kept: prompts fit no other model."""
+    """Return the URL of a base model's bank: prompts fit no other model."""
     return home.bank_url(model.hash)
 
 
 def load_bank(home: DataHome, model: "BaseModel") -> "PromptBank":
-    """The stored bank of a base model; an empty one when nothing has been stored."""
+    """Return the stored bank of a base model, an empty one where nothing is stored."""
     return home.bank(model.hash)
 
 
 def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
-    """Ids of prompts that an earlier refresh tuned for tasks that have a new prompt now."""
+    """Return the ids of prompts from an earlier refresh whose tasks have a new prompt now."""
     new = {entry.task: entry.entry_id for entry in entries}
     return [
         entry.entry_id
@@ -138,7 +138,7 @@ def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
 
 
 def _map(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
-    """First two principal components of the entries' features, by group."""
+    """Return the first two principal components of the entries' features, by group."""
     from sklearn.decomposition import PCA
 
     from maitre.tuning.bank_entries import FEATURE

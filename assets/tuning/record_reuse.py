@@ -1,4 +1,4 @@
-"""Notes in the bank what a tuning has shown of the start that it was given."""
+"""Record in the bank how well the start of a tuning worked."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,12 +24,12 @@ def record_reuse(
     run_id: str,
     check: Callable[[], None],
 ) -> float | None:
-    """Keep the iterations that a start took, and credit the bank's entry with those it saved.
+    """Store the iterations that a start took, and credit the bank's entry with those it saved.
 
-    Returns what was saved: against the cold run where there was one, else against what the lookup
-    predicted for a cold start; `None` where the lookup predicted nothing. What the run `run_id`
-    has noted before it was cut off is not noted again. `check` goes ahead of both writes and raises
-    when the run is another worker's by now.
+    Return the saving: against the cold run where there was one, else against the lookup's
+    prediction for a cold start; `None` where the lookup predicted nothing. A run `run_id` that was
+    interrupted records nothing twice. `check` runs before each write and raises when another worker
+    holds the run by now.
     """
     from maitre.bank.bank import PromptBank
     from maitre.bank.history import append_history

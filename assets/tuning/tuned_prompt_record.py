@@ -1,4 +1,4 @@
-"""Where a tuned prompt is kept: in MLflow's model registry and in the prompt bank."""
+"""Store a tuned prompt in MLflow's model registry and in the prompt bank."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ def add_to_bank(
     run_id: str,
     check: Callable[[], None],
 ) -> None:
-    """Add the prompt to the base model's bank, if `check` lets it."""
+    """Add the prompt to the base model's bank; `check` raises where it must not be added."""
     from maitre.tuning.bank_entries import bank_entry, with_output_features
 
     entry = bank_entry(

@@ -33,11 +33,10 @@ TASKS = dg.DynamicPartitionsDefinition(name=TASKS_NAME)
 
 
 class TuneRequestConfig(dg.Config):
-    """How far to tune. Without a target the run goes on to `max_iterations`, and the best is kept.
+    """How far to tune. Without a target the run takes `max_iterations` and keeps the best prompt.
 
-    `compare_with_cold` fixes the target beforehand by a cold run of another seed and tunes cold to
-    it as well, so that the saving is seen; it costs two more runs. Without `lookup` the bank is not
-    asked and the start is cold.
+    `compare_with_cold` sets the target by a cold run with another seed and also tunes cold to that
+    target, which shows the saving and costs two more runs. Without `lookup` the start is cold.
     """
 
     target_loss: float | None = None
@@ -51,12 +50,12 @@ class TuneRequestConfig(dg.Config):
     lookup: bool = True
 
     def has_target(self) -> bool:
-        """Whether the iterations that a run takes say how good its start was."""
+        """Return whether the number of iterations measures how good the start was."""
         targets = (self.target_loss, self.target_accuracy)
         return self.compare_with_cold or any(target is not None for target in targets)
 
     def tune_config(self) -> "TuneConfig":
-        """The tuner's configuration."""
+        """Return the tuner's configuration."""
         from maitre.tuning.config import TuneConfig
 
         return TuneConfig(
@@ -129,7 +128,7 @@ def tuned_prompts(
 
 
 def _start(config: TuneRequestConfig, home: DataHome, model: "BaseModel", task: "Task") -> "Lookup":
-    """Return the start that the bank offers; a random one where no lookup is wanted."""
+    """Return the start that the bank offers, a random one without a lookup."""
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
     from maitre.tuning.start import find_start, random_start
@@ -152,7 +151,7 @@ def _tune(
     task: "Task",
     start: "Lookup",
 ) -> "dict[str, TuneResult]":
-    """Tune from the start, with the workers that this run has; beside a cold run if wanted."""
+    """Tune from the start with the workers of this run; compare with a cold run if asked to."""
     from maitre.tuning.cold_comparison import compare_with_cold
     from maitre.tuning.tune import tune
 
@@ -225,7 +224,7 @@ def _keep_in_bank(
 
 
 def _is_stored(context: dg.AssetExecutionContext) -> bool:
-    """Whether this very run has stored its result of this task already."""
+    """Return whether this run has already stored its result for this task."""
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
     stored = (
         entry.dagster_event for entry in context.instance.all_logs(context.run.run_id, of_type=kind)
@@ -237,7 +236,7 @@ def _is_stored(context: dg.AssetExecutionContext) -> bool:
 def _report_iterations(
     context: dg.AssetExecutionContext, config: TuneRequestConfig
 ) -> "Callable[[IterationReport], None]":
-    """Return what is called after each iteration: it tells the worker, and the log at times."""
+    """Return a function to call after each iteration; it reports to the worker and the log."""
     progress = LoggedProgress(context.log, "iterations")
     worker_run = current_run()
 

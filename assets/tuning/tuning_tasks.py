@@ -17,7 +17,7 @@ BANK_TASKS = dg.DynamicPartitionsDefinition(name=BANK_TASKS_NAME)
 def tuning_tasks(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
-    """One row a task: its group, sizes, labels, majority share, and its role."""
+    """Write one row per task: group, sizes, labels, majority share, and role."""
     from maitre.tuning.tasks import TaskError
 
     tasks = inputs.task_source().all()
@@ -54,7 +54,7 @@ def tuning_tasks(
 
 
 def _keep_partitions(instance: dg.DagsterInstance, wanted: set[str]) -> None:
-    """Make the partitions of the bank's prompts the tasks that there are now."""
+    """Make the partitions of the bank's prompts equal to the present tasks."""
     known = set(instance.get_dynamic_partitions(BANK_TASKS_NAME))
     for gone in known - wanted:
         instance.delete_dynamic_partition(BANK_TASKS_NAME, gone)
