@@ -6,6 +6,7 @@ from assets.tuning.tuned_prompts import TASKS
 from maitre.requests import RequestState, TuningRequest
 from maitre.requests.request import OPEN_STATES
 from maitre.settings import Settings
+from maitre.workers.launch.dagster_runs import DagsterRuns
 from maitre.workers.launch.request_states import without_run
 from maitre.workers.launch.run_tags import config_of, tags_of
 from maitre.workers.pool.factory import pool_of
@@ -52,9 +53,9 @@ def tuning_scheduler(
     else:
         for note in unplanned(settings, store.find([RequestState.QUEUED])):
             context.log.warning(note)
-        starts = Tick(
-            with_running_services(settings), context.instance, pool, waiting, context.log.info
-        ).starts()
+        completed = with_running_services(settings)
+        runs = DagsterRuns(completed, context.instance)
+        starts = Tick(completed, runs, pool, waiting, context.log.info).starts()
     tasks = sorted({start.request.task for start in starts})
     return dg.SensorResult(
         run_requests=[_run_request(start) for start in starts],

@@ -14,6 +14,8 @@ DEFAULT_TENANT = "default"
 MAX_NAME_LENGTH = 200
 """Characters of a name or key: what the tables have room for."""
 MAX_ITERATIONS = 1_000_000
+HANDED_TO = "worker "
+"""How the owner of a starting request begins whose run goes to named workers, comma-separated."""
 
 
 class RequestState(StrEnum):
@@ -74,6 +76,12 @@ class TuningRequest:
     run_id: str | None = None
     finished_at: datetime | None = None
     message: str | None = None
+
+    @property
+    def handed_to(self) -> list[str]:
+        """Return the workers that a starting request's run goes to; empty when any will do."""
+        owner = self.owner or ""
+        return owner.removeprefix(HANDED_TO).split(",") if owner.startswith(HANDED_TO) else []
 
     @property
     def run_key(self) -> str:

@@ -20,9 +20,6 @@ from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.registry import WorkerRegistry
 from maitre.workers.running_services import write_services
 
-TRAINING_POOL = "training"
-"""Dagster's pool of the ops that train; every warm worker may hold one of its slots."""
-
 
 @dataclass(frozen=True)
 class LocalServices:
@@ -80,7 +77,10 @@ class LocalServices:
         if workers:
             # The scheduler may start more than these, up to what the cluster file says.
             most = max(workers, most_workers(settings))
-            _allow_trainings(dagster_home, most)
+            # Dagster takes more than a second to import.
+            from maitre.workers.launch.training_slots import allow_trainings
+
+            allow_trainings(dagster_home, most)
             pool = LocalPool.of(settings, most, environment)
             WorkerRegistry(settings.home).forget_failures()
             pool.grow(settings.base_model_name, workers, beside=0)
@@ -148,14 +148,6 @@ class LocalServices:
     def _check_alive(self) -> None:
         for process in (self.dagster, self.mlflow):
             process.check_running()
-
-
-def _allow_trainings(dagster_home: Path, count: int) -> None:
-    """Let as many ops train at once as there may be warm workers."""
-    from maitre.workers.launch.dagster_internals import DagsterInstance
-
-    with DagsterInstance.from_config(str(dagster_home)) as instance:
-        instance.event_log_storage.set_concurrency_slots(TRAINING_POOL, count)
 
 
 def _answers(url: str) -> bool:

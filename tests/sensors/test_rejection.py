@@ -13,6 +13,7 @@ from maitre.requests.store import RequestStore
 from maitre.scheduling import actions as act
 from maitre.scheduling.snapshot import Snapshot
 from maitre.settings import Settings
+from maitre.workers.launch.dagster_runs import DagsterRuns
 from maitre.workers.scheduling.decision_log import decided, read_tick
 from maitre.workers.scheduling.round import Round, schedule
 from tests.sensors.said_pool import NOW, SaidPool, submit
@@ -46,7 +47,8 @@ def run_round(
     store = RequestStore(settings.request_queue_url)
     pool = SaidPool(idle=idle)
     queued = store.find([RequestState.QUEUED])
-    return schedule(settings, instance, pool, queued, NOW, Fixed(choose)), pool
+    runs = DagsterRuns(settings, instance)
+    return schedule(settings, runs, pool, queued, NOW, Fixed(choose)), pool
 
 
 def test_a_rejected_request_ends_as_failed_with_the_reason_once(
@@ -162,7 +164,7 @@ def test_a_request_whose_run_waits_ends_as_rejected_and_its_run_is_cancelled(
         run_id="run",
     )
     cancelled: list[str] = []
-    monkeypatch.setattr("maitre.workers.scheduling.round.runs_to_resume", lambda *_: {"run": 0.0})
+    monkeypatch.setattr(DagsterRuns, "to_resume", lambda *_: {"run": 0.0})
     monkeypatch.setattr(
         type(instance.run_coordinator), "cancel_run", lambda _, run_id: cancelled.append(run_id)
     )

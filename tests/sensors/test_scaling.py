@@ -8,6 +8,7 @@ import pytest
 
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
+from maitre.workers.launch.dagster_runs import DagsterRuns
 from maitre.workers.pool.pool import PoolError, PoolWorker
 from maitre.workers.pool.protocol import ClaimView, WorkerView
 from maitre.workers.scheduling.round import schedule
@@ -20,16 +21,16 @@ def test_the_pool_grows_for_work_and_shrinks_to_its_floor_without(
     store = RequestStore(settings.request_queue_url)
     submit(store, "a", "b")
     empty = SaidPool(idle=0)
-    schedule(settings, instance, empty, store.find(), NOW)
+    schedule(settings, DagsterRuns(settings, instance), empty, store.find(), NOW)
     # One is enough for two short jobs with minutes to go.
     assert empty.grown == [("tiny", 1)]
     for request in store.find():
         store.cancel(request.request_id, now=NOW)
     rested = SaidPool(idle=2, idle_s=10_000.0)
-    schedule(settings, instance, rested, [], NOW)
+    schedule(settings, DagsterRuns(settings, instance), rested, [], NOW)
     assert len(rested.shrunk) == 1
     floor = SaidPool(idle=1, idle_s=10_000.0)
-    schedule(settings, instance, floor, [], NOW)
+    schedule(settings, DagsterRuns(settings, instance), floor, [], NOW)
     assert floor.shrunk == []
 
 
@@ -37,7 +38,7 @@ def test_workers_that_a_round_gives_back_are_given_back_together(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     rested = SaidPool(idle=4, idle_s=10_000.0)
-    schedule(settings, instance, rested, [], NOW)
+    schedule(settings, DagsterRuns(settings, instance), rested, [], NOW)
     assert len(rested.shrunk) == 3
     assert rested.shrinks == 1
 
@@ -46,7 +47,7 @@ def test_more_workers_than_the_cluster_file_has_gpus_shrink_to_the_floor(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     crowd = SaidPool(idle=8, idle_s=10_000.0)
-    done = schedule(settings, instance, crowd, [], NOW)
+    done = schedule(settings, DagsterRuns(settings, instance), crowd, [], NOW)
     assert len(set(crowd.shrunk)) == 7
     assert crowd.grown == []
     assert not any("in place of" in note for note in done.notes)
@@ -62,7 +63,7 @@ def test_a_drained_worker_that_stays_is_ended_but_not_while_it_works_or_at_once(
     has_just_begun = replace(stays, worker="w2", since_s=NOW.timestamp() - 10.0)
     for place, view in enumerate((stays, works, has_just_begun)):
         pool.said[place] = replace(pool.said[place], view=view)
-    schedule(settings, instance, pool, [], NOW)
+    schedule(settings, DagsterRuns(settings, instance), pool, [], NOW)
     assert pool.removed == ["w0"]
 
 
@@ -71,7 +72,7 @@ def test_lost_workers_of_the_floor_come_back(
 ) -> None:
     pool = SaidPool(idle=1)
     three = settings.model_copy(update={"min_warm_workers": 3})
-    schedule(three, instance, pool, [], NOW)
+    schedule(three, DagsterRuns(three, instance), pool, [], NOW)
     assert pool.grown == [("tiny", 2)]
 
 
@@ -100,7 +101,7 @@ def test_runs_start_while_the_pool_cannot_be_scaled(
     submit(store, "a")
     settings = settings.model_copy(update={"min_warm_workers": min_warm_workers})
     pool = RefusingPool(idle, idle_s=3600.0)
-    done = schedule(settings, instance, pool, store.find(), NOW)
+    done = schedule(settings, DagsterRuns(settings, instance), pool, store.find(), NOW)
     assert [start.request.task for start in done.starts] == ["a"]
     assert any(all(part in note for part in notes) for note in done.notes)
 
@@ -118,16 +119,16 @@ def test_pods_that_do_not_come_up_are_not_joined_by_others(
     submit(store, "a")
     pool = SaidPool(idle=0)
     pool.said = [coming("w0", False)]
-    schedule(settings, instance, pool, store.find(), NOW)
+    schedule(settings, DagsterRuns(settings, instance), pool, store.find(), NOW)
     assert pool.grown == []
     # What is asked for all the same, to keep so many warm, is not while all of them fail.
     settings = settings.model_copy(update={"min_warm_workers": 3})
     pool.said = [coming("w0", False, "ImagePullBackOff")]
-    done = schedule(settings, instance, pool, store.find(), NOW)
+    done = schedule(settings, DagsterRuns(settings, instance), pool, store.find(), NOW)
     assert pool.grown == []
     assert any("w0 ImagePullBackOff" in note for note in done.notes)
     # Somebody that was up and does not answer is of no use now.
     settings = settings.model_copy(update={"min_warm_workers": 0})
     pool.said = [coming("w0", True)]
-    schedule(settings, instance, pool, store.find(), NOW)
+    schedule(settings, DagsterRuns(settings, instance), pool, store.find(), NOW)
     assert pool.grown == [("tiny", 1)]

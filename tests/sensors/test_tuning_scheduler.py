@@ -14,6 +14,7 @@ import yaml
 from maitre.requests.request import RequestState
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
+from maitre.workers.launch.dagster_runs import DagsterRuns
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.client import WorkerClient
@@ -31,7 +32,7 @@ def test_queued_requests_go_to_idle_workers_and_the_tick_replays(
     store = RequestStore(settings.request_queue_url)
     submit(store, "a", "b")
     pool = SaidPool(idle=3)
-    done = schedule(settings, instance, pool, store.find(), NOW)
+    done = schedule(settings, DagsterRuns(settings, instance), pool, store.find(), NOW)
     assert {start.request.task for start in done.starts} == {"a", "b"}
     assert len({start.workers for start in done.starts}) == 2
     assert {r.state for r in store.find()} == {RequestState.STARTING}
@@ -56,7 +57,7 @@ def test_a_deadline_that_one_worker_misses_gets_several(
             name, deadline_at=NOW + timedelta(seconds=deadline_s), now=NOW, base_model="tiny",
             lookup=False,
         )  # fmt: skip
-    done = schedule(settings, instance, SaidPool(idle=4), store.find(), NOW)
+    done = schedule(settings, DagsterRuns(settings, instance), SaidPool(idle=4), store.find(), NOW)
     workers = {start.request.task: start.workers for start in done.starts}
     assert len(workers["tight"]) > 1
     assert len(workers.get("loose", ())) <= 1
@@ -88,13 +89,13 @@ def test_a_preempted_jobs_worker_gets_the_other_when_it_has_let_go(
     assert placed is not None
     preempted: list[str] = []
     pool.client = lambda url: SimpleNamespace(preempt=preempted.append)
-    done = schedule(settings, instance, pool, [tight], NOW)
+    done = schedule(settings, DagsterRuns(settings, instance), pool, [tight], NOW)
     assert preempted == [placed.attempt]
     assert done.starts == []
     assert done.unsettled
     assert store.get(tight.request_id).state is queued
     pool.said[0] = replace(pool.said[0], view=view)
-    [start] = schedule(settings, instance, pool, [tight], NOW).starts
+    [start] = schedule(settings, DagsterRuns(settings, instance), pool, [tight], NOW).starts
     assert (start.request.task, start.workers) == ("tight", ("w0",))
 
 
@@ -104,7 +105,7 @@ def test_two_daemons_start_a_request_once(settings: Settings, instance: dg.Dagst
     waiting = store.find()
 
     def daemon(_: int) -> list[str]:
-        done = schedule(settings, instance, SaidPool(idle=4), waiting, NOW)
+        done = schedule(settings, DagsterRuns(settings, instance), SaidPool(idle=4), waiting, NOW)
         return [start.request.task for start in done.starts]
 
     with ThreadPoolExecutor(3) as daemons:
@@ -127,7 +128,7 @@ def test_that_a_run_waits_for_a_worker_is_said_once(settings: Settings) -> None:
     leases.grant("run", worker="w", url="http://127.0.0.1:1", after=None, now=NOW)
     pool = SaidPool(idle=1)
     pool.client = lambda url: WorkerClient(url, "token", 1.0)
-    rounds = [schedule(settings, instance, pool, [], NOW) for _ in range(3)]
+    rounds = [schedule(settings, DagsterRuns(settings, instance), pool, [], NOW) for _ in range(3)]
     assert [done.notes for done in rounds] == [["run waits for a worker"], [], []]
     assert all(done.unsettled for done in rounds)
     # What it holds of Dagster's pools others may need, to be done with the worker that it gets.
@@ -150,7 +151,7 @@ def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -
     instance: Any = SimpleNamespace(run_launcher=launcher, get_run_by_id=lambda _: run)
     pool = SaidPool(idle=1)
     pool.client = lambda url: WorkerClient(url, "token", 1.0)
-    schedule(settings, instance, pool, [], NOW)
+    schedule(settings, DagsterRuns(settings, instance), pool, [], NOW)
     [tick] = (Path(settings.home) / "ticks").iterdir()
     [waiting] = read_tick(tick)["pools"]["tiny"]["queued"]
     assert (waiting["iterations_done"], waiting["started"]) == (30, True)

@@ -9,7 +9,8 @@ import yaml
 from maitre.processes.child import ChildProcess
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
-from maitre.workers.local_services import TRAINING_POOL, LocalServices
+from maitre.workers.launch.training_slots import TRAINING_POOL
+from maitre.workers.local_services import LocalServices
 from maitre.workers.pool.local import LocalPool
 
 

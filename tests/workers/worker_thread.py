@@ -9,10 +9,10 @@ from pathlib import Path
 
 import uvicorn
 
+from maitre.workers.checkpoints import CheckpointStore
 from maitre.workers.leases import LeaseStore, RunLease
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.protocol import Claim
-from maitre.workers.process.checkpoints import CheckpointStore
 from maitre.workers.process.claimed_run import Execute
 from maitre.workers.process.run_context import current_run
 from maitre.workers.process.server import app_for

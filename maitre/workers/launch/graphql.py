@@ -14,13 +14,12 @@ from datetime import datetime
 from typing import Any
 
 from maitre.errors import UserError
-from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.request import HANDED_TO, RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
 from maitre.workers.launch.run_tags import config_of, tags_of
 from maitre.workers.pool.client import direct
 from maitre.workers.pool.pool import PoolWorker
-from maitre.workers.scheduling.live_snapshot import HANDED_TO
 
 LOCATION = "pipelines.tuning"
 _REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}

@@ -15,6 +15,7 @@ import yaml
 
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
+from maitre.workers.launch.attempts import why_not_launched
 from maitre.workers.launch.busy_models import BusyModels
 from maitre.workers.launch.claiming import claim_all, groups_of, groups_to_resume_on, named_workers
 from maitre.workers.launch.dagster_internals import (
@@ -29,9 +30,10 @@ from maitre.workers.launch.dagster_internals import (
     RunLauncher,
     WorkerStatus,
 )
+from maitre.workers.launch.dagster_queue import waits_in_dagsters_queue
 from maitre.workers.launch.ordinary_runs import ORDINARY_LAUNCHER, ordinary_health, start_ordinary
-from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKER_TAG, why_not_launched
-from maitre.workers.lease_health import is_dagsters_to_start, why_lost
+from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKER_TAG
+from maitre.workers.lease_health import why_lost
 from maitre.workers.leases import PREEMPTED, LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.factory import pool_of
@@ -190,7 +192,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         before = self._leases.current(run.run_id)
         if before is None or before.state is not LeaseState.RELEASED:
             return False
-        if is_dagsters_to_start(run, before):
+        if waits_in_dagsters_queue(run, before):
             return False
         return self.place(run, pool, [workers], before)
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import dagster as dg
 
 from maitre.settings import Settings
+from maitre.workers.checkpoints import CheckpointStore
 from maitre.workers.launch.dagster_internals import free_slots
+from maitre.workers.launch.dagster_queue import waits_in_dagsters_queue
 from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from maitre.workers.lease_health import is_dagsters_to_start, why_lost
+from maitre.workers.lease_health import why_lost
 from maitre.workers.leases import LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.pool import WarmPool
-from maitre.workers.process.checkpoints import CheckpointStore
 
 MOST_TAKEN = 20
 """How many workers may have taken a run; more have not ended what each of them gave up."""
@@ -37,7 +38,7 @@ def runs_to_resume(
             if run is None or run.is_finished:
                 _close(settings, store, lease, tell)
                 continue
-            if is_dagsters_to_start(run, lease):
+            if waits_in_dagsters_queue(run, lease):
                 continue
             if why_lost(store, pool, lease) is None:
                 continue

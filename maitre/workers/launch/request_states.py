@@ -7,7 +7,8 @@ from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
-from maitre.workers.launch.run_tags import ATTEMPT_TAG, REQUEST_TAG, is_re_execution
+from maitre.workers.launch.attempts import is_re_execution
+from maitre.workers.launch.run_tags import ATTEMPT_TAG, REQUEST_TAG
 
 _STATE_OF_ENDED_RUN = {
     DagsterRunStatus.SUCCESS: RequestState.DONE,

@@ -1,4 +1,4 @@
-"""What a worker's process executes runs with: the base model and the Dagster job, loaded once."""
+"""Execution of runs in a worker's process: the base model and the job are loaded once."""
 
 import ctypes
 import gc
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from maitre.settings import Settings
 from maitre.tuning.loaded_model import loaded_model
@@ -15,31 +15,32 @@ from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.worker import Worker
 
+if TYPE_CHECKING:
+    from maitre.workers.launch.run_execution import RunExecution
+
 
 class Executor:
-    """Loads what a run needs, and runs it. Heavy imports happen in `load`, timed by stage."""
+    """Loads what runs need, and executes them. `load` makes the slow imports."""
 
     def __init__(self, module: str, job: str, settings: Settings) -> None:
         self._module = module
         self._job = job
         self._settings = settings
-        self._instance: Any = None
+        self._runs: RunExecution
 
     def load(self) -> dict[str, float]:
-        """Seconds of each stage."""
+        """Load everything; return the seconds of each stage."""
         load_s: dict[str, float] = {}
         with _timed(load_s, "imports"):
             import mlflow.pyfunc  # noqa: F401
 
             import maitre.tuning.tune  # noqa: F401
-            from maitre.workers.launch import dagster_internals
+            from maitre.workers.launch.run_execution import RunExecution
             from maitre.workers.process import group  # noqa: F401
-
-            dagster_internals.keep_own_sigterm()
         with _timed(load_s, "instance"):
-            self._instance = dagster_internals.DagsterInstance.get()
+            self._runs = RunExecution.open()
         with _timed(load_s, "job"):
-            dagster_internals.load_job(self._module, self._job)
+            self._runs.load_job(self._module, self._job)
         with _timed(load_s, "model"):
             loaded_model(self._settings.base_model)
         with _timed(load_s, "warm-up"):
@@ -52,32 +53,23 @@ class Executor:
         return load_s
 
     def serve(self, worker: Worker) -> None:
-        """Let the worker run claims, with interrupts captured rather than deadly."""
-        from maitre.workers.launch.dagster_internals import (
-            capture_interrupts,
-            pop_captured_interrupt,
-        )
-
-        with capture_interrupts():
-            worker.serve(drop_interrupt=pop_captured_interrupt)
+        """Let the worker execute claims until it is drained; an interrupt cancels only its run."""
+        with self._runs.captured_interrupts() as drop_interrupt:
+            worker.serve(drop_interrupt=drop_interrupt)
 
     def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        """Run a Dagster run to its end, as `Execute`."""
-        from maitre.workers.launch.dagster_internals import execute_run
-
+        """Execute a Dagster run to its end, as `Execute`."""
         try:
-            execute_run(self._instance, run_id, resume=resume, before_write=before_write)
+            self._runs.execute(run_id, resume=resume, before_write=before_write)
         finally:
-            _give_memory_back()
+            _return_free_memory()
 
     def release_slots(self, run_id: str) -> None:
-        """Give back what a run that is given up holds of Dagster's."""
-        from maitre.workers.launch.dagster_internals import free_slots
-
-        free_slots(self._instance, run_id)
+        """Give back the slots of Dagster's pools that a run holds which is given up."""
+        self._runs.free_slots(run_id)
 
     def help(self, claim: Claim, *, is_leaving: Callable[[], bool]) -> None:
-        """Tune along with the worker that executes the claim's run."""
+        """Tune together with the worker that executes the claim's run, as `Help`."""
         from maitre.workers.process.group import follow
 
         settings = self._settings
@@ -86,13 +78,13 @@ class Executor:
         try:
             follow(claim, leases, load, settings.tasks, is_leaving)
         finally:
-            _give_memory_back()
+            _return_free_memory()
 
 
-def _give_memory_back() -> None:
-    """Free what a run has left in cycles, and let the C library return what is free.
+def _return_free_memory() -> None:
+    """Free what a run has left in reference cycles; let the C library return free memory.
 
-    A run allocates and frees arrays of many sizes; glibc keeps their pages otherwise.
+    A run allocates and frees arrays of many sizes. Without this call glibc keeps their pages.
     """
     gc.collect()
     with suppress(OSError, AttributeError):

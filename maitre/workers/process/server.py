@@ -24,10 +24,10 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 
 from maitre.settings import Settings
+from maitre.workers.checkpoints import CheckpointStore
 from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.pool.registry import WorkerRegistry, read_token
-from maitre.workers.process.checkpoints import CheckpointStore
 from maitre.workers.process.executor import Executor
 from maitre.workers.process.worker import BusyError, NoSuchClaimError, Worker
 

@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
+from maitre.workers.checkpoints import CheckpointStore
 from maitre.workers.leases import LEASE_S, PREEMPTED, LeaseLost, LeaseStore
 from maitre.workers.pool.protocol import Claim, ClaimView, WorkerState, WorkerView
-from maitre.workers.process.checkpoints import CheckpointStore
 from maitre.workers.process.claimed_run import (
     ClaimedRun,
     Execute,

@@ -18,9 +18,6 @@ from maitre.scheduling.snapshot import (
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.protocol import ClaimView
 
-HANDED_TO = "worker "
-"""A starting request's owner says so which workers its run will go to, comma-separated."""
-
 _FINISHING_S = 0.3
 """About how long a worker whose run has ended stays busy: it tidies up."""
 
@@ -153,19 +150,13 @@ def _is_no_longer_held(request: TuningRequest, time_s: float) -> bool:
 
 def _reserved(request: TuningRequest, time_s: float) -> list[str]:
     """The workers that are kept for a request's run; one that did not go there waits for any."""
-    return [] if _is_no_longer_held(request, time_s) else handed_to(request)
+    return [] if _is_no_longer_held(request, time_s) else request.handed_to
 
 
 def _left_for_another(seen: Mapping[str, Worker], can_be_handed: Iterable[str]) -> str | None:
     """A worker that nothing is known to be on: one that does not answer, else an idle one."""
     names = sorted(can_be_handed, key=lambda name: (seen[name].state == "idle", name))
     return names[0] if names else None
-
-
-def handed_to(request: TuningRequest) -> list[str]:
-    """The workers that a starting request's run will go to; none where that is open."""
-    owner = request.owner or ""
-    return owner.removeprefix(HANDED_TO).split(",") if owner.startswith(HANDED_TO) else []
 
 
 def _iteration_s(model: ModelSpec, workers: Sequence[str]) -> float:

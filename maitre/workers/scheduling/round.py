@@ -10,21 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from maitre.requests.request import OPEN_STATES, RequestState, TuningRequest
+from maitre.requests.request import HANDED_TO, OPEN_STATES, RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.scheduling import actions as act
 from maitre.scheduling.policies import named_policy
 from maitre.scheduling.policy import Policy
 from maitre.settings import Settings
-from maitre.workers.launch.dagster_internals import DagsterInstance
-from maitre.workers.launch.launcher import WarmPoolRunLauncher
-from maitre.workers.launch.lost_runs import runs_to_resume
 from maitre.workers.leases import LeaseState, LeaseStore
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import PoolWorker, WarmPool
 from maitre.workers.scheduling.cluster_file import planned_cluster
 from maitre.workers.scheduling.decision_log import to_document, write_tick
-from maitre.workers.scheduling.live_snapshot import HANDED_TO, live_snapshot
+from maitre.workers.scheduling.live_snapshot import live_snapshot
+from maitre.workers.scheduling.runs import Runs
 from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 POLICY = "maitre"
@@ -63,7 +61,7 @@ class Round:
 
 def schedule(
     settings: Settings,
-    instance: DagsterInstance,
+    runs: Runs,
     pool: WarmPool,
     waiting: Sequence[TuningRequest],
     now: datetime,
@@ -78,7 +76,7 @@ def schedule(
     workers = pool.workers()
     staying = [worker for worker in workers if not worker.is_draining]
     done.to_spare = len(staying) - settings.min_warm_workers
-    to_resume = runs_to_resume(settings, instance, pool, done.notes.append)
+    to_resume = runs.to_resume(pool, done.notes.append)
     requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
     cluster = planned_cluster(settings)
     snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
@@ -105,7 +103,7 @@ def schedule(
                     # They are to be taken from another run: it goes there when that has let go.
                     continue
                 if request.run_id in to_resume:
-                    _resume(instance, pool, request, [by_name[name] for name in names], done)
+                    _resume(runs, pool, request, [by_name[name] for name in names], done)
                 elif request.request_id in startable and store.take(
                     request.request_id, owner=HANDED_TO + ",".join(names), now=now, hold_s=HOLD_S
                 ):
@@ -114,7 +112,7 @@ def schedule(
                     lookup = request.lookup and (asked or for_quality)
                     done.starts.append(StartRun(request, tuple(names), lookup))
             elif isinstance(action, act.RejectJob):
-                _reject(instance, store, by_id[action.job_id], to_resume, policy, action, now, done)
+                _reject(runs, store, by_id[action.job_id], to_resume, policy, action, now, done)
             else:
                 _act(settings, pool, action, by_id, by_name, done)
     _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
@@ -213,7 +211,7 @@ def _act(
 
 
 def _reject(
-    instance: DagsterInstance,
+    runs: Runs,
     store: RequestStore,
     request: TuningRequest,
     waiting_runs: Collection[str],
@@ -240,7 +238,7 @@ def _reject(
             message=reason,
         )
         if is_rejected:
-            instance.run_coordinator.cancel_run(request.run_id)
+            runs.cancel(request.run_id)
     else:
         is_rejected = False
     shown = reason if is_rejected else "not rejected: it no longer waits"
@@ -267,17 +265,13 @@ def _preempt(settings: Settings, pool: WarmPool, request: TuningRequest, done: R
 
 
 def _resume(
-    instance: DagsterInstance,
+    runs: Runs,
     pool: WarmPool,
     request: TuningRequest,
     workers: Sequence[PoolWorker],
     done: Round,
 ) -> None:
-    launcher = instance.run_launcher
-    run = instance.get_run_by_id(request.run_id or "")
-    if run is None or run.is_finished or not isinstance(launcher, WarmPoolRunLauncher):
-        return
-    if launcher.take_over(run, pool, workers):
+    if runs.resume(request.run_id or "", pool, workers):
         names = ", ".join(worker.name for worker in workers)
         done.notes.append(f"{request.request_id} goes on on {names}")
 

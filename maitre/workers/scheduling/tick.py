@@ -13,10 +13,10 @@ from datetime import datetime
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
-from maitre.workers.launch.dagster_internals import DagsterInstance
 from maitre.workers.launch.graphql import GraphqlError, launch_held
 from maitre.workers.pool.pool import WarmPool
 from maitre.workers.scheduling.round import StartRun, now_utc, schedule
+from maitre.workers.scheduling.runs import Runs
 from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 WATCH_S = 4.0
@@ -31,7 +31,7 @@ class Tick:
     """A tick. `waiting` notes what became of the runs and gives the requests without one."""
 
     settings: Settings
-    instance: DagsterInstance
+    runs: Runs
     pool: WarmPool
     waiting: Callable[[], Sequence[TuningRequest]]
     tell: Callable[[str], None]
@@ -58,7 +58,7 @@ class Tick:
 
     def _round(self, now: datetime) -> tuple[list[StartRun], bool]:
         """One round: what is left to be started, and whether another could start more soon."""
-        done = schedule(self.settings, self.instance, self.pool, self.waiting(), now)
+        done = schedule(self.settings, self.runs, self.pool, self.waiting(), now)
         for note in done.notes:
             self.tell(note)
         can_launch = bool(self.settings.dagster_url)

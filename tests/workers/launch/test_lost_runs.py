@@ -149,7 +149,7 @@ def test_checkpoints_that_cannot_be_removed_are_tried_again(
         raise PermissionError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr("maitre.workers.process.checkpoints.CheckpointStore.remove", refuse)
+        patch.setattr("maitre.workers.checkpoints.CheckpointStore.remove", refuse)
         runs.to_resume()
     [line] = runs.told
     assert "cannot be removed: no" in line

@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
-from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.request import HANDED_TO, RequestState, TuningRequest
 from maitre.scheduling.cluster import Cluster, ModelSpec
 from maitre.scheduling.snapshot import Pool
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.protocol import WorkerView
-from maitre.workers.scheduling.live_snapshot import HANDED_TO, live_snapshot
+from maitre.workers.scheduling.live_snapshot import live_snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 MODEL = ModelSpec("tiny", warm_up_s=10.0, lookup_s=2.0, resize_s=1.0, iteration_s={1: 0.5})

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from maitre.workers.checkpoints import CheckpointStore
 from maitre.workers.launch.dagster_internals import capture_interrupts, pop_captured_interrupt
 from maitre.workers.leases import PREEMPTED, LeaseState, LeaseStore
 from maitre.workers.pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from maitre.workers.pool.protocol import Claim
-from maitre.workers.process.checkpoints import CheckpointStore
 from maitre.workers.process.run_context import current_run
 from maitre.workers.process.worker import Worker
 from tests.workers.live import until

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.request import HANDED_TO, RequestState, TuningRequest
 from maitre.scheduling.actions import StartWorkers
 from maitre.scheduling.cluster import Cluster, ModelSpec
 from maitre.scheduling.errors import SchedulingError
@@ -29,7 +29,7 @@ from maitre.workers.scheduling.decision_log import (
     write_tick,
 )
 from maitre.workers.scheduling.forecast import forecast
-from maitre.workers.scheduling.live_snapshot import HANDED_TO, job_view, live_snapshot
+from maitre.workers.scheduling.live_snapshot import job_view, live_snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NOW_S = NOW.timestamp()
