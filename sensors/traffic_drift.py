@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -19,11 +19,14 @@ from maitre.placement.drift import (
     weigh,
 )
 from maitre.serving.observe import TrafficSample, request_counts, starving_servers
-from maitre.tracking.maxpack import load_champion
+from maitre.tracking.maxpack import champion_at
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.inputs import Inputs
 from resources.mlflow_tracking import MlflowTracking
+
+if TYPE_CHECKING:
+    from maitre.maxpack.model import MaxpackModel
 
 LIMITS = DriftLimits()
 LEAST_SPAN_S = 120.0
@@ -88,9 +91,8 @@ def _replace_config(home: DataHome) -> dict[str, Any]:
     The new plan keeps the promise of the newest one: its risk and its objective.
     """
     config: dict[str, Any] = {"change_running": True}
-    if home.has_plan():
-        promised = home.plan().evidence
-        config |= {name: promised[name] for name in ("risk", "ttft_slo_ms") if name in promised}
+    if home.has_plan() and (promised := home.plan().evidence.promise):
+        config |= {"risk": promised.risk, "ttft_slo_ms": promised.ttft_slo_ms}
     return {"ops": {"placement_plan": {"config": config}}}
 
 
@@ -102,16 +104,20 @@ def observed(
     gateway: Gateway,
 ) -> Observed:
     """Return what is served under which load, read from the data home, the gateway and MLflow."""
+
+    def model_at(ttft_slo_ms: float) -> "MaxpackModel | None":
+        champion = champion_at(mlflow.store(), ttft_slo_ms, home.traces)
+        return champion[0] if champion else None
+
     profile = chosen_profile(home, inputs.profile)
     catalogue = home.catalogue()
-    champion = load_champion(mlflow.store())
     return Observed(
         served=plan_in_service(home, gateway, profile.name),
         newest=home.plan() if home.has_plan() else None,
         catalogue=catalogue.with_rates(expected_rates_rps(catalogue, *request_counts(seen))),
         starving=starving_servers(seen[0], seen[-1]),
         profile=profile,
-        model=champion[0] if champion else None,
+        model_at=model_at,
     )
 
 

@@ -1,8 +1,9 @@
 """`placement_plan`: which server holds which adapters, on the fewest GPUs."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -15,7 +16,7 @@ from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import bars, inline
 from assets.shared.inputs import OWNERS
 from maitre import fingerprints
-from maitre.tracking.maxpack import load_champion
+from maitre.tracking.maxpack import champion_at
 from resources.data_home import DataHome
 from resources.gateway import Gateway
 from resources.inputs import Inputs
@@ -73,13 +74,15 @@ def placement_plan(
     Plan for the rates that `observed_traffic` has measured, else for the catalogue's.
     """
     from maitre.maxpack.card import MaxpackError
-    from maitre.maxpack.fit import model_at_objective
     from maitre.placement.place import place
+    from maitre.placement.promise import Promise
     from maitre.placement.replan import replan
 
-    champion = load_champion(mlflow.store())
+    promise = Promise(config.risk, config.ttft_slo_ms)
+    champion = champion_at(mlflow.store(), promise.ttft_slo_ms, home.traces)
     if champion is None:
         raise MaxpackError("no maxpack model is champion yet; materialise maxpack_model first")
+    model, version = champion
     profile = chosen_profile(home, inputs.profile)
     catalogue, observed = at_observed_rates(
         home,
@@ -87,33 +90,21 @@ def placement_plan(
         time.time(),
         config.traffic_max_age_s,
     )
-    model = champion[0]
-    if model.card.ttft_slo_ms != config.ttft_slo_ms:
-        context.log.info(
-            f"fitting the champion's rows for a time to first token of {config.ttft_slo_ms:g} ms"
-        )
-        model = model_at_objective(model, home.traces(), config.ttft_slo_ms)
-    promises: dict[str, Any] = {
-        "model": model,
-        "risk": config.risk,
-        "seed": config.seed,
-        "ttft_slo_ms": config.ttft_slo_ms,
-    }
     with mlflow.run(context) as run:
         if config.change_running:
             running = plan_in_service(home, gateway, profile.name)
             if not running.servers:
                 running = home.plan()
-            plan = replan(running, catalogue, profile, **promises)
+            plan = replan(running, catalogue, profile, model=model, promise=promise)
         else:
-            plan = place(catalogue, profile, **promises)
+            plan = place(catalogue, profile, model=model, promise=promise, seed=config.seed)
         document = plan.to_json()
         home.write_planned_catalogue(catalogue)
         home.write_plan(plan)
         gpus = {"maitre": plan.gpus, "lower bound": plan.lower_bound_gpus, **plan.baselines}
         context.log.info(", ".join(f"{name} {n} GPUs" for name, n in gpus.items()))
         figure = bars(gpus, title=f"GPUs for {len(catalogue)} adapters", x="GPUs")
-        run.params(config.model_dump() | {"maxpack_version": champion[1].version})
+        run.params(config.model_dump() | {"maxpack_version": version.version})
         run.metrics({f"gpus_{name.replace(' ', '_')}": n for name, n in gpus.items()})
         run.picture(figure, "gpus.png")
         return dg.MaterializeResult(
@@ -125,7 +116,7 @@ def placement_plan(
                 "adapters": len(catalogue),
                 "rates": "observed" if observed else "catalogue",
                 "comparison": inline(figure, "GPUs by method"),
-                "maxpack_version": champion[1].version,
+                "maxpack_version": version.version,
                 **run_links(run),
             },
         )
@@ -136,16 +127,21 @@ def plan_in_service(home: DataHome, gateway: Gateway, profile: str) -> "Placemen
 
     A server's options are those it was started with here, else those of the plan last applied to a
     cluster, else those of the newest plan. A route file that somebody wrote by hand has no options.
+    It promises what the plan last applied promises, else what the newest plan does.
     """
+    from maitre.placement.evidence import Evidence
     from maitre.serving.served import served_plan
     from maitre.twin.limits import VllmLimits
 
     configs: dict[str, VllmLimits] = {}
+    promise = None
     newest = home.plan() if home.has_plan() else None
     for planned in (newest, home.deployed_plan()):
         if planned is not None:
             configs |= {server.name: server.config for server in planned.servers}
-    return served_plan(gateway.routes(), configs | gateway.configs(), profile)
+            promise = planned.evidence.promise or promise
+    served = served_plan(gateway.routes(), configs | gateway.configs(), profile)
+    return replace(served, evidence=Evidence(promise=promise))
 
 
 @dg.asset_check(asset=placement_plan, blocking=True)
@@ -154,7 +150,6 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
 
     A server is healthy by the objective that the plan itself promises.
     """
-    from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS, HealthRule
     from maitre.placement.simulate_plan import check_plan
 
     plan = home.plan()
@@ -164,10 +159,7 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
         home.planned_catalogue(),
         seed=PlacementConfig().seed + 1_000_003,
         duration_s=CHECKED_HOUR_S,
-        rule=HealthRule(
-            # Plans of older versions do not name their objective; it was this one.
-            ttft_slo_ms=float(plan.evidence.get("ttft_slo_ms", DEFAULT_TTFT_SLO_MS))
-        ),
+        rule=plan.promise.rule,
     )
     return dg.AssetCheckResult(
         passed=check.passed,

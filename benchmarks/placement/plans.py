@@ -15,10 +15,10 @@ from maitre.placement.bound import relaxed_servers
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.place import capacity_of, place
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.promise import DEFAULT_HEADROOM, Promise
 from maitre.placement.remove_server import judged_by_twin
 from maitre.placement.replan import replan
 from maitre.placement.replicas import as_is, replicated
-from maitre.placement.settings import DEFAULT_HEADROOM, PlacementSettings
 from maitre.placement.simulate_plan import check_plan
 from maitre.twin import ServerProfile
 
@@ -79,7 +79,7 @@ def placement_figures(
         others = sorted(plan.baselines.values())
         as_full = min(_baselines_as_full(profile, model, adapters).values())
         figures += [
-            Figure(f"{name}: filled by", str(plan.evidence["filled_by"])),
+            Figure(f"{name}: filled by", str(plan.evidence.filled_by)),
             *(
                 Figure(f"{name}: baseline {baseline}", gpus, "GPUs")
                 for baseline, gpus in plan.baselines.items()
@@ -171,7 +171,7 @@ def _baselines_as_full(
 
     They are not simulated, so they may be too few.
     """
-    lengths, settings = default_lengths(), PlacementSettings()
-    capacity = capacity_of(profile, model, settings, lengths)
-    demand = replicated(adapters, lengths, capacity, 1 + settings.headroom)
+    lengths, promise = default_lengths(), Promise()
+    capacity = capacity_of(profile, model, promise, lengths)
+    demand = replicated(adapters, lengths, capacity, promise.rate_factor)
     return baseline_gpus(demand, judged_by_twin(capacity))

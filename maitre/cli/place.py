@@ -76,6 +76,7 @@ def place(
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.explain import explain_adapter, one_fewer
     from maitre.placement.gpu_kinds import place_at_lowest_cost
+    from maitre.placement.promise import Promise
     from maitre.placement.replan import replan
     from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
     from maitre.placement.verify_and_repair import rechecked
@@ -104,7 +105,7 @@ def place(
     if len(kinds) > 1 and (additions or running or explain):
         raise PlacementError("--add, --from and --explain are for one profile at a time")
     settings = PlacementSettings(
-        risk, ttft_slo, headroom, check_duration, check_servers, baselines, gpus, seed
+        Promise(risk, ttft_slo, headroom), check_duration, check_servers, baselines, gpus, seed
     )
     adapters = AdapterCatalogue.read(
         catalogue,
@@ -117,9 +118,8 @@ def place(
     if before is not None:
         wider = with_added(adapters, only.profile.base_model, additions)
         plan = replan(
-            before, wider, only.profile, model=only.model, risk=risk, seed=seed,
-            ttft_slo_ms=ttft_slo, headroom=headroom, max_moves=max_moves,
-            max_closing_moves=closing_moves, pins=constraints.pins,
+            before, wider, only.profile, model=only.model, promise=settings.promise,
+            max_moves=max_moves, max_closing_moves=closing_moves, pins=constraints.pins,
         )  # fmt: skip
         plan = rechecked(plan, only.profile, wider, settings, on_progress=progress)
     else:
@@ -138,11 +138,10 @@ def place(
     diff = before.diff(plan) if before is not None and running else None
     if diff is not None:
         extra["diff"] = diff.to_dict()
-    options: dict[str, Any] = {"model": only.model, "risk": risk, "headroom": headroom}
     fewer = None
     if explain is not None:
-        found = explain_adapter(plan, wider, only.profile, explain, **options)
-        fewer = one_fewer(plan, wider, only.profile, **options)
+        found = explain_adapter(plan, wider, only.profile, explain, model=only.model)
+        fewer = one_fewer(plan, wider, only.profile, model=only.model)
         extra["explanation"] = [why.to_dict() for why in found]
         extra["one_server_fewer"] = fewer.text
     if out is not None:
@@ -151,7 +150,7 @@ def place(
         from maitre.placement.report import plan_page
 
         if fewer is None and len(kinds) == 1:
-            fewer = one_fewer(plan, wider, only.profile, **options)
+            fewer = one_fewer(plan, wider, only.profile, model=only.model)
         write_text(report, plan_page(plan, diff=diff, one_fewer=fewer.text if fewer else ""))
     if json:
         print_json({**plan.to_dict(), **extra})
@@ -231,19 +230,19 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
                 "adapters": len(server.adapters),
                 "slots": server.config.max_loras,
                 "rank": server.config.max_lora_rank,
-                "requests/s": round(server.predicted["rate_rps"], 2),
-                "tokens/s": round(server.predicted["offered_tps"]),
-                "fill": server.predicted["fill"],
-                "limited by": server.predicted["limited_by"],
-                "risk": server.predicted["starvation_risk"],
+                "requests/s": round(predicted.rate_rps, 2),
+                "tokens/s": round(predicted.offered_tps),
+                "fill": predicted.fill,
+                "limited by": predicted.limited_by,
+                "risk": predicted.starvation_risk,
             }
             for server in plan.servers
+            if (predicted := server.predicted)
         ],
         f"{adapters} adapters on {plan.gpus} GPUs",
     )
     print(f"lower bound: {plan.lower_bound_gpus} GPUs")
-    if "lower_bound_gpus_with_headroom" in plan.evidence:
-        bound = plan.evidence["lower_bound_gpus_with_headroom"]
+    if (bound := plan.evidence.lower_bound_gpus_with_headroom) is not None:
         print(f"lower bound with the headroom: {bound} GPUs")
     for name, gpus in plan.baselines.items():
         print(f"{name}: {gpus} GPUs ({100 * (1 - plan.gpus / gpus):.0f} % saved)")
@@ -258,10 +257,10 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
             f"start, {len(diff['servers_removed'])} stop, "
             f"{len(diff['servers_reconfigured'])} restart; {len(diff['steps'])} steps"
         )
-    if over := plan.evidence.get("servers_over_risk"):
+    if over := plan.evidence.servers_over_risk:
         print(f"over the risk, for want of moves: {', '.join(over)}")
-    if "servers_failed" in plan.evidence:
-        failed, checked = plan.evidence["servers_failed"], plan.evidence["servers_checked"]
+    if (failed := plan.evidence.servers_failed) is not None:
+        checked = plan.evidence.servers_checked
         print(f"check in the twin: {checked} of {plan.gpus} servers simulated, {len(failed)} fail")
         for name, reason in failed.items():
             print(f"  {name}: {reason}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from maitre.placement.planned_server import PlannedServer
 from maitre.placement.steps import Step, ordered_steps
-
-if TYPE_CHECKING:
-    from maitre.placement.plan import PlacementPlan
-    from maitre.twin.limits import VllmLimits
+from maitre.twin.limits import VllmLimits
 
 _SAME_SHARE = 1e-6
 
@@ -65,15 +64,15 @@ class PlanDiff:
         return asdict(self)
 
 
-def compare(before: PlacementPlan, after: PlacementPlan) -> PlanDiff:
-    """The diff from `before` to `after`; servers are matched by name.
+def compare(before: Sequence[PlannedServer], after: Sequence[PlannedServer]) -> PlanDiff:
+    """Return the diff from the servers of one plan to those of another, matched by name.
 
     `moves` are adapters of both plans that have to be loaded on another server; `reshared` those
     that only lose a server or divide their requests otherwise.
     """
-    old = {server.name: server for server in before.servers}
-    new = {server.name: server for server in after.servers}
-    placed_old, placed_new = before.servers_of(), after.servers_of()
+    old = {server.name: server for server in before}
+    new = {server.name: server for server in after}
+    placed_old, placed_new = shares_by_adapter(before), shares_by_adapter(after)
     changed = [
         AdapterMove(adapter, placed_old[adapter], placed_new[adapter])
         for adapter in sorted(placed_old.keys() & placed_new.keys())
@@ -94,15 +93,15 @@ def compare(before: PlacementPlan, after: PlacementPlan) -> PlanDiff:
         adapters_removed=tuple(sorted(placed_old.keys() - placed_new.keys())),
         moves=tuple(move for move in changed if move.servers_change),
         reshared=tuple(move for move in changed if not move.servers_change),
-        gpus_before=before.gpus,
-        gpus_after=after.gpus,
+        gpus_before=len(before),
+        gpus_after=len(after),
         steps=ordered_steps(placed_old, placed_new, added, reconfigured, removed),
     )
 
 
-def same_servers(one: PlacementPlan, other: PlacementPlan) -> bool:
+def same_servers(one: Sequence[PlannedServer], other: Sequence[PlannedServer]) -> bool:
     """Return whether two plans have the same servers, with the same shares of the same adapters."""
-    first, second = one.servers_of(), other.servers_of()
+    first, second = shares_by_adapter(one), shares_by_adapter(other)
     return (
         _started(one) == _started(other)
         and {a: set(s) for a, s in first.items()} == {a: set(s) for a, s in second.items()}
@@ -114,5 +113,14 @@ def same_servers(one: PlacementPlan, other: PlacementPlan) -> bool:
     )
 
 
-def _started(plan: PlacementPlan) -> dict[str, tuple[str, VllmLimits]]:
-    return {server.name: (server.base_model, server.config) for server in plan.servers}
+def _started(servers: Sequence[PlannedServer]) -> dict[str, tuple[str, VllmLimits]]:
+    return {server.name: (server.base_model, server.config) for server in servers}
+
+
+def shares_by_adapter(servers: Sequence[PlannedServer]) -> dict[str, dict[str, float]]:
+    """Return, for each adapter, the servers that hold it and their shares."""
+    placed: dict[str, dict[str, float]] = {}
+    for server in servers:
+        for held in server.adapters:
+            placed.setdefault(held.adapter, {})[server.name] = held.share
+    return placed

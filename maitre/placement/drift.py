@@ -5,7 +5,7 @@ is requested when a server's risk has been too high in several samples in a row,
 while the requested one is under way: rates vary, and moves have a price.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,25 +46,23 @@ def server_risks(
     catalogue: "AdapterCatalogue",
     profile: "ServerProfile",
     model: "MaxpackModel | None",
-    *,
-    headroom: float = 0.0,
 ) -> dict[str, float]:
-    """The probability that each server of the plan is unhealthy at the catalogue's rates.
+    """Return the probability that each server of the plan is unhealthy at the catalogue's rates.
 
-    By the capacity `model`, or the steady state without one.
+    A server is unhealthy when it misses the objective that the plan promises. The capacity `model`
+    gives the probability; without one, the steady state.
 
     Raises:
-        PlacementError: the model was fitted for another profile.
+        PlacementError: the model was fitted for another profile or objective.
     """
     from maitre.maxpack.options import default_lengths
     from maitre.placement.place import capacity_of
     from maitre.placement.relocate import carried_over
     from maitre.placement.replicas import as_is
-    from maitre.placement.settings import PlacementSettings
 
     lengths = default_lengths()
-    capacity = capacity_of(profile, model, PlacementSettings(baselines=False), lengths)
-    demand = as_is(catalogue, lengths, 1 + headroom)
+    capacity = capacity_of(profile, model, plan.promise, lengths)
+    demand = as_is(catalogue, lengths)
     carried = carried_over(plan, catalogue.names, demand, capacity)
     placed = np.flatnonzero(carried.server >= 0)
     held = carried.server[placed]
@@ -118,13 +116,18 @@ class DriftState:
         )
 
 
+def _steady_state(_: float) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Observed:
     """What is served under which load.
 
     `served` is the plan in service, without servers where their options are not known; `newest` the
     plan that was made last; `catalogue` the adapters at the observed rates. `starving` names the
-    servers whose queue was seen to grow, with the reason.
+    servers whose queue was seen to grow, with the reason. `model_at` gives the capacity model for a
+    time to first token (ms); `None`: the steady state decides.
     """
 
     served: "PlacementPlan"
@@ -132,11 +135,12 @@ class Observed:
     catalogue: "AdapterCatalogue"
     starving: Mapping[str, str]
     profile: "ServerProfile"
-    model: "MaxpackModel | None" = None
+    model_at: "Callable[[float], MaxpackModel | None]" = _steady_state
 
     def risks(self, plan: "PlacementPlan") -> dict[str, float]:
-        """Return the risk of each of a plan's servers at the observed rates."""
-        return server_risks(plan, self.catalogue, self.profile, self.model)
+        """Return the risk that each server misses, at the observed rates, its plan's objective."""
+        model = self.model_at(plan.promise.ttft_slo_ms)
+        return server_risks(plan, self.catalogue, self.profile, model)
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def weigh(state: DriftState, observed: Observed, now_s: float, limits: DriftLimi
     Request nothing while the newest plan holds at these rates and only waits to be deployed.
 
     Raises:
-        PlacementError: the model was fitted for another profile.
+        PlacementError: the model was fitted for another profile or objective.
     """
     served, newest = observed.served, observed.newest
     if not served.servers and not observed.starving:
@@ -209,7 +213,7 @@ def weigh(state: DriftState, observed: Observed, now_s: float, limits: DriftLimi
     verdict = decide(state, risks, observed.starving, version, now_s, limits)
     if not verdict.ask or newest is None:
         return verdict
-    if not served.servers or same_servers(served, newest):
+    if not served.servers or same_servers(served.servers, newest.servers):
         return verdict
     if max(observed.risks(newest).values()) >= limits.enter:
         return verdict

@@ -16,7 +16,7 @@ from maitre.placement.plan import PlacementPlan
 from maitre.placement.relocate import Carried, carried_over
 from maitre.placement.replicas import as_is, replicated
 from maitre.placement.search import fewest_servers
-from maitre.placement.settings import DEFAULT_HEADROOM, PlacementError, PlacementSettings
+from maitre.placement.settings import PlacementError
 from maitre.twin import Lengths, ServerProfile
 
 _BISECTIONS = 7
@@ -112,21 +112,19 @@ def explain_adapter(
     adapter: str,
     *,
     model: Model | None = None,
-    risk: float = 0.01,
-    headroom: float = DEFAULT_HEADROOM,
     lengths: Lengths | None = None,
 ) -> tuple[Explanation, ...]:
-    """One explanation for each server that holds the adapter, at rates with the headroom on top.
+    """Return one explanation per server that holds the adapter, at the rates of the plan's promise.
 
     Raises:
         PlacementError: the plan does not hold the adapter.
     """
     lengths = lengths or default_lengths()
-    capacity = _capacity(profile, model, risk, headroom, lengths)
+    capacity = capacity_of(profile, model, plan.promise, lengths)
     held = plan.servers_of().get(adapter)
     if held is None:
         raise PlacementError(f"the plan does not hold adapter {adapter!r}")
-    whole = as_is(catalogue, lengths, 1 + headroom)
+    whole = as_is(catalogue, lengths, plan.promise.rate_factor)
     carried = carried_over(plan, catalogue.names, whole, capacity)
     number = {name: i for i, name in enumerate(carried.names)}
     position = {str(name): i for i, name in enumerate(catalogue.names)}[adapter]
@@ -142,16 +140,14 @@ def one_fewer(
     profile: ServerProfile,
     *,
     model: Model | None = None,
-    risk: float = 0.01,
-    headroom: float = DEFAULT_HEADROOM,
     lengths: Lengths | None = None,
 ) -> OneFewer:
     """By how much all rates would have to fall for the plan to need one server less."""
     lengths = lengths or default_lengths()
-    capacity = _capacity(profile, model, risk, headroom, lengths)
+    capacity = capacity_of(profile, model, plan.promise, lengths)
 
     def servers_at(factor: float) -> int:
-        demand = replicated(catalogue, lengths, capacity, factor * (1 + headroom))
+        demand = replicated(catalogue, lengths, capacity, factor * plan.promise.rate_factor)
         found = fewest_servers(demand, capacity)
         return found.servers if found else plan.gpus
 
@@ -217,17 +213,7 @@ def _explained(
         fill=round(float(here.fill[server]), 4),
         fill_without=round(float(without.fill[0]), 4),
         risk=round(float(here.risk[server]), 5),
-        limited_by=str(planned.predicted.get("limited_by", "steps")),
+        limited_by=planned.predicted.limited_by if planned.predicted else "step time",
         servers_allowed=sum(alternative.allowed for _, alternative in others),
         alternatives=tuple(alternative for _, alternative in others[:_ALTERNATIVES_SHOWN]),
     )
-
-
-def _capacity(
-    profile: ServerProfile, model: Model | None, risk: float, headroom: float, lengths: Lengths
-) -> Capacity:
-    """What the plan was made with: the model's own objective of latency, where it has one."""
-    card = getattr(model, "card", None)
-    slo_ms = card.ttft_slo_ms if card else PlacementSettings().ttft_slo_ms
-    settings = PlacementSettings(risk=risk, headroom=headroom, ttft_slo_ms=slo_ms)
-    return capacity_of(profile, model, settings, lengths)

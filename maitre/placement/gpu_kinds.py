@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
+from maitre.placement.evidence import Evidence
 from maitre.placement.place import place_one_kind
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
-from maitre.placement.split_by_kind import GpuKind, divided, pins_of
+from maitre.placement.split_by_kind import GpuKind, pins_of, split_by_kind
 from maitre.progress import Progress, ignore_progress
 from maitre.twin import Lengths
 
@@ -56,7 +57,7 @@ def place_at_lowest_cost(
     for base_model in models:
         of_model = catalogue.take(np.flatnonzero(catalogue.base_models == base_model))
         mine = [kind for kind in kinds if kind.profile.base_model == base_model]
-        division = divided(of_model, mine, settings, constraints, lengths)
+        division = split_by_kind(of_model, mine, settings.promise, constraints, lengths)
         alone = len(models) == len(division) == 1
         for kind, some in division:
             names = set(some.names.tolist())
@@ -89,7 +90,9 @@ def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
     cost = sum(part.kind.price_per_hour * part.plan.gpus for part in parts)
     if len(parts) == 1:
         [part] = parts
-        return replace(part.plan, evidence={**part.plan.evidence, "price_per_hour": round(cost, 4)})
+        return replace(
+            part.plan, evidence=replace(part.plan.evidence, price_per_hour=round(cost, 4))
+        )
     servers = []
     taken = {name for part in parts for name in part.pinned}
     for part in parts:
@@ -100,20 +103,19 @@ def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
                 name = _untaken(name, profile.split("/")[0], taken)
                 taken.add(name)
             servers.append(replace(server, name=name, profile=profile))
-    common: Mapping[str, object] = parts[0].plan.evidence
-    checked = sum(int(part.plan.evidence.get("servers_checked", 0)) for part in parts)
+    checked = sum(part.plan.evidence.servers_checked or 0 for part in parts)
     alone = len({part.kind.profile.base_model for part in parts}) == len(parts)
     return PlacementPlan(
         ", ".join(part.kind.profile.name for part in parts),
         tuple(servers),
         sum(part.plan.lower_bound_gpus for part in parts) if alone else 0,
         {},
-        {
-            **{name: common[name] for name in ("risk", "headroom", "ttft_slo_ms")},
-            "servers_checked": checked,
-            "price_per_hour": round(cost, 4),
-            "gpus_by_profile": {part.kind.profile.name: part.plan.gpus for part in parts},
-        },
+        Evidence(
+            promise=parts[0].plan.evidence.promise,
+            servers_checked=checked,
+            price_per_hour=round(cost, 4),
+            gpus_by_profile={part.kind.profile.name: part.plan.gpus for part in parts},
+        ),
     )
 
 

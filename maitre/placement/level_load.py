@@ -18,7 +18,9 @@ MANY_PARTS = 20_000
 _FILL_STEPS_MANY = 3
 
 
-def evened(found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity) -> Assignment:
+def level_load(
+    found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity
+) -> Assignment:
     """The chain with the lowest common risk, and at that the lowest fill, on as many servers.
 
     A chain leaves its last server with what is left; here every server gets the same slack. Equal

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.model import MaxpackModel
 from maitre.maxpack.options import ServerOptions, default_lengths
 from maitre.maxpack.steady import SteadyStateModel
@@ -19,14 +18,15 @@ from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.promise import Promise
 from maitre.placement.remove_server import on_fewer_servers
 from maitre.placement.replicas import as_is, replicated, separated
 from maitre.placement.search import fewest_servers, shortest_steps
 from maitre.placement.settings import (
-    DEFAULT_HEADROOM,
     Constraints,
     PlacementError,
     PlacementSettings,
+    check_card,
 )
 from maitre.placement.verify_and_repair import Verifier
 from maitre.progress import Progress, ignore_progress
@@ -40,10 +40,8 @@ def place(
     profile: ServerProfile,
     *,
     model: Model | None = None,
-    risk: float = 0.01,
+    promise: Promise | None = None,
     seed: int = 0,
-    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
-    headroom: float = DEFAULT_HEADROOM,
     check_duration_s: float = 3600.0,
     check_servers: int = 256,
     baselines: bool = True,
@@ -54,23 +52,22 @@ def place(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> PlacementPlan:
-    """A plan with few GPUs on which no server and no adapter starves.
+    """Return a plan with few GPUs on which no server and no adapter starves.
 
-    Packs every server to what the capacity `model` allows at `risk` (without a model: to its
-    steady state) at rates `headroom` above the catalogue's; then simulates servers for
-    `check_duration_s` (0: not at all) at those rates and moves adapters until all are healthy. With
-    `gpus` the plan uses up to that many for the shortest steps instead of few. `pins` and
-    `replicas`: see `Constraints`. The same for the same seed. `on_progress` gets the step
-    as its note.
+    Packs every server to what the capacity `model` (without a model: the steady state) allows under
+    the `promise`; then simulates servers for `check_duration_s` (0: not at all) at the promised
+    rates and moves adapters until all are healthy. With `gpus` the plan uses up to that many GPUs
+    for the shortest steps, instead of the fewest. `pins` and `replicas`: see `Constraints`. The
+    same seed gives the same plan. `on_progress` gets the step as its note.
 
     Raises:
         CatalogueError: base models or ranks that the profile does not cover, adapters that no
             server holds, or constraints on adapters that are not in the catalogue.
-        PlacementError: settings out of range, or the model was fitted for another profile, or
-            some server stays unhealthy whatever is moved, or more GPUs are needed than allowed.
+        PlacementError: settings out of range; a model that was fitted for another profile; a
+            server that stays unhealthy whatever is moved; more GPUs needed than allowed.
     """
     settings = PlacementSettings(
-        risk, ttft_slo_ms, headroom, check_duration_s, check_servers, baselines, gpus, seed, workers
+        promise or Promise(), check_duration_s, check_servers, baselines, gpus, seed, workers
     )
     constraints = Constraints(pins or {}, replicas or {})
     return place_one_kind(
@@ -87,10 +84,10 @@ def place_one_kind(
     lengths: Lengths | None,
     report: Progress,
 ) -> PlacementPlan:
-    """`place` with its settings in one piece."""
+    """`place` with its settings as one value."""
     constraints.check(catalogue)
     lengths = lengths or default_lengths()
-    capacity = capacity_of(profile, model, settings, lengths)
+    capacity = capacity_of(profile, model, settings.promise, lengths)
     largest = int(capacity.options.kv_cache_tokens.max())
     catalogue.check(
         base_models={profile.base_model},
@@ -98,7 +95,7 @@ def place_one_kind(
         max_tokens=min(profile.memory.max_model_len, largest),
     )
     report(0, 1, "pack")
-    demand = replicated(catalogue, lengths, capacity, 1 + settings.headroom, constraints)
+    demand = replicated(catalogue, lengths, capacity, settings.promise.rate_factor, constraints)
     apart = np.flatnonzero(np.isin(catalogue.names.astype(str), list(constraints.replicas)))
     found, fuller = _packed(demand, capacity, settings, apart)
     report(1, 1, "pack")
@@ -120,7 +117,12 @@ def place_one_kind(
         servers,
         min(as_told, len(servers)),
         others,
-        evidence(settings, verified.evidence, min(promised, len(servers)), profile),
+        replace(
+            verified.evidence,
+            promise=settings.promise,
+            profile_fingerprint=profile.fingerprint(),
+            lower_bound_gpus_with_headroom=min(promised, len(servers)),
+        ),
     )
 
 
@@ -136,56 +138,42 @@ def _compared(
     others: dict[str, int] = {}
     if settings.baselines:
         others = baseline_gpus(demand, capacity, seed=settings.seed, limit=40 * found.servers)
-    return bounds(catalogue, lengths, settings, capacity), others
+    return bounds(catalogue, lengths, settings.promise, capacity), others
 
 
 def bounds(
-    catalogue: AdapterCatalogue, lengths: Lengths, settings: PlacementSettings, capacity: Capacity
+    catalogue: AdapterCatalogue, lengths: Lengths, promise: Promise, capacity: Capacity
 ) -> tuple[int, int]:
-    """Lower bounds on servers at the catalogue's rates and at those with the headroom on top.
+    """Return lower bounds on servers: at the catalogue's rates, and with the headroom on top.
 
-    For the objective of the settings: who may wait longer for a slot needs fewer servers.
+    They hold for the promised objective: requests that may wait longer need fewer servers.
     """
     as_told, promised = lower_bounds(
         as_is(catalogue, lengths),
         capacity.options,
-        (1.0, 1 + settings.headroom),
+        (1.0, promise.rate_factor),
         max_adapters=capacity.max_adapters,
-        ttft_slo_ms=settings.ttft_slo_ms,
+        ttft_slo_ms=promise.ttft_slo_ms,
     )
     return as_told, promised
 
 
 def capacity_of(
-    profile: ServerProfile, model: Model | None, settings: PlacementSettings, lengths: Lengths
+    profile: ServerProfile, model: Model | None, promise: Promise, lengths: Lengths
 ) -> Capacity:
-    """What decides whether adapters may share a server of this profile.
+    """Return what decides whether adapters may share a server of this profile.
 
     Raises:
         PlacementError: the model was fitted for another profile or objective.
     """
     if isinstance(model, MaxpackModel):
-        settings.check_card(model.card, profile)
+        check_card(model.card, profile, promise)
     return Capacity(
         model or SteadyStateModel(),
         ServerOptions.of(profile, lengths),
-        settings.risk,
+        promise.risk,
         profile.valid.adapters[1],
     )
-
-
-def evidence(
-    settings: PlacementSettings, check: dict[str, Any], promised_bound: int, profile: ServerProfile
-) -> dict[str, Any]:
-    """What the plan promises and what speaks for it, for its readers."""
-    return {
-        "risk": settings.risk,
-        "headroom": settings.headroom,
-        "ttft_slo_ms": settings.ttft_slo_ms,
-        "profile_fingerprint": profile.fingerprint(),
-        "lower_bound_gpus_with_headroom": promised_bound,
-        **check,
-    }
 
 
 def _packed(

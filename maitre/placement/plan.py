@@ -8,40 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maitre.errors import UserError
-from maitre.placement.diff import PlanDiff, compare
-from maitre.twin.errors import TwinInputError
-from maitre.twin.limits import LIMITS, VllmLimits
+from maitre.placement.diff import PlanDiff, compare, shares_by_adapter
+from maitre.placement.document import PlanError, field_of
+from maitre.placement.evidence import Evidence
+from maitre.placement.planned_server import AdapterShare, PlannedServer, Prediction
+from maitre.placement.promise import Promise
+
+__all__ = [
+    "AdapterShare",
+    "Evidence",
+    "PlacementPlan",
+    "PlanError",
+    "PlannedServer",
+    "Prediction",
+    "Promise",
+]
 
 SHARE_TOLERANCE = 1e-6
-
-
-class PlanError(UserError):
-    """A plan that contradicts itself, or a document that is not a plan."""
-
-
-@dataclass(frozen=True)
-class AdapterShare:
-    """The part of an adapter's requests that one server answers: `share` in (0, 1]."""
-
-    adapter: str
-    share: float = 1.0
-
-
-@dataclass(frozen=True)
-class PlannedServer:
-    """One vLLM replica on one GPU.
-
-    `config` holds vLLM's limits; `predicted` what the capacity model expects of it (`offered_tps`,
-    `starvation_risk`, `limited_by`, ...). `profile` is its own where a plan has several.
-    """
-
-    name: str
-    base_model: str
-    config: VllmLimits
-    adapters: tuple[AdapterShare, ...]
-    predicted: dict[str, Any] = field(default_factory=dict)
-    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +33,7 @@ class PlacementPlan:
 
     `profile` names the server profile planned for; `lower_bound_gpus` is a number of GPUs below
     which no plan keeps up with the catalogue's rates; `baselines` the GPUs that simpler methods
-    need; `evidence` what is promised (`risk`, `headroom`) and how it was checked.
+    need; `evidence` what is promised and how it was checked.
 
     Raises:
         PlanError: shares that do not sum to 1, an adapter twice on a server, a server without
@@ -60,8 +43,8 @@ class PlacementPlan:
     profile: str
     servers: tuple[PlannedServer, ...]
     lower_bound_gpus: int = 0
-    baselines: dict[str, int] = field(default_factory=dict)
-    evidence: dict[str, Any] = field(default_factory=dict)
+    baselines: Mapping[str, int] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
 
     def __post_init__(self) -> None:
         _check_servers(self.servers)
@@ -71,38 +54,27 @@ class PlacementPlan:
         """GPUs the plan uses: one per server."""
         return len(self.servers)
 
+    @property
+    def promise(self) -> Promise:
+        """What the plan promises; the defaults where it does not say (plans of old versions)."""
+        return self.evidence.promise or Promise()
+
     def servers_of(self) -> dict[str, dict[str, float]]:
         """For each adapter, the servers that hold it and their shares."""
-        placed: dict[str, dict[str, float]] = {}
-        for server in self.servers:
-            for held in server.adapters:
-                placed.setdefault(held.adapter, {})[server.name] = held.share
-        return placed
+        return shares_by_adapter(self.servers)
 
     def diff(self, other: PlacementPlan) -> PlanDiff:
         """What has to change to get from this plan to `other`."""
-        return compare(self, other)
+        return compare(self.servers, other.servers)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as the JSON document of the contract."""
         return {
             "profile": self.profile,
-            "servers": [
-                {
-                    "name": server.name,
-                    "base_model": server.base_model,
-                    "config": server.config.limits(),
-                    "adapters": [
-                        {"adapter": held.adapter, "share": held.share} for held in server.adapters
-                    ],
-                    "predicted": dict(server.predicted),
-                    **({"profile": server.profile} if server.profile else {}),
-                }
-                for server in self.servers
-            ],
+            "servers": [server.to_dict() for server in self.servers],
             "lower_bound_gpus": self.lower_bound_gpus,
             "baselines": dict(self.baselines),
-            "evidence": dict(self.evidence),
+            "evidence": self.evidence.to_dict(),
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
@@ -119,12 +91,12 @@ class PlacementPlan:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"the plan is not JSON: {error}") from error
         return cls.from_dict(document)
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> PlacementPlan:
+    def from_dict(cls, document: Any) -> PlacementPlan:
         """Build a plan from the parsed JSON document.
 
         Raises:
@@ -132,51 +104,18 @@ class PlacementPlan:
         """
         if not isinstance(document, Mapping):
             raise PlanError("the plan must be a JSON object with 'profile' and 'servers'")
-        servers = _required(document, "servers", list, "the plan")
+        where = "the plan"
+        servers = field_of(document, "servers", list, where)
+        baselines = field_of(document, "baselines", dict, where, {})
         return cls(
-            profile=_required(document, "profile", str, "the plan"),
-            servers=tuple(_server(i, entry) for i, entry in enumerate(servers)),
-            lower_bound_gpus=int(document.get("lower_bound_gpus", 0)),
-            baselines={str(k): int(v) for k, v in dict(document.get("baselines", {})).items()},
-            evidence=dict(document.get("evidence") or {}),
+            profile=field_of(document, "profile", str, where),
+            servers=tuple(
+                PlannedServer.from_dict(entry, f"servers[{i}]") for i, entry in enumerate(servers)
+            ),
+            lower_bound_gpus=field_of(document, "lower_bound_gpus", int, where, 0),
+            baselines={name: field_of(baselines, name, int, "baselines") for name in baselines},
+            evidence=Evidence.from_dict(field_of(document, "evidence", dict, where, {})),
         )
-
-
-def _server(position: int, entry: Any) -> PlannedServer:
-    where = f"servers[{position}]"
-    name = _required(entry, "name", str, where)
-    where = f"server {name!r}"
-    config = _required(entry, "config", dict, where)
-    return PlannedServer(
-        name=name,
-        base_model=_required(entry, "base_model", str, where),
-        config=_limits({key: _required(config, key, int, where) for key in LIMITS}, where),
-        adapters=tuple(
-            AdapterShare(
-                _required(held, "adapter", str, where),
-                float(_required(held, "share", (int, float), where)),
-            )
-            for held in _required(entry, "adapters", list, where)
-        ),
-        predicted=dict(entry.get("predicted") or {}),
-        profile=str(entry.get("profile") or ""),
-    )
-
-
-def _limits(values: Mapping[str, int], where: str) -> VllmLimits:
-    try:
-        return VllmLimits.of(values)
-    except TwinInputError as error:
-        raise PlanError(f"{where}: {error}") from error
-
-
-def _required(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if not isinstance(entry, Mapping) or key not in entry:
-        raise PlanError(f"{where}: field {key!r} is missing")
-    value = entry[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise PlanError(f"{where}: field {key!r} is {value!r}, not of the right kind")
-    return value
 
 
 def _check_servers(servers: tuple[PlannedServer, ...]) -> None:

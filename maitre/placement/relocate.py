@@ -1,4 +1,4 @@
-"""Settles a running assignment under new rates, moving few adapters."""
+"""Change a running assignment for new rates, moving few adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from maitre.maxpack.features import SetSums
 from maitre.placement.capacity import Capacity
 from maitre.placement.demand import Demand
 from maitre.placement.plan import PlacementPlan
-from maitre.placement.servers import accepted_risks
 
 NEW = -1
 # However full the twin has let a server be, as likely as not to fail is too likely.
@@ -64,8 +63,7 @@ def carried_over(
         ]
     )
     servers = tuple(planned.name for planned in plan.servers)
-    accepted = accepted_risks(plan.servers)
-    accepted_risk = np.array([accepted.get(name, 0.0) for name in servers])
+    accepted_risk = np.array([planned.accepted_risk for planned in plan.servers])
     return Carried(demand, np.array(server), rows, servers, accepted_risk)
 
 
@@ -78,7 +76,7 @@ class Moved:
     moved: np.ndarray
 
 
-def settle(
+def relocate(
     carried: Carried,
     capacity: Capacity,
     *,

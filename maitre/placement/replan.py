@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from maitre.maxpack.health import DEFAULT_TTFT_SLO_MS
 from maitre.maxpack.options import default_lengths
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
-from maitre.placement.place import Model, bounds, capacity_of, evidence
-from maitre.placement.plan import PlacementPlan, PlannedServer
-from maitre.placement.relocate import carried_over, settle, tolerated
+from maitre.placement.evidence import Evidence
+from maitre.placement.place import Model, bounds, capacity_of
+from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.placement.promise import Promise
+from maitre.placement.relocate import carried_over, relocate, tolerated
 from maitre.placement.replicas import as_is, fits_nowhere
 from maitre.placement.servers import accepted_risks, planned_servers, with_accepted_risks
-from maitre.placement.settings import DEFAULT_HEADROOM, Constraints, PlacementSettings
-from maitre.placement.split_hot import divided
+from maitre.placement.settings import Constraints
+from maitre.placement.split_hot import split_hot
 from maitre.twin import Lengths, ServerProfile
 from maitre.twin.limits import VllmLimits
 
@@ -32,10 +33,7 @@ def replan(
     profile: ServerProfile,
     *,
     model: Model | None = None,
-    risk: float = 0.01,
-    seed: int = 0,
-    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
-    headroom: float = DEFAULT_HEADROOM,
+    promise: Promise | None = None,
     max_moves: int | None = None,
     max_closing_moves: int = 0,
     tolerated_risk: float | None = None,
@@ -57,21 +55,22 @@ def replan(
     Raises:
         CatalogueError, PlacementError: as `place`; pins to servers that the plan does not have.
     """
-    settings = PlacementSettings(risk, ttft_slo_ms, headroom, 0.0, baselines=False, seed=seed)
+    promise = promise or Promise()
+    risk = promise.risk
     constraints = Constraints(pins or {})
     catalogue.check(base_models={profile.base_model}, max_rank=profile.valid.max_lora_rank[1])
     constraints.check(catalogue)
     lengths = lengths or default_lengths()
-    capacity = capacity_of(profile, model, settings, lengths)
+    capacity = capacity_of(profile, model, promise, lengths)
     act_above = HYSTERESIS * risk if tolerated_risk is None else tolerated_risk
-    whole = as_is(catalogue, lengths, 1 + headroom)
+    whole = as_is(catalogue, lengths, promise.rate_factor)
     running = _with_pins(plan, constraints, catalogue)
     carried = carried_over(running, catalogue.names, whole, capacity)
     carried = replace(carried, demand=_pinned(carried.demand, constraints, catalogue))
-    carried, hopeless = divided(carried, whole, capacity, act_above)
+    carried, hopeless = split_hot(carried, whole, capacity, act_above)
     if len(hopeless):
         raise fits_nowhere(catalogue, hopeless)
-    moved = settle(
+    moved = relocate(
         carried,
         capacity,
         tolerated_risk=act_above,
@@ -86,21 +85,22 @@ def replan(
         for i in kept
     ]
     accepted = accepted_risks(plan.servers)
-    written = planned_servers(found, carried.demand, catalogue, profile, capacity, names, headroom)
+    written = planned_servers(found, carried.demand, catalogue, profile, capacity, names, promise)
     servers = with_accepted_risks(_unrestarted(plan, written), accepted)
     limits = np.array([max(accepted.get(name, 0.0), risk) for name in names])
     over = [names[i] for i in np.flatnonzero(choice.risk > tolerated(limits, risk, act_above))]
-    as_told, promised = bounds(catalogue, lengths, settings, capacity)
+    as_told, promised = bounds(catalogue, lengths, promise, capacity)
     return PlacementPlan(
         profile.name,
         servers,
         min(as_told, len(servers)),
         {},
-        evidence(
-            settings,
-            {"servers_checked": 0, "servers_over_risk": over},
-            min(promised, len(servers)),
-            profile,
+        Evidence(
+            promise=promise,
+            profile_fingerprint=profile.fingerprint(),
+            lower_bound_gpus_with_headroom=min(promised, len(servers)),
+            servers_checked=0,
+            servers_over_risk=tuple(over),
         ),
     )
 
@@ -129,7 +129,7 @@ def _with_pins(
     for server in plan.servers:
         stay = [held for held in server.adapters if held.adapter not in loose]
         join = [a for a in sorted(loose) if constraints.pins[a] == server.name]
-        shares = (*stay, *(type(server.adapters[0])(a) for a in join))
+        shares = (*stay, *(AdapterShare(a) for a in join))
         if shares:
             servers.append(replace(server, adapters=shares))
     return replace(plan, servers=tuple(servers))

@@ -9,7 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
 from maitre.placement.diff import PlanDiff
-from maitre.placement.plan import PlacementPlan
+from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.simulate_plan import PlanCheck
 
 _STYLE = (
@@ -66,19 +66,21 @@ def _headline(plan: PlacementPlan, check: PlanCheck | None) -> str:
 
 
 def _promise(plan: PlacementPlan) -> str:
-    known = plan.evidence
-    if not {"risk", "headroom", "ttft_slo_ms"} <= known.keys():
+    known, promise = plan.evidence, plan.evidence.promise
+    if promise is None:
         return ""
     text = (
-        f"Promised: at rates {100 * known['headroom']:g} % above the catalogue's, every server "
-        f"keeps up and begins to answer within {known['ttft_slo_ms'] / 1000:g} s (99th percentile, "
-        f"each adapter), with a risk of at most {known['risk']:g}."
+        f"Promised: at rates {100 * promise.headroom:g} % above the catalogue's, every server "
+        f"keeps up and begins to answer within {promise.ttft_slo_ms / 1000:g} s (99th percentile, "
+        f"each adapter), with a risk of at most {promise.risk:g}."
     )
-    if checked := known.get("servers_checked"):
-        duration_s = known.get("duration_s", 0)
-        text += f" {checked} servers were simulated for {duration_s:g} s at those rates."
-    if "lower_bound_gpus_with_headroom" in known:
-        text += f" With the headroom the bound is {known['lower_bound_gpus_with_headroom']} GPUs."
+    if known.servers_checked:
+        text += (
+            f" {known.servers_checked} servers were simulated for {known.duration_s or 0:g} s at "
+            "those rates."
+        )
+    if known.lower_bound_gpus_with_headroom is not None:
+        text += f" With the headroom the bound is {known.lower_bound_gpus_with_headroom} GPUs."
     return text
 
 
@@ -99,14 +101,14 @@ def _figure(plan: PlacementPlan) -> go.Figure:
         mine = [i for i, of in enumerate(ranks) if of == rank]
         figure.add_bar(
             x=[names[i] for i in mine],
-            y=[plan.servers[i].predicted.get("fill") for i in mine],
+            y=[_predicted(plan.servers[i]).get("fill") for i in mine],
             name=f"rank {rank}",
             row=1,
             col=1,
         )
         figure.add_scatter(
             x=[plan.servers[i].config.max_loras for i in mine],
-            y=[plan.servers[i].predicted.get("kv_fraction") for i in mine],
+            y=[_predicted(plan.servers[i]).get("kv_fraction") for i in mine],
             text=[names[i] for i in mine],
             mode="markers",
             name=f"rank {rank}",
@@ -117,7 +119,7 @@ def _figure(plan: PlacementPlan) -> go.Figure:
     figure.add_hline(y=1.0, line_dash="dash", row=1, col=1)
     figure.add_bar(
         x=names,
-        y=[server.predicted.get("starvation_risk") for server in plan.servers],
+        y=[_predicted(server).get("starvation_risk") for server in plan.servers],
         showlegend=False,
         row=1,
         col=2,
@@ -126,6 +128,10 @@ def _figure(plan: PlacementPlan) -> go.Figure:
     figure.add_bar(x=list(gpus), y=list(gpus.values()), showlegend=False, row=2, col=2)
     figure.update_layout(height=800, barmode="overlay")
     return figure
+
+
+def _predicted(server: PlannedServer) -> dict[str, Any]:
+    return server.predicted.to_dict() if server.predicted else {}
 
 
 def _server_rows(plan: PlacementPlan, check: PlanCheck | None) -> list[dict[str, Any]]:
@@ -137,7 +143,7 @@ def _server_rows(plan: PlacementPlan, check: PlanCheck | None) -> list[dict[str,
             "adapters": len(server.adapters),
             "slots": server.config.max_loras,
             "rank": server.config.max_lora_rank,
-            **server.predicted,
+            **_predicted(server),
         }
         if server.name in found:
             health = found[server.name].health

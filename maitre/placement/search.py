@@ -9,7 +9,7 @@ import numpy as np
 from maitre.placement.capacity import Capacity
 from maitre.placement.chain_packing import Assignment, fill_in_order, tier_order
 from maitre.placement.demand import Demand
-from maitre.placement.level_load import MANY_PARTS, evened
+from maitre.placement.level_load import MANY_PARTS, level_load
 
 # Directions in which the rank tiers are walked by rate. With the coldest adapters of one tier
 # beside the hottest (True) or the coldest (False) of the next.
@@ -37,7 +37,7 @@ def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
     closed = close_servers(best, demand, capacity)
     if closed.servers < best.servers:
         return closed
-    return evened(best, best_order, demand, capacity)
+    return level_load(best, best_order, demand, capacity)
 
 
 def orders(demand: Demand, capacity: Capacity) -> Iterator[np.ndarray]:

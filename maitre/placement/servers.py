@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
-from maitre.placement.plan import AdapterShare, PlannedServer
+from maitre.placement.planned_server import AdapterShare, PlannedServer, Prediction
+from maitre.placement.promise import Promise
 from maitre.twin import ServerProfile
 from maitre.twin.limits import VllmLimits
 
@@ -25,16 +25,16 @@ def planned_servers(
     catalogue: AdapterCatalogue,
     profile: ServerProfile,
     capacity: Capacity,
-    names: Sequence[str] = (),
-    headroom: float = 0.0,
+    names: Sequence[str],
+    promise: Promise,
 ) -> tuple[PlannedServer, ...]:
-    """The assignment written out; replicas of one adapter on one server become one share.
+    """Return the assignment as servers; replicas of one adapter on one server become one share.
 
-    `demand` is at rates `headroom` above the catalogue's. `names` are those of the first servers;
-    the others are called after the base model and numbered, but for names that are taken.
+    `demand` is at the promised rates. `names` are those of the first servers; the others are called
+    after the base model and numbered, but for names that are taken.
     """
     sets = demand.sums(found.server, found.servers)
-    offered = demand.at_rates(1 / (1 + headroom)).sums(found.server, found.servers)
+    offered = demand.at_rates(1 / promise.rate_factor).sums(found.server, found.servers)
     fluid = fluid_features(sets, capacity.options, found.rows)
     order = np.argsort(found.server, kind="stable")
     edges = np.searchsorted(found.server[order], np.arange(found.servers + 1))
@@ -70,19 +70,19 @@ def _numbered(base_model: str, names: Sequence[str], count: int) -> list[str]:
     return found
 
 
-def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> dict[str, Any]:
-    """Return what to expect of a server: load at the catalogue's rates, else with the headroom."""
+def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> Prediction:
+    """Return what to expect of server `i`: the load without the headroom, all else with it."""
     values = dict(zip(FLUID_FEATURES, fluid.tolist(), strict=True))
-    return {
-        "rate_rps": round(float(sets.column("rate_rps")[i]), 4),
-        "offered_tps": round(float(sets.column("input_tps")[i] + sets.column("output_tps")[i]), 1),
-        "starvation_risk": round(float(found.risk[i]), 5),
-        "fill": round(values["fill"], 4),
-        "kv_fraction": round(values["kv_fraction"], 4),
-        "adapters_in_batch": round(values["adapters_in_batch"], 1),
-        "itl_ms": round(values["step_ms"], 1),
-        "limited_by": _binding(values),
-    }
+    return Prediction(
+        rate_rps=round(float(sets.column("rate_rps")[i]), 4),
+        offered_tps=round(float(sets.column("input_tps")[i] + sets.column("output_tps")[i]), 1),
+        starvation_risk=round(float(found.risk[i]), 5),
+        fill=round(values["fill"], 4),
+        kv_fraction=round(values["kv_fraction"], 4),
+        adapters_in_batch=round(values["adapters_in_batch"], 1),
+        itl_ms=round(values["step_ms"], 1),
+        limited_by=_binding(values),
+    )
 
 
 def _binding(values: dict[str, float]) -> str:
@@ -97,21 +97,17 @@ def _binding(values: dict[str, float]) -> str:
 
 
 def accepted_risks(servers: Iterable[PlannedServer]) -> dict[str, float]:
-    """The risks by the model that the twin let servers have, by name (`accepted_risk`)."""
-    return {
-        server.name: float(server.predicted["accepted_risk"])
-        for server in servers
-        if "accepted_risk" in server.predicted
-    }
+    """Return the risks up to which the twin has let servers be filled, by name."""
+    return {server.name: server.accepted_risk for server in servers if server.accepted_risk}
 
 
 def with_accepted_risks(
     servers: Iterable[PlannedServer], accepted: Mapping[str, float]
 ) -> tuple[PlannedServer, ...]:
-    """The servers, those named with the risk up to which they may be filled."""
+    """Return the servers, those named with the risk up to which they may be filled."""
     return tuple(
-        replace(server, predicted={**server.predicted, "accepted_risk": accepted[server.name]})
-        if server.name in accepted
+        replace(server, predicted=replace(server.predicted, accepted_risk=accepted[server.name]))
+        if server.name in accepted and server.predicted
         else server
         for server in servers
     )

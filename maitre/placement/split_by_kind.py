@@ -11,9 +11,10 @@ import numpy as np
 
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.place import Model, capacity_of
+from maitre.placement.promise import Promise
 from maitre.placement.replicas import MAX_REPLICAS, as_is, fits_nowhere, replicated
 from maitre.placement.search import fewest_servers
-from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
+from maitre.placement.settings import Constraints, PlacementError
 from maitre.twin import Lengths, ServerProfile
 
 # Parts of the load, hottest or coldest adapters first, that go to one of two kinds.
@@ -29,10 +30,10 @@ class GpuKind:
     model: Model | None = None
 
 
-def divided(
+def split_by_kind(
     catalogue: AdapterCatalogue,
     kinds: Sequence[GpuKind],
-    settings: PlacementSettings,
+    promise: Promise,
     constraints: Constraints,
     lengths: Lengths,
 ) -> list[tuple[GpuKind, AdapterCatalogue]]:
@@ -61,17 +62,17 @@ def divided(
             if torn := _torn_servers([pins_of(some, constraints) for _, some in parts]):
                 split = torn
                 continue
-            cost = _price(parts, settings, lengths)
+            cost = _price(parts, promise, lengths)
             if np.isfinite(cost) and (best is None or cost < best[0]):
                 best = cost, parts
     if best is None:
-        raise _no_division(catalogue, kinds, settings, lengths, split)
+        raise _no_division(catalogue, kinds, promise, lengths, split)
     return best[1]
 
 
 def _price(
     parts: Sequence[tuple[GpuKind, AdapterCatalogue]],
-    settings: PlacementSettings,
+    promise: Promise,
     lengths: Lengths,
 ) -> float:
     """What packing each part on its kind costs an hour; infinite where it cannot be."""
@@ -79,9 +80,9 @@ def _price(
     for kind, some in parts:
         if some.ranks.max() > kind.profile.valid.max_lora_rank[1]:
             return np.inf
-        capacity = capacity_of(kind.profile, kind.model, settings, lengths)
+        capacity = capacity_of(kind.profile, kind.model, promise, lengths)
         try:
-            demand = replicated(some, lengths, capacity, 1 + settings.headroom)
+            demand = replicated(some, lengths, capacity, promise.rate_factor)
         except CatalogueError:
             # Another kind may hold what this one does not; what none holds is said in the end.
             return np.inf
@@ -95,7 +96,7 @@ def _price(
 def _no_division(
     catalogue: AdapterCatalogue,
     kinds: Sequence[GpuKind],
-    settings: PlacementSettings,
+    promise: Promise,
     lengths: Lengths,
     split: Sequence[str],
 ) -> ValueError:
@@ -103,8 +104,8 @@ def _no_division(
     left = np.arange(len(catalogue))
     for kind in kinds:
         some = catalogue.take(left)
-        capacity = capacity_of(kind.profile, kind.model, settings, lengths)
-        parts = as_is(some, lengths, (1 + settings.headroom) / MAX_REPLICAS)
+        capacity = capacity_of(kind.profile, kind.model, promise, lengths)
+        parts = as_is(some, lengths, promise.rate_factor / MAX_REPLICAS)
         fits = some.ranks <= kind.profile.valid.max_lora_rank[1]
         fits[fits] = capacity.fits(
             parts.take(np.flatnonzero(fits)).sums(np.arange(fits.sum()), int(fits.sum()))

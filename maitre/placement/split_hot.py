@@ -12,7 +12,7 @@ from maitre.placement.relocate import NEW, Carried, tolerated
 from maitre.placement.replicas import pieces_that_fit
 
 
-def divided(
+def split_hot(
     carried: Carried, whole: Demand, capacity: Capacity, tolerated_risk: float
 ) -> tuple[Carried, np.ndarray]:
     """The running plan with parts that no server bears alone in equal pieces.

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from maitre.maxpack.features import SetSums
-from maitre.maxpack.health import HealthRule
 from maitre.maxpack.options import default_lengths
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
+from maitre.placement.evidence import Evidence
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.placement.remove_server import judged_by_twin
 from maitre.placement.servers import planned_servers, with_accepted_risks
@@ -39,7 +39,7 @@ class Verified:
 
     found: Assignment
     servers: tuple[PlannedServer, ...]
-    evidence: dict[str, Any]
+    evidence: Evidence
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Verifier:
             PlacementError: some server fails after `REPAIR_ROUNDS` rounds.
         """
         if self.settings.check_duration_s == 0:
-            return Verified(found, self.written(found), {"servers_checked": 0})
+            return Verified(found, self.written(found), Evidence(servers_checked=0))
         verified, failures = self._until_healthy(found, self.capacity, REPAIR_ROUNDS)
         if verified is None:
             raise PlacementError(
@@ -98,7 +98,7 @@ class Verifier:
         """Check and relieve in turn; nothing and what failed when the rounds or servers run out."""
         servers = self.written(found)
         passed: set[Any] = set()
-        wanted = self._sample(found)
+        wanted = servers_to_simulate(found.risk, self.settings.check_servers)
         failures: list[ServerCheck] = []
         for round_ in range(rounds):
             todo = [i for i in wanted if _content(servers[i]) not in passed]
@@ -139,16 +139,8 @@ class Verifier:
             self.profile,
             self.capacity,
             self.names,
-            self.settings.headroom,
+            self.settings.promise,
         )
-
-    def _sample(self, found: Assignment) -> list[int]:
-        most = self.settings.check_servers
-        if found.servers <= most:
-            return list(range(found.servers))
-        spread = np.linspace(0, found.servers - 1, max(most * 3 // 4, 1)).round().astype(int)
-        riskiest = np.argsort(-found.risk, kind="stable")[: most // 4]
-        return np.unique(np.concatenate([spread, riskiest])).tolist()
 
     def _check(
         self, servers: list[PlannedServer], places: list[int], margin: float
@@ -160,21 +152,21 @@ class Verifier:
             self.catalogue,
             [settings.seed + i for i in places],
             settings.check_duration_s,
-            rate_factor=(1 + settings.headroom) * (1 + margin),
-            rule=HealthRule(ttft_slo_ms=settings.ttft_slo_ms),
+            rate_factor=settings.promise.rate_factor * (1 + margin),
+            rule=settings.promise.rule,
             lengths=self.lengths,
             workers=settings.workers,
         )
 
-    def _evidence(self, checked: int, repairs: int, margin: float) -> dict[str, Any]:
-        return {
-            "servers_checked": checked,
-            "rounds_of_repair": repairs,
-            "rate_factor": round((1 + self.settings.headroom) * (1 + margin), 6),
-            "duration_s": self.settings.check_duration_s,
-            "seed": self.settings.seed,
-            "filled_by": "twin" if margin else "model",
-        }
+    def _evidence(self, checked: int, repairs: int, margin: float) -> Evidence:
+        return Evidence(
+            servers_checked=checked,
+            rounds_of_repair=repairs,
+            rate_factor=round(self.settings.promise.rate_factor * (1 + margin), 6),
+            duration_s=self.settings.check_duration_s,
+            seed=self.settings.seed,
+            filled_by="twin" if margin else "model",
+        )
 
 
 def _content(server: PlannedServer) -> Any:
@@ -201,7 +193,8 @@ def rechecked(
     """
     if settings.check_duration_s == 0:
         return plan
-    places = servers_to_simulate(plan, settings.check_servers)
+    risks = [each.predicted.starvation_risk if each.predicted else 0.0 for each in plan.servers]
+    places = servers_to_simulate(np.array(risks), settings.check_servers)
     report = on_progress or ignore_progress
     checks = check_servers(
         [plan.servers[i] for i in places],
@@ -209,28 +202,31 @@ def rechecked(
         catalogue,
         [settings.seed + i for i in places],
         settings.check_duration_s,
-        rate_factor=1 + settings.headroom,
-        rule=HealthRule(ttft_slo_ms=settings.ttft_slo_ms),
+        rate_factor=settings.promise.rate_factor,
+        rule=settings.promise.rule,
         lengths=lengths or default_lengths(),
         workers=settings.workers,
         on_progress=lambda done, total, _="": report(done, total, "check"),
     )
     failed = {check.server: check.health.reason for check in checks if not check.health.healthy}
-    shown = {
-        "servers_checked": len(checks),
-        "servers_failed": failed,
-        "rate_factor": 1 + settings.headroom,
-        "duration_s": settings.check_duration_s,
-        "seed": settings.seed,
-    }
-    return replace(plan, evidence={**plan.evidence, **shown})
+    evidence = replace(
+        plan.evidence,
+        servers_checked=len(checks),
+        servers_failed=failed,
+        rate_factor=settings.promise.rate_factor,
+        duration_s=settings.check_duration_s,
+        seed=settings.seed,
+    )
+    return replace(plan, evidence=evidence)
 
 
-def servers_to_simulate(plan: PlacementPlan, most: int) -> list[int]:
-    """Which servers to simulate, at most so many."""
-    if plan.gpus <= most:
-        return list(range(plan.gpus))
-    risks = np.array([float(s.predicted.get("starvation_risk", 0.0)) for s in plan.servers])
+def servers_to_simulate(risks: np.ndarray, most: int) -> list[int]:
+    """Return which servers to simulate, at most so many: the riskiest, and some of all others.
+
+    `risks` has one risk per server, in the plan's order, in which neighbours are alike.
+    """
+    if len(risks) <= most:
+        return list(range(len(risks)))
     order = np.argsort(-risks, kind="stable")
     riskiest, others = order[: -(-most // 4)], np.sort(order[-(-most // 4) :])
     spread = others[np.linspace(0, len(others) - 1, most - len(riskiest)).round().astype(int)]

@@ -1,6 +1,7 @@
 """The capacity model as a registered model: its versions, and the champion among them."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,34 @@ def register_maxpack(
                 "data_fingerprint": model.card.data_fingerprint,
             },
         )
+
+
+_at_objective: "dict[tuple[str, float], MaxpackModel]" = {}
+
+
+def champion_at(
+    store: TrackingStore, ttft_slo_ms: float, read_traces: "Callable[[], pd.DataFrame]"
+) -> "tuple[MaxpackModel, RegisteredVersion] | None":
+    """Return the champion for this time to first token, and its version; None before the first.
+
+    For an objective that is not the champion's own, a model is fitted on those of the traces that
+    the champion was trained on. It is kept in memory, as sensors ask every minute.
+
+    Raises:
+        MaxpackError: the traces hold too few rows that the champion was trained on.
+    """
+    from maitre.maxpack.fit import model_at_objective
+
+    champion = load_champion(store)
+    if champion is None or champion[0].card.ttft_slo_ms == ttft_slo_ms:
+        return champion
+    model, version = champion
+    wanted = model.card.data_fingerprint, ttft_slo_ms
+    if wanted not in _at_objective:
+        fitted = model_at_objective(model, read_traces(), ttft_slo_ms)
+        _at_objective.clear()
+        _at_objective[wanted] = fitted
+    return _at_objective[wanted], version
 
 
 def load_champion(store: TrackingStore) -> "tuple[MaxpackModel, RegisteredVersion] | None":

@@ -78,13 +78,13 @@ def test_a_running_plan_that_is_none_is_refused(catalogue: Path, tmp_path: Path)
 
 def test_a_changed_plan_is_checked_in_the_twin(catalogue: Path, running: Path) -> None:
     plan = document(placed(catalogue, "--from", str(running), *QUICK, "--seed", "3", "--json"))
-    assert plan.evidence["servers_checked"] == plan.gpus
-    assert plan.evidence["servers_failed"] == {}
+    assert plan.evidence.servers_checked == plan.gpus
+    assert plan.evidence.servers_failed == {}
     checked = {"rate_factor": 1.05, "duration_s": 300.0, "seed": 3}
-    assert checked.items() <= plan.evidence.items()
+    assert checked.items() <= plan.evidence.to_dict().items()
     unchecked = placed(catalogue, "--from", str(running), "--check-duration", "0", "--json")
-    assert "servers_failed" not in document(unchecked).evidence
-    assert document(unchecked).evidence["servers_checked"] == 0
+    assert document(unchecked).evidence.servers_failed is None
+    assert document(unchecked).evidence.servers_checked == 0
 
 
 def test_servers_that_a_changed_plan_leaves_overloaded_are_named(
@@ -93,10 +93,10 @@ def test_servers_that_a_changed_plan_leaves_overloaded_are_named(
     hotter = written(tmp_path / "hotter.csv", rate_rps=8.0)
     options = ["--from", str(running), "--max-moves", "0", *QUICK]
     plan = document(placed(hotter, *options, "--json"))
-    failed = plan.evidence["servers_failed"]
+    failed = plan.evidence.servers_failed
     assert failed
     text = placed(hotter, *options)
-    assert f"over the risk, for want of moves: {', '.join(plan.evidence['servers_over_risk'])}" in (
+    assert f"over the risk, for want of moves: {', '.join(plan.evidence.servers_over_risk)}" in (
         text
     )
     for name, reason in failed.items():
@@ -108,7 +108,7 @@ def test_no_more_servers_are_checked_than_asked(running: Path, tmp_path: Path) -
     options = ["--from", str(running), "--check-servers", "1", *QUICK, "--json"]
     plan = document(placed(hotter, *options))
     assert plan.gpus > 1
-    assert plan.evidence["servers_checked"] == 1
+    assert plan.evidence.servers_checked == 1
 
 
 def test_what_if_adapters_are_spoken_of_only_where_there_are_any(tmp_path: Path) -> None:

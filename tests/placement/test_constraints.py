@@ -47,7 +47,7 @@ def test_more_gpus_shorten_the_steps(profile: ServerProfile) -> None:
     more = place(catalogue, profile, gpus=2 * fewest.gpus, **UNCHECKED)
     assert_sound(more, catalogue)
     assert fewest.gpus < more.gpus <= 2 * fewest.gpus
-    slowest = [max(s.predicted["itl_ms"] for s in plan.servers) for plan in (fewest, more)]
+    slowest = [max(s.predicted.itl_ms for s in plan.servers) for plan in (fewest, more)]
     assert slowest[1] < slowest[0]
     with pytest.raises(PlacementError, match="are needed"):
         place(catalogue, profile, gpus=1, **UNCHECKED)
@@ -61,10 +61,10 @@ def test_the_cheaper_of_two_kinds_is_taken(profile: ServerProfile) -> None:
     settings = PlacementSettings(check_duration_s=0, baselines=False)
     alone = place(catalogue, profile, **UNCHECKED)
     dear = place_at_lowest_cost(catalogue, [GpuKind(profile, 4.0), GpuKind(small, 3.9)], settings)
-    assert dear.evidence["price_per_hour"] <= 4.0 * alone.gpus
+    assert dear.evidence.price_per_hour <= 4.0 * alone.gpus
     cheap = place_at_lowest_cost(catalogue, [GpuKind(profile, 4.0), GpuKind(small, 0.1)], settings)
     assert cheap.profile == "small/llama"
-    assert cheap.evidence["price_per_hour"] == pytest.approx(0.1 * cheap.gpus)
+    assert cheap.evidence.price_per_hour == pytest.approx(0.1 * cheap.gpus)
 
 
 def test_base_models_are_placed_side_by_side(profile: ServerProfile) -> None:
@@ -120,7 +120,7 @@ def test_moves_stay_within_the_budget_and_small_changes_move_nobody(
     hotter = catalogue.with_rates(catalogue.rates_rps * 2)
     after = replan(plan, hotter, profile, max_moves=2)
     assert len(plan.diff(after).moves) <= 2
-    assert after.evidence["servers_over_risk"]
+    assert after.evidence.servers_over_risk
     wobble = np.random.default_rng(0).normal(1.0, 0.005, len(catalogue))
     same = replan(plan, catalogue.with_rates(catalogue.rates_rps * wobble), profile)
     assert not plan.diff(same).moves
@@ -162,4 +162,4 @@ def test_a_large_plan_is_checked_by_a_sample(profile: ServerProfile) -> None:
         catalogue, profile, check_duration_s=400.0, check_servers=1, baselines=False, workers=1
     )
     assert_sound(plan, catalogue)
-    assert 1 <= plan.evidence["servers_checked"] < plan.gpus
+    assert 1 <= plan.evidence.servers_checked < plan.gpus

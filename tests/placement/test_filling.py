@@ -15,7 +15,7 @@ from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment, fill_in_order
 from maitre.placement.demand import Demand
-from maitre.placement.level_load import evened, least_risky
+from maitre.placement.level_load import least_risky, level_load
 from maitre.placement.local_search import balanced
 from maitre.placement.place import place
 from maitre.placement.plan import PlacementPlan
@@ -45,7 +45,7 @@ def test_evening_lowers_the_highest_risk_on_as_many_servers(capacity: Capacity) 
     order = next(orders(demand, capacity))
     chain = fill_in_order(demand, order, capacity)
     assert chain is not None
-    even = evened(chain, order, demand, capacity)
+    even = level_load(chain, order, demand, capacity)
     assert even.servers == chain.servers
     assert even.risk.max() < chain.risk.max()
 
@@ -147,9 +147,9 @@ def test_the_twin_fills_servers_of_which_the_model_is_not_sure(
     unchecked = place(barely_two, profile, check_duration_s=0, baselines=False)
     assert unchecked.gpus == 2
     assert filled.gpus == 1
-    assert filled.evidence["filled_by"] == "twin"
-    assert filled.evidence["rate_factor"] == pytest.approx(1.05 * (1 + verify.JUDGED_MARGIN))
-    assert filled.servers[0].predicted["accepted_risk"] > 0.01
+    assert filled.evidence.filled_by == "twin"
+    assert filled.evidence.rate_factor == pytest.approx(1.05 * (1 + verify.JUDGED_MARGIN))
+    assert filled.servers[0].predicted.accepted_risk > 0.01
     check = check_plan(
         filled, profile, barely_two, 77, 900.0, rate_factor=1.05, rule=HealthRule(), workers=1
     )
@@ -168,8 +168,8 @@ def test_a_server_that_the_twin_refuses_is_not_filled(
     monkeypatch.setattr(verify, "check_servers", strict)
     plan = place(barely_two, profile, check_duration_s=300.0, baselines=False, workers=1)
     assert plan.gpus == 2
-    assert plan.evidence["filled_by"] == "model"
-    assert "accepted_risk" not in plan.servers[0].predicted
+    assert plan.evidence.filled_by == "model"
+    assert plan.servers[0].predicted.accepted_risk is None
 
 
 def test_a_filled_server_is_left_alone_while_rates_stay(
@@ -178,7 +178,7 @@ def test_a_filled_server_is_left_alone_while_rates_stay(
     assert filled.diff(replan(filled, barely_two, profile, tolerated_risk=0.01)).empty
     wobble = replan(filled, barely_two.with_rates(barely_two.rates_rps * 1.002), profile)
     assert filled.diff(wobble).empty
-    assert wobble.servers[0].predicted["accepted_risk"] > 0.01
+    assert wobble.servers[0].predicted.accepted_risk > 0.01
     hotter = replan(filled, barely_two.with_rates(barely_two.rates_rps * 1.1), profile)
     assert hotter.gpus == 2
 

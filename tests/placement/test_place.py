@@ -21,9 +21,9 @@ from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.demand import Demand
 from maitre.placement.place import bounds, place
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.placement.promise import Promise
 from maitre.placement.replicas import as_is, replicated
 from maitre.placement.search import fewest_servers
-from maitre.placement.settings import PlacementError, PlacementSettings
 from maitre.placement.simulate_plan import check_plan
 from maitre.twin import ServerProfile
 from maitre.twin.limits import VllmLimits
@@ -227,7 +227,7 @@ def test_servers_whose_steps_are_longer_than_a_first_token_may_take_have_no_boun
 def test_the_bound_is_for_the_objective_of_the_plan(capacity: Capacity) -> None:
     catalogue = catalogue_of([0.05] * 3000, [32] * 3000)
     lengths = default_lengths()
-    asked = [PlacementSettings(ttft_slo_ms=slo) for slo in (1_000.0, 10_000.0, 30_000.0)]
+    asked = [Promise(ttft_slo_ms=slo) for slo in (1_000.0, 10_000.0, 30_000.0)]
     found = [bounds(catalogue, lengths, each, capacity) for each in asked]
     relaxed = [
         relaxed_servers(as_is(catalogue, lengths), capacity.options, ttft_slo_ms=each.ttft_slo_ms)
@@ -311,5 +311,3 @@ def test_a_stranger_to_the_profile_is_refused(profile: ServerProfile) -> None:
     large = AdapterCatalogue.from_frame(catalogue.frame().assign(rank=512))
     with pytest.raises(CatalogueError, match="above 32"):
         place(large, profile)
-    with pytest.raises(PlacementError, match="risk"):
-        place(catalogue, profile, risk=1.5)

@@ -1,12 +1,22 @@
 """The plan document: what it holds together, its JSON form and its diff."""
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlanError, PlannedServer
+from maitre.placement.plan import (
+    AdapterShare,
+    Evidence,
+    PlacementPlan,
+    PlanError,
+    PlannedServer,
+    Prediction,
+    Promise,
+)
 from maitre.twin.limits import VllmLimits
 
 CONFIG = {
@@ -24,7 +34,7 @@ def server(name: str, *held: tuple[str, float], **config: int) -> PlannedServer:
         "m",
         VllmLimits(**{**CONFIG, **config}),
         tuple(AdapterShare(a, s) for a, s in held),
-        {"risk": 0.1},
+        Prediction(1.5, 600.0, 0.004, 0.9, 0.5, 12.0, 80.0, "KV cache"),
     )
 
 
@@ -101,3 +111,55 @@ def test_a_plan_that_contradicts_itself_is_refused(servers: tuple, said: str) ->
 def test_broken_documents_are_refused(text: str, said: str) -> None:
     with pytest.raises(PlanError, match=said):
         PlacementPlan.from_json(text)
+
+
+def test_the_evidence_is_written_in_the_order_of_its_fields_and_read_back() -> None:
+    evidence = Evidence(
+        Promise(0.02, 400.0, 0.1),
+        servers_checked=1,
+        servers_over_risk=("s",),
+        servers_failed={"s": "delivers 80 % of the offered load"},
+        gpus_by_profile={"p": 1},
+    )
+    plan = PlacementPlan("p", (server("s", ("a", 1.0)),), evidence=evidence)
+    assert PlacementPlan.from_json(plan.to_json()) == plan
+    assert list(plan.to_dict()["evidence"]) == [
+        "risk", "headroom", "ttft_slo_ms", "servers_checked", "servers_over_risk", "servers_failed",
+        "gpus_by_profile",
+    ]  # fmt: skip
+    assert PlacementPlan("p", ()).promise == Promise()
+
+
+def test_a_prediction_that_is_not_complete_is_none() -> None:
+    document = PlacementPlan("p", (server("s", ("a", 1.0)),)).to_dict()
+    document["servers"][0]["predicted"] = {"starvation_risk": 0.2}
+    assert PlacementPlan.from_dict(document).servers[0].predicted is None
+    assert PlacementPlan.from_dict(document).servers[0].accepted_risk == 0.0
+
+
+WRONG = st.sampled_from(
+    [None, True, "text", 1.5, -1, 10**400, float("nan"), [], {}, [[]], {"a": 1}]
+)
+
+
+@given(st.data())
+def test_any_field_of_any_kind_is_read_or_refused(data: st.DataObject) -> None:
+    """A plan whose fields were changed is a plan or a `PlanError`; nothing else is raised."""
+    plan = data.draw(plans())
+    document = json.loads(replace(plan, evidence=Evidence(Promise(), seed=1)).to_json())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place: object = document
+        while isinstance(place, dict | list) and place:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            key = data.draw(st.sampled_from(keys))
+            if data.draw(st.booleans()) or not isinstance(place[key], dict | list):
+                place[key] = data.draw(WRONG)
+                break
+            place = place[key]
+    with suppress(PlanError):
+        PlacementPlan.from_json(json.dumps(document)).to_json()
+
+
+def test_a_document_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(PlanError, match="not JSON"):
+        PlacementPlan.from_json("[" * 100_000)

@@ -52,7 +52,7 @@ def test_changed_rates_move_few(
     assert set(after.servers_of()) == set(catalogue.names)
     assert len(diff.moves) <= 9
     assert abs(after.gpus - plan.gpus) <= 1
-    assert max(s.predicted["starvation_risk"] for s in after.servers) <= 0.01
+    assert max(s.predicted.starvation_risk for s in after.servers) <= 0.01
 
 
 @pytest.mark.slow
@@ -100,8 +100,8 @@ def test_an_adapter_hotter_than_a_server_is_divided(profile: ServerProfile) -> N
     shares = after.servers_of()["a3"]
     assert len(shares) >= 2
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert not after.evidence["servers_over_risk"]
-    assert max(server.predicted["starvation_risk"] for server in after.servers) <= 0.05
+    assert not after.evidence.servers_over_risk
+    assert max(server.predicted.starvation_risk for server in after.servers) <= 0.05
     rates[3] = 1e9
     with pytest.raises(ValueError, match=r"a3.*fits no server"):
         replan(plan, few.with_rates(rates), profile)

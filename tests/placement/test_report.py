@@ -1,6 +1,6 @@
 """The HTML page about a plan."""
 
-from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
+from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer, Prediction
 from maitre.placement.report import plan_page
 from maitre.twin.limits import VllmLimits
 
@@ -16,8 +16,9 @@ CONFIG = {
 def test_the_page_is_self_contained_and_escapes_names() -> None:
     held = (AdapterShare("<script>alert(1)</script>"),)
     server = PlannedServer(
-        "s<0>", "m", VllmLimits(**CONFIG), held, {"fill": 0.9, "starvation_risk": 0.01}
-    )
+        "s<0>", "m", VllmLimits(**CONFIG), held,
+        Prediction(1.5, 600.0, 0.01, 0.9, 0.5, 12.0, 80.0, "KV cache"),
+    )  # fmt: skip
     plan = PlacementPlan("p", (server,), 1, {"round_robin": 2})
     page = plan_page(plan, diff=plan.diff(plan))
     assert "s&lt;0&gt;" in page

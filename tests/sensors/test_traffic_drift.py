@@ -16,7 +16,7 @@ from maitre.files import write_text
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.diff import same_servers
 from maitre.placement.place import place
-from maitre.placement.plan import PlacementPlan
+from maitre.placement.plan import Evidence, PlacementPlan, Promise
 from maitre.serving.fleet.fleet import FleetServer
 from maitre.serving.observe import ServerSample, TrafficSample
 from maitre.serving.proxy.routes import RoutedServer, Routes
@@ -109,7 +109,7 @@ def gateway(tmp_path: Path, **more: object) -> Seen:
 @pytest.fixture(autouse=True)
 def steady_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is registered: the steady state weighs the plan."""
-    monkeypatch.setattr(sensor, "load_champion", lambda _: None)
+    monkeypatch.setattr(sensor, "champion_at", lambda *_: None)
 
 
 def test_traffic_as_planned_is_let_alone(planned: DataHome, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_few_moves_are_from_what_is_served(planned: DataHome, tmp_path: Path) ->
     served = planned.plan()
     assert plan_at(planned, 30.0).gpus > served.gpus
     found = plan_in_service(planned, gateway(tmp_path), PROFILE)
-    assert same_servers(found, served)
+    assert same_servers(found.servers, served.servers)
 
 
 def test_a_skip_says_why(home: DataHome, tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_what_cannot_be_weighed_is_said(
     silence = minutes(planned, tmp_path, gateway(tmp_path, per_minute=0.0), 4)
     assert "no request came in 180 s" in silence[-1].skip_reason.skip_message
 
-    def refuse(_: MlflowTracking) -> None:
+    def refuse(*_: object) -> None:
         raise UserError("the champion is of\nanother profile")
 
-    monkeypatch.setattr(sensor, "load_champion", refuse)
+    monkeypatch.setattr(sensor, "champion_at", refuse)
     planned.files().write_folder(SAMPLES, {})
     refused = minutes(planned, tmp_path, gateway(tmp_path), 4)
     expected = "the plan cannot be weighed: the champion is of another profile"
@@ -241,7 +241,7 @@ def test_a_new_placement_keeps_the_promise_of_the_newest_plan(tmp_path: Path) ->
     assert sensor._replace_config(home)["ops"]["placement_plan"]["config"] == {
         "change_running": True
     }
-    home.write_plan(PlacementPlan("p", (), evidence={"risk": 0.02, "ttft_slo_ms": 400.0}))
+    home.write_plan(PlacementPlan("p", (), evidence=Evidence(Promise(0.02, 400.0))))
     assert sensor._replace_config(home)["ops"]["placement_plan"]["config"] == {
         "change_running": True,
         "risk": 0.02,

@@ -11,8 +11,11 @@ from assets.serving.placement_plan import no_server_starves, placement_plan
 from maitre.maxpack.design import design
 from maitre.maxpack.traces import make_traces
 from maitre.placement.catalogue import AdapterCatalogue
+from maitre.placement.drift import server_risks
 from maitre.placement.plan import PlacementPlan
+from maitre.placement.settings import PlacementError
 from maitre.placement.simulate_plan import check_plan
+from maitre.tracking.maxpack import champion_at, load_champion
 from maitre.twin import ServerProfile
 from resources.data_home import DataHome
 from resources.gateway import Gateway
@@ -64,7 +67,7 @@ def test_a_plan_keeps_the_objective_that_is_asked_for(resources: dict[str, objec
     tight, tight_passed = placed(resources, 400.0)
     assert usual_passed
     assert tight_passed
-    assert tight.evidence["ttft_slo_ms"] == 400.0
+    assert tight.promise.ttft_slo_ms == 400.0
     assert tight.gpus >= usual.gpus
 
 
@@ -80,3 +83,21 @@ def test_the_check_judges_by_the_plans_own_objective(
     monkeypatch.setattr("maitre.placement.simulate_plan.check_plan", note_rule)
     placed(resources, 400.0)
     assert [rule.ttft_slo_ms for rule in judged] == [400.0]
+
+
+def test_a_plan_is_weighed_at_its_own_objective(resources: dict[str, object]) -> None:
+    placed(resources, 400.0)
+    home, mlflow = resources["home"], resources["mlflow"]
+    assert isinstance(home, DataHome)
+    assert isinstance(mlflow, MlflowTracking)
+    profile, plan, catalogue = ServerProfile.load(PROFILE), home.plan(), home.planned_catalogue()
+    champion = load_champion(mlflow.store())
+    fitted = champion_at(mlflow.store(), plan.promise.ttft_slo_ms, home.traces)
+    assert champion
+    assert fitted
+    assert fitted[0].card.ttft_slo_ms == 400.0
+    assert fitted[1] == champion[1]
+    assert champion_at(mlflow.store(), 400.0, lambda: pytest.fail("fitted twice")) == fitted
+    assert set(server_risks(plan, catalogue, profile, fitted[0])) == {s.name for s in plan.servers}
+    with pytest.raises(PlacementError, match="expected 400 ms"):
+        server_risks(plan, catalogue, profile, champion[0])
