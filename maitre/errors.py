@@ -1,10 +1,16 @@
 """The error that the user can mend."""
 
 import csv
+import lzma
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# What the readers of compressed files raise beside `OSError`. Arrow's errors that are neither a
+# `ValueError` nor an `OSError` say that a file uses what Arrow cannot read.
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
 
 
 class UserError(ValueError):
@@ -40,7 +46,7 @@ def reading(path: str | Path, kind: type[UserError] = UserError) -> Iterator[Non
     """Raise an error of this `kind` naming `path` where the file cannot be read or parsed.
 
     It covers an `OSError` (no such file, a folder, no permission), text that is not UTF-8, and a
-    parser's error: JSON, CSV, Parquet. A `UserError` passes as it is.
+    parser's error: JSON, CSV, Parquet, a damaged archive. A `UserError` passes unchanged.
     """
     try:
         yield
@@ -50,6 +56,6 @@ def reading(path: str | Path, kind: type[UserError] = UserError) -> Iterator[Non
         raise kind(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise kind(f"{path}: not UTF-8 text") from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, *_DAMAGED) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"{path}: cannot be read: {reason[:200]}") from error
