@@ -60,28 +60,28 @@ def watch_once(
     limits: DriftLimits = LIMITS,
 ) -> dg.SensorResult:
     """Store one sample, compute the servers' risks, and request a run or say why not."""
-    watch = DriftState.from_dict(json.loads(cursor)) if cursor else DriftState()
+    state = DriftState.from_dict(json.loads(cursor)) if cursor else DriftState()
     if not gateway.routes().servers:
-        return _skip(f"nothing is served: {gateway.routes_file} routes to no server", watch)
+        return _skip(f"nothing is served: {gateway.routes_file} routes to no server", state)
     seen = store_sample(home, gateway.sample(now_s), WINDOW_S)
     if blind := _why_blind(seen, home):
-        return _skip(blind, watch)
+        return _skip(blind, state)
     try:
-        verdict = weigh(watch, observed(seen, home, inputs, mlflow, gateway), now_s, limits)
+        verdict = weigh(state, observed(seen, home, inputs, mlflow, gateway), now_s, limits)
     except UserError as error:
         # A champion of another profile, or a catalogue that the profile does not cover.
-        return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", watch)
+        return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", state)
     if not verdict.ask:
-        return _skip(verdict.reason, verdict.watch)
+        return _skip(verdict.reason, verdict.state)
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                run_key=f"traffic-{verdict.watch.asked_of_plan}-{now_s:.0f}",
+                run_key=f"traffic-{verdict.state.asked_of_plan}-{now_s:.0f}",
                 run_config=_replace_config(home),
                 tags={"maitre/why": verdict.reason[:200]},
             )
         ],
-        cursor=json.dumps(verdict.watch.to_dict()),
+        cursor=json.dumps(verdict.state.to_dict()),
     )
 
 
@@ -138,5 +138,5 @@ def _why_blind(seen: list[TrafficSample], home: DataHome) -> str:
     return ""
 
 
-def _skip(reason: str, watch: DriftState) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=reason, cursor=json.dumps(watch.to_dict()))
+def _skip(reason: str, state: DriftState) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=json.dumps(state.to_dict()))

@@ -115,27 +115,15 @@ def champion_predicts_well(home: DataHome, mlflow: MlflowTracking) -> dg.AssetCh
     The bounds are those that arXiv 2602.24044 reports for its own model. The champion records
     which rows it was trained on, so a champion of an earlier split is scored on the rest.
     """
-    from maitre.maxpack.evaluate import evaluate
-    from maitre.maxpack.promotion import MINIMUM_COMPARED_ROWS
-    from maitre.maxpack.split import rows_not_trained_on
+    from maitre.maxpack.promotion import judge_champion
 
     champion = load_champion(mlflow.store())
     if champion is None:
         return dg.AssetCheckResult(passed=False, description="no version has the alias champion")
-    unseen = rows_not_trained_on(champion[0].training_rows, home.traces())
-    ran = int((~unseen["out_of_memory"].astype(bool)).sum())
-    if ran < MINIMUM_COMPARED_ROWS:
-        return dg.AssetCheckResult(
-            passed=False,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"the champion was trained on all but {ran} of the traces, "
-            f"{MINIMUM_COMPARED_ROWS} are needed; simulate more traces",
-        )
-    scores = evaluate(champion[0], unseen)
+    quality = judge_champion(champion[0], home.traces())
     return dg.AssetCheckResult(
-        passed=scores.throughput_error < 8 and scores.starvation_macro_f1 > 0.9,
+        passed=quality.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"throughput error {scores.throughput_error:.2f} %, starvation macro-F1 "
-        f"{scores.starvation_macro_f1:.3f} on {ran} traces that the champion was not trained on",
-        metadata=scores.to_dict(),
+        description=quality.reason,
+        metadata=quality.scores.to_dict() if quality.scores else {},
     )

@@ -57,6 +57,40 @@ def adapter_terms(
 
 
 @dataclass(frozen=True)
+class LengthMoments:
+    """What the length distribution adds to its means.
+
+    `input_input` is E[in^2] / E[in]^2, `input_output` E[in out] / (E[in] E[out]) and so on to the
+    third order. `block_tokens` is the size of a KV block.
+    """
+
+    input_input: float
+    input_output: float
+    output_output: float
+    input_input_output: float
+    input_output_output: float
+    output_output_output: float
+    block_tokens: int = 16
+
+    @classmethod
+    def of(
+        cls, input_tokens: np.ndarray, output_tokens: np.ndarray, block_tokens: int = 16
+    ) -> LengthMoments:
+        """Return the moments of a sample of requests, one entry each."""
+        inputs = input_tokens.astype(float) / input_tokens.mean()
+        outputs = output_tokens.astype(float) / output_tokens.mean()
+        return cls(
+            float((inputs**2).mean()),
+            float((inputs * outputs).mean()),
+            float((outputs**2).mean()),
+            float((inputs**2 * outputs).mean()),
+            float((inputs * outputs**2).mean()),
+            float((outputs**3).mean()),
+            block_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class SetSums:
     """Many sets of adapters: `sums` (sets, len(TERMS)), `max_rank` and `max_rate_rps` (sets,)."""
 

@@ -32,8 +32,6 @@ Slots are soft: where requests wait for one, those of an adapter gather and then
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -54,9 +52,7 @@ from maitre.maxpack.averages import (
 from maitre.maxpack.compiled import compiled
 from maitre.maxpack.features import SetSums
 from maitre.maxpack.gathering import gathering_table, wait_for_slots
-
-if TYPE_CHECKING:
-    from maitre.maxpack.options import ServerOptions
+from maitre.maxpack.options import ServerOptions
 
 _MOST_SIGMAS, _LEAST_IDLE = 30.0, 1e-4
 _LEAST_SPARE, _LONGEST_MS = 0.1, 1e6
@@ -83,40 +79,6 @@ FLUID_FEATURES = (
     "queue_wait_ms",
     "slot_wait_p99_ms",
 )
-
-
-@dataclass(frozen=True)
-class LengthMoments:
-    """What the length distribution adds to its means.
-
-    `input_input` is E[in^2] / E[in]^2, `input_output` E[in out] / (E[in] E[out]) and so on to the
-    third order. `block_tokens` is the size of a KV block.
-    """
-
-    input_input: float
-    input_output: float
-    output_output: float
-    input_input_output: float
-    input_output_output: float
-    output_output_output: float
-    block_tokens: int = 16
-
-    @classmethod
-    def of(
-        cls, input_tokens: np.ndarray, output_tokens: np.ndarray, block_tokens: int = 16
-    ) -> LengthMoments:
-        """From a sample of requests, one entry each."""
-        inputs = input_tokens.astype(float) / input_tokens.mean()
-        outputs = output_tokens.astype(float) / output_tokens.mean()
-        return cls(
-            float((inputs**2).mean()),
-            float((inputs * outputs).mean()),
-            float((outputs**2).mean()),
-            float((inputs**2 * outputs).mean()),
-            float((inputs * outputs**2).mean()),
-            float((outputs**3).mean()),
-            block_tokens,
-        )
 
 
 def fluid_features(

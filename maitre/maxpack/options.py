@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maitre.maxpack.card import MaxpackError
-from maitre.maxpack.fluid import LengthMoments
+from maitre.maxpack.features import LengthMoments
 from maitre.twin import Lengths, ServerConfig, ServerProfile
 from maitre.twin.kernel.state import StepCost
 

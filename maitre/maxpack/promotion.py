@@ -1,4 +1,4 @@
-"""Decide whether a new capacity model takes the place of the champion."""
+"""Decide whether a new capacity model becomes champion, and whether the champion is good enough."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from maitre.maxpack.split import rows_not_trained_on
 THROUGHPUT_TOLERANCE = 1.1
 # Scores of fewer rows decide nothing.
 MINIMUM_COMPARED_ROWS = 20
+# What arXiv 2602.24044 reports for its own model: symmetric error (%) and macro-F1.
+LARGEST_THROUGHPUT_ERROR = 8.0
+LEAST_STARVATION_F1 = 0.9
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def compare_with_champion(
         if was != now:
             return Promotion(True, f"the champion has another {fact}: {was}, not {now}")
     unseen = rows_not_trained_on(champion.training_rows, held_out)
-    ran = int((~unseen["out_of_memory"].astype(bool)).sum())
+    ran = _started(unseen)
     if ran < MINIMUM_COMPARED_ROWS:
         return Promotion(
             True,
@@ -58,6 +61,40 @@ def compare_with_champion(
     promoted = is_better(new, old)
     verdict = "is better" if promoted else "is not better"
     return Promotion(promoted, f"{verdict} on {len(unseen)} rows that neither has seen", new, old)
+
+
+@dataclass(frozen=True)
+class ChampionQuality:
+    """Whether the champion predicts well enough, and why; no scores where too few rows are left."""
+
+    passed: bool
+    reason: str
+    scores: MaxpackScores | None = None
+
+
+def judge_champion(champion: MaxpackModel, traces: pd.DataFrame) -> ChampionQuality:
+    """Score the champion on the traces that it was not trained on."""
+    unseen = rows_not_trained_on(champion.training_rows, traces)
+    ran = _started(unseen)
+    if ran < MINIMUM_COMPARED_ROWS:
+        return ChampionQuality(
+            False,
+            f"the champion was trained on all but {ran} of the traces, {MINIMUM_COMPARED_ROWS} "
+            "are needed; simulate more traces",
+        )
+    scores = evaluate(champion, unseen)
+    return ChampionQuality(
+        scores.throughput_error < LARGEST_THROUGHPUT_ERROR
+        and scores.starvation_macro_f1 > LEAST_STARVATION_F1,
+        f"throughput error {scores.throughput_error:.2f} %, starvation macro-F1 "
+        f"{scores.starvation_macro_f1:.3f} on {ran} traces that the champion was not trained on",
+        scores,
+    )
+
+
+def _started(traces: pd.DataFrame) -> int:
+    """How many of the simulated servers started at all."""
+    return int((~traces["out_of_memory"].astype(bool)).sum())
 
 
 def is_better(challenger: MaxpackScores, champion: MaxpackScores) -> bool:

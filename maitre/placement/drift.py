@@ -28,16 +28,16 @@ PRIOR_REQUESTS = 4.0
 def expected_rates_rps(
     catalogue: "AdapterCatalogue", requests: Mapping[str, float], span_s: float
 ) -> np.ndarray:
-    """Each adapter's rate (requests/s), from `requests` seen in `span_s` and the catalogue's rate.
+    """Return each adapter's rate (requests/s), from the `requests` seen in `span_s` seconds.
 
-    The posterior mean of a Poisson rate under a gamma prior around the catalogue's that weighs
-    `PRIOR_REQUESTS`: an adapter that is asked twice a minute is not believed to have stopped
-    because a minute brought nothing. One with a catalogue's rate of nought is taken as seen.
+    The posterior mean of a Poisson rate under a gamma prior around the catalogue's rate that weighs
+    `PRIOR_REQUESTS`: a minute without a request does not mean that an adapter with two requests per
+    minute has stopped. An adapter with a catalogue's rate of 0 has the rate that was seen.
     """
     seen = np.array([requests.get(str(name), 0.0) for name in catalogue.names], float)
-    told = np.asarray(catalogue.rates_rps, float)
-    prior_s = np.divide(PRIOR_REQUESTS, told, out=np.zeros_like(told), where=told > 0)
-    prior = np.where(told > 0, PRIOR_REQUESTS, 0.0)
+    expected = np.asarray(catalogue.rates_rps, float)
+    prior_s = np.divide(PRIOR_REQUESTS, expected, out=np.zeros_like(expected), where=expected > 0)
+    prior = np.where(expected > 0, PRIOR_REQUESTS, 0.0)
     return (prior + seen) / np.maximum(prior_s + span_s, 1e-9)
 
 
@@ -76,41 +76,50 @@ def server_risks(
 
 @dataclass(frozen=True)
 class DriftLimits:
-    """When to ask: `looks` in a row with a risk of at least `enter`, and not within `calm_s` of the
-    last time. A server is out of it again below `leave`."""
+    """When to request a new placement.
+
+    A server is over the limit from a risk of `enter` on, until its risk falls below `leave`. A
+    placement is requested when a server has been over in `samples` samples in a row, and not within
+    `calm_s` of the last request.
+    """
 
     enter: float = 0.10
     leave: float = 0.05
-    looks: int = 3
+    samples: int = 3
     calm_s: float = 900.0
 
     def __post_init__(self) -> None:
         if not 0 < self.leave <= self.enter <= 1:
             raise UserError(f"limits: need 0 < leave <= enter <= 1, got {self}")
-        if self.looks < 1 or self.calm_s < 0:
-            raise UserError(f"limits: looks is at least 1 and calm_s not negative, got {self}")
+        if self.samples < 1 or self.calm_s < 0:
+            raise UserError(
+                f"limits: samples must be at least 1 and calm_s not negative, got {self}"
+            )
 
 
 @dataclass(frozen=True)
 class DriftState:
-    """What is kept from look to look: for how many each server has been over, when and on which
-    plan a re-placement was asked for."""
+    """What is kept between samples.
+
+    `over`: in how many samples in a row each server has been over the limit; `asked_at_s` and
+    `asked_of_plan`: when, and for which served plan, a new placement was last requested.
+    """
 
     over: Mapping[str, int] = field(default_factory=dict)
     asked_at_s: float | None = None
     asked_of_plan: str = ""
 
     def to_dict(self) -> dict[str, object]:
-        """As plain JSON values."""
+        """Return the state as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, object]) -> "DriftState":
-        """A watch that `to_dict` made."""
+        """Read back what `to_dict` made."""
         over, asked = document.get("over") or {}, document.get("asked_at_s")
         assert isinstance(over, Mapping)
         return cls(
-            {str(server): int(looks) for server, looks in over.items()},
+            {str(server): int(samples) for server, samples in over.items()},
             None if asked is None else float(str(asked)),
             str(document.get("asked_of_plan") or ""),
         )
@@ -145,52 +154,54 @@ class Observed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to ask for a re-placement, and why (or why not), in one line."""
+    """Whether to request a new placement, the reason in one line, and the state to keep."""
 
     ask: bool
     reason: str
-    watch: DriftState
+    state: DriftState
 
 
 def decide(
-    watch: DriftState,
+    state: DriftState,
     risks: Mapping[str, float],
     starving: Mapping[str, str],
     plan_version: str,
     now_s: float,
     limits: DriftLimits,
 ) -> Verdict:
-    """One look more. `starving` are servers whose queue was seen to grow, with the reason.
+    """Decide after one more sample.
 
-    They count whether or not there is a risk of them: a server that cannot be weighed can starve.
+    `starving` maps servers whose queue was seen to grow to the reason. They count whether or not
+    `risks` has them: a server that cannot be weighed can starve.
     """
     over = {}
     watched = sorted(risks.keys() | starving.keys())
     for server in watched:
-        was, risk = watch.over.get(server, 0), risks.get(server, 0.0)
+        was, risk = state.over.get(server, 0), risks.get(server, 0.0)
         if risk >= limits.enter or server in starving or (was and risk >= limits.leave):
             over[server] = was + 1
-    kept = DriftState(over, watch.asked_at_s, watch.asked_of_plan)
+    kept = DriftState(over, state.asked_at_s, state.asked_of_plan)
     worst = max(watched, key=lambda server: (server in over, risks.get(server, 0.0)), default="")
     if not over:
         return Verdict(
             False, f"no server is about to starve; riskiest {_describe(worst, risks)}", kept
         )
-    lasting = [server for server, looks in over.items() if looks >= limits.looks]
+    lasting = [server for server, samples in over.items() if samples >= limits.samples]
     if not lasting:
-        looks = max(over.values())
+        samples = max(over.values())
         return Verdict(
             False,
-            f"{_describe(worst, risks, starving)} for {looks} of {limits.looks} looks in a row",
+            f"{_describe(worst, risks, starving)} for {samples} of {limits.samples} samples in a "
+            "row",
             kept,
         )
-    since_s = None if watch.asked_at_s is None else now_s - watch.asked_at_s
+    since_s = None if state.asked_at_s is None else now_s - state.asked_at_s
     if since_s is not None and since_s < limits.calm_s:
-        same = "" if watch.asked_of_plan != plan_version else ", and the same is served since"
+        same = "" if state.asked_of_plan != plan_version else ", and the same plan is still served"
         return Verdict(
             False,
-            f"{_describe(worst, risks, starving)}; a re-placement was asked for {since_s:.0f} s ago"
-            f"{same}; the next after {limits.calm_s:.0f} s",
+            f"{_describe(worst, risks, starving)}; a new placement was requested "
+            f"{since_s:.0f} s ago{same}; the next one after {limits.calm_s:.0f} s",
             kept,
         )
     names = ", ".join(_describe(server, risks, starving) for server in sorted(lasting))

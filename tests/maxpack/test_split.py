@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from maitre.maxpack.card import MaxpackError
+from maitre.maxpack.evaluate import evaluate
 from maitre.maxpack.fit import fit_model, model_at_objective
 from maitre.maxpack.model import MaxpackModel
-from maitre.maxpack.promotion import compare_with_champion
+from maitre.maxpack.promotion import compare_with_champion, judge_champion
 from maitre.maxpack.split import row_identities, rows_not_trained_on, split_traces
 from maitre.maxpack.traces import at_objective
 
@@ -94,3 +95,18 @@ def test_training_rows_are_sorted_hashes(model: MaxpackModel, traces: pd.DataFra
     assert model.training_rows.dtype == np.uint64
     assert (np.diff(model.training_rows.astype(object)) > 0).all()
     assert len(model.training_rows) == len(traces)
+
+
+def test_the_champion_is_judged_on_traces_that_it_was_not_trained_on(
+    traces: pd.DataFrame,
+) -> None:
+    seen, unseen = split_traces(traces, 0.5, seed=1)
+    champion = fit_model(seen, iterations=5)
+    found = judge_champion(champion, traces)
+    assert found.scores == evaluate(champion, unseen)
+    assert found.passed == (
+        found.scores.throughput_error < 8 and found.scores.starvation_macro_f1 > 0.9
+    )
+    none_left = judge_champion(champion, seen)
+    assert (none_left.passed, none_left.scores) == (False, None)
+    assert "trained on all but 0 of the traces" in none_left.reason

@@ -25,7 +25,7 @@ from maitre.placement.plan import PlacementPlan
 from maitre.twin import ServerProfile
 
 PROFILE = ServerProfile.load("h100-64gb/llama-3.1-8b-instruct")
-LIMITS = DriftLimits(enter=0.1, leave=0.05, looks=3, calm_s=900.0)
+LIMITS = DriftLimits(enter=0.1, leave=0.05, samples=3, calm_s=900.0)
 
 
 def catalogue(rates: list[float]) -> AdapterCatalogue:
@@ -75,38 +75,38 @@ def test_a_newest_plan_that_holds_is_waited_for(plan: PlacementPlan) -> None:
     """It only waits to be deployed; where it does not hold either, a new one is requested."""
     busy = catalogue([4.0] * 24)
     holds = place(busy, PROFILE, check_duration_s=0.0, baselines=False)
-    due = DriftState(dict.fromkeys((server.name for server in plan.servers), LIMITS.looks))
+    due = DriftState(dict.fromkeys((server.name for server in plan.servers), LIMITS.samples))
     for newest, ask in ((None, True), (plan, True), (holds, False)):
         found = weigh(due, Observed(plan, newest, busy, {}, PROFILE), 0.0, LIMITS)
         assert found.ask is ask, found.reason
     assert found.reason.endswith("waits to be deployed")
-    assert found.watch == due, "requested at once when the newest plan no longer holds"
+    assert found.state == due, "requested at once when the newest plan no longer holds"
 
 
 def test_without_a_server_of_known_options_only_a_growing_queue_counts() -> None:
     nothing = PlacementPlan("p", ())
     found = weigh(DriftState(), Observed(nothing, None, catalogue([1.0]), {}, PROFILE), 0.0, LIMITS)
     assert "no server of known options" in found.reason
-    due = DriftState({"s": LIMITS.looks})
+    due = DriftState({"s": LIMITS.samples})
     queue = Observed(nothing, None, catalogue([1.0]), {"s": "a slot"}, PROFILE)
     assert weigh(due, queue, 0.0, LIMITS).ask
 
 
-def run(risks: list[float], watch: DriftState | None = None, plan: str = "p", **starving: str):
-    """A look a minute; the verdict of each."""
-    watch, found = watch or DriftState(), []
+def run(risks: list[float], state: DriftState | None = None, plan: str = "p", **starving: str):
+    """A sample per minute; the verdict of each."""
+    state, found = state or DriftState(), []
     for minute, risk in enumerate(risks):
-        verdict = decide(watch, {"s": risk, "t": 0.0}, starving, plan, 60.0 * minute, LIMITS)
-        watch = DriftState.from_dict(json.loads(json.dumps(verdict.watch.to_dict())))
+        verdict = decide(state, {"s": risk, "t": 0.0}, starving, plan, 60.0 * minute, LIMITS)
+        state = DriftState.from_dict(json.loads(json.dumps(verdict.state.to_dict())))
         found.append(verdict)
     return found
 
 
-def test_it_asks_after_some_looks_in_a_row_and_says_why() -> None:
+def test_it_asks_after_some_samples_in_a_row_and_says_why() -> None:
     verdicts = run([0.01, 0.3, 0.4, 0.5, 0.5])
     assert [v.ask for v in verdicts] == [False, False, False, True, False]
     assert "no server is about to starve; riskiest s: risk 0.01" in verdicts[0].reason
-    assert "s: risk 0.40 for 2 of 3 looks" in verdicts[2].reason
+    assert "s: risk 0.40 for 2 of 3 samples" in verdicts[2].reason
     assert verdicts[3].reason == "s: risk 0.50"
 
 
@@ -119,8 +119,8 @@ def test_it_does_not_ask_again_while_the_plan_is_being_changed() -> None:
     verdicts = run([0.9] * 24)
     asked = [minute for minute, verdict in enumerate(verdicts) if verdict.ask]
     assert asked == [2, 17], "the second time when 900 s have passed"
-    assert "asked for 180 s ago" in verdicts[5].reason
-    assert "the same is served since" in verdicts[5].reason
+    assert "requested 180 s ago" in verdicts[5].reason
+    assert "the same plan is still served" in verdicts[5].reason
 
 
 def test_a_queue_that_grows_counts_whatever_the_model_says() -> None:
@@ -132,5 +132,5 @@ def test_a_queue_that_grows_counts_whatever_the_model_says() -> None:
 def test_limits_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="leave <= enter"):
         replace(LIMITS, leave=0.2)
-    with pytest.raises(ValueError, match="looks"):
-        replace(LIMITS, looks=0)
+    with pytest.raises(ValueError, match="samples"):
+        replace(LIMITS, samples=0)

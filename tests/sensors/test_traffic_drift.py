@@ -129,7 +129,7 @@ def test_far_more_traffic_is_asked_for_once_with_few_moves(
     config = {"change_running": True, **promised}
     assert asked.run_config == {"ops": {"placement_plan": {"config": config}}}
     assert "risk" in asked.tags["maitre/why"]
-    assert "asked for" in results[-1].skip_reason.skip_message
+    assert "requested" in results[-1].skip_reason.skip_message
     assert json.loads(results[-1].cursor)["asked_of_plan"] in asked.run_key
 
 
