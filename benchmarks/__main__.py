@@ -17,6 +17,7 @@ MODULES = {
     "bank-steps": "benchmarks.bank.steps",
     "placement": "benchmarks.placement.run",
     "scheduling": "benchmarks.scheduling",
+    "tenants": "benchmarks.tenants",
     "twin": "benchmarks.twin",
     "warm-memory": "benchmarks.warm.memory",
     "warm-start": "benchmarks.warm.start",

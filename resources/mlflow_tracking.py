@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from maitre.tenants import TENANT_TAG
 from maitre.tracking.store import TrackedRun, TrackingStore
+from maitre.workers.launch.run_tags import REQUEST_TAG
 from maitre.workers.leases import LeaseLost
 
 
@@ -36,6 +38,9 @@ class MlflowTracking(dg.ConfigurableResource):
         tags = {"dagster/run_id": context.run.run_id, "dagster/asset": asset}
         if context.has_partition_key:
             tags["dagster/partition"] = context.partition_key
+        for tag in (TENANT_TAG, REQUEST_TAG):
+            if tag in context.run.tags:
+                tags[tag] = context.run.tags[tag]
         # A lost lease means that another worker continues the MLflow run, or has ended it.
         with self.store().run(tags, name or asset, leave_open_on=(LeaseLost,)) as run:
             yield run

@@ -14,8 +14,8 @@ DOCUMENTS = [
     *(REPOSITORY / "docs").glob("*.md"),
     *(REPOSITORY / "docs" / "concepts").glob("*.md"),
 ]
-# A label, and names that a recipe leaves to the reader.
-PLACEHOLDER = r"^maitre/base-model$|NAME|MODEL"
+# Labels, and names that a recipe leaves to the reader.
+PLACEHOLDER = r"^maitre/(base-model|tenant)$|NAME|MODEL"
 FOLDERS = ("maitre/", "assets/", "resources/", "sensors/", "pipelines/", "tests/", "benchmarks/")
 
 

@@ -22,6 +22,7 @@ def record_reuse(
     cold: "TuneResult | None",
     *,
     run_id: str,
+    tenant: str | None,
     check: Callable[[], None],
 ) -> float | None:
     """Store the iterations that a start took, and credit the bank's entry with those it saved.
@@ -30,6 +31,9 @@ def record_reuse(
     prediction for a cold start; `None` where the lookup predicted nothing. A run `run_id` that was
     interrupted records nothing twice. `check` runs before each write and raises when another worker
     holds the run by now.
+
+    The record of a `tenant` is private to it. Its run credits its own entries only: the figures of
+    a public entry would show to others what it tunes.
     """
     from maitre.bank.bank import PromptBank
     from maitre.bank.history import append_history
@@ -48,13 +52,14 @@ def record_reuse(
         entropy=label_entropy(task),
         iterations=tuned.iterations,
         kind=start.choice.kind,
+        tenant=tenant,
     )
     saved = float(cold_iterations - tuned.iterations)
     check()
     is_new = append_history(url, [record], source=run_id)
     entry = start.choice.entry
     bank = load_bank(home, model)
-    if is_new and entry is not None and entry in bank:
+    if is_new and entry is not None and entry in bank and bank[entry].tenant == tenant:
         credited = PromptBank((bank[entry].with_use(saved),))
         check()
         credited.save(url)

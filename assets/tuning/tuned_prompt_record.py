@@ -1,4 +1,4 @@
-"""Store a tuned prompt in MLflow's model registry and in the prompt bank."""
+"""Adds a tuned prompt to the prompt bank."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,9 +20,13 @@ def add_to_bank(
     tuned: "TuneResult",
     ita_cold: float | None,
     run_id: str,
+    tenant: str | None,
     check: Callable[[], None],
 ) -> None:
-    """Add the prompt to the base model's bank; `check` raises where it must not be added."""
+    """Add the prompt to the base model's bank, private to `tenant` (None: public).
+
+    `check` raises when another worker holds the run; nothing is added then.
+    """
     from maitre.tuning.bank_entries import bank_entry, with_output_features
 
     entry = bank_entry(
@@ -33,6 +37,7 @@ def add_to_bank(
         eval_loss=tuned.eval_loss,
         eval_accuracy=tuned.eval_accuracy,
         run_id=run_id,
+        tenant=tenant,
         ita=tuned.iterations if tuned.reached else None,
         ita_cold=ita_cold,
     )

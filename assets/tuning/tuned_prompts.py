@@ -12,6 +12,7 @@ from assets.tuning.record_reuse import record_reuse
 from assets.tuning.tuned_prompt_record import add_to_bank
 from maitre.progress import LoggedProgress
 from maitre.requests.request import DEFAULT_ITERATIONS
+from maitre.tenants import TENANT_TAG, owner_of_prompts
 from maitre.tracking.tuned_prompt import register_tuned_prompt
 from maitre.workers.process.run_context import TuningInputs, current_run
 from resources.data_home import DataHome
@@ -94,9 +95,10 @@ def tuned_prompts(
     worker_run = current_run()
     task = inputs.task_source().read(context.partition_key)
     model = language_model.load()
-    start = _start(config, home, model, task)
+    tenant = owner_of_prompts(context.run.tags.get(TENANT_TAG))
+    start = _start(config, home, model, task, tenant)
     context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
-    results = _tune(context, config, model, task, start)
+    results = _tune(context, config, model, task, start, tenant)
     # From here on there are effects outside of the run: only if it is still this worker's.
     worker_run.check_lease()
     worker_run.enter("registering")
@@ -105,9 +107,15 @@ def tuned_prompts(
         figures = _figures(task, start, results)
         picture = _record(task, figures, results, run)
         version = register_tuned_prompt(
-            mlflow.store(), run, model, task, results[TUNED], worker_run.check_lease
+            mlflow.store(),
+            run,
+            model,
+            task,
+            results[TUNED],
+            tenant=tenant,
+            check=worker_run.check_lease,
         )
-        figures |= _keep_in_bank(config, home, model, task, start, results, run.run_id)
+        figures |= _keep_in_bank(config, home, model, task, start, results, run.run_id, tenant)
     tuned, cold = results[TUNED], results.get(COLD)
     context.log.info(
         f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "
@@ -127,8 +135,14 @@ def tuned_prompts(
     )
 
 
-def _start(config: TuneRequestConfig, home: DataHome, model: "BaseModel", task: "Task") -> "Lookup":
-    """Return the start that the bank offers, a random one without a lookup."""
+def _start(
+    config: TuneRequestConfig,
+    home: DataHome,
+    model: "BaseModel",
+    task: "Task",
+    tenant: str | None,
+) -> "Lookup":
+    """Return the start that the bank offers the tenant; a random one without a lookup."""
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE
     from maitre.tuning.start import find_start, random_start
@@ -136,12 +150,14 @@ def _start(config: TuneRequestConfig, home: DataHome, model: "BaseModel", task: 
     if not config.lookup:
         return random_start(model, config.virtual_tokens, config.seed)
     current_run().enter("lookup")
-    bank = load_bank(home, model)
+    bank = load_bank(home, model).visible_to(tenant)
     if config.compare_with_cold:
         # A prompt of the task itself would make the comparison a tautology.
         bank = bank.without([entry.entry_id for entry in bank if entry.task == task.name])
     index = build_index(bank, FEATURE) if len(bank) else None
-    return find_start(model, task, bank, index, config=config.tune_config(), seed=config.seed)
+    return find_start(
+        model, task, bank, index, config=config.tune_config(), seed=config.seed, tenant=tenant
+    )
 
 
 def _tune(
@@ -150,6 +166,7 @@ def _tune(
     model: "BaseModel",
     task: "Task",
     start: "Lookup",
+    tenant: str | None,
 ) -> "dict[str, TuneResult]":
     """Tune from the start with the workers of this run; compare with a cold run if asked to."""
     from maitre.tuning.cold_comparison import compare_with_cold
@@ -167,7 +184,7 @@ def _tune(
         return {COLD: found.cold, TUNED: found.warm}
     worker_run.enter("tuning", config.max_iterations)
     begin = start.choice.prompt
-    tuning_inputs = TuningInputs(model, task, begin, config.tune_config(), config.seed)
+    tuning_inputs = TuningInputs(model, task, begin, config.tune_config(), config.seed, tenant)
     with worker_run.form_group(tuning_inputs) as workers:
         tuned = tune(
             model,
@@ -176,6 +193,7 @@ def _tune(
             should_stop=worker_run.should_stop,
             checkpoint=worker_run.checkpoint,
             workers=workers,
+            tenant=tenant,
             **settings,
         )
     return {TUNED: tuned}
@@ -211,15 +229,18 @@ def _keep_in_bank(
     start: "Lookup",
     results: "dict[str, TuneResult]",
     run_id: str,
+    tenant: str | None,
 ) -> dict[str, float | None]:
     """Add the prompt to the bank and credit the entry that it began from; return the saving."""
     check = current_run().check_lease
     tuned, cold = results[TUNED], results.get(COLD)
     cold_iterations = cold.iterations if cold else None
-    add_to_bank(home, model, task, tuned, cold_iterations, run_id, check)
+    add_to_bank(home, model, task, tuned, cold_iterations, run_id, tenant, check)
     if not config.has_target():
         return {}
-    saved = record_reuse(home, model, task, start, tuned, cold, run_id=run_id, check=check)
+    saved = record_reuse(
+        home, model, task, start, tuned, cold, run_id=run_id, tenant=tenant, check=check
+    )
     return {"iterations_saved": saved}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from maitre.bank.entry import BankEntry, BankError
 from maitre.bank.ita import StartRecord
+from maitre.tenants import may_use
 
 NEAR_DUPLICATE_SIMILARITY = 0.999
 
@@ -108,8 +109,12 @@ class PromptBank:
         return self._of(e for e in self.entries if e.entry_id not in dropped)
 
     def visible_to(self, tenant: str | None) -> "PromptBank":
-        """The prompts that a tenant may start from: the public ones and its own."""
-        return self._of(e for e in self.entries if e.tenant in (None, tenant))
+        """Return the prompts and the history that a tenant may use: the public ones and its own."""
+        return replace(
+            self,
+            entries=tuple(entry for entry in self.entries if may_use(entry.tenant, tenant)),
+            history=tuple(record for record in self.history if may_use(record.tenant, tenant)),
+        )
 
     def evicted_to(self, most_entries: int) -> "PromptBank":
         """The bank cut to `most_entries`.

@@ -22,7 +22,7 @@ class StartRecord:
     Losses are in nats: `start_loss` on samples of the task, `probed_loss` on the same after a few
     probing steps (`None` where none were taken), `entropy` of the task's labels. A run that ended
     before its target counts with the iterations it took. `kind` is the candidate's; `chosen` is
-    false for a run that was only made to compare.
+    false for a run that was only made to compare. `tenant` is to whom the record is private.
     """
 
     task: str
@@ -33,6 +33,7 @@ class StartRecord:
     iterations: float
     kind: str = "bank"
     chosen: bool = True
+    tenant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import typer
 from maitre.cli.given_settings import settings_of
 from maitre.cli.output import print_json, print_table
 from maitre.cli.places import bank_url, task_folder
+from maitre.tenants import may_use, owner_of_prompts
 
 if TYPE_CHECKING:
     from maitre.bank.bank import PromptBank
@@ -128,6 +129,7 @@ def add(
 
     if (prompt is None) == (text is None):
         raise BankError("give either --prompt or --text")
+    tenant = owner_of_prompts(tenant)
     settings = settings_of(context)
     url = bank_url(settings, bank)
     stored = PromptBank.load(url, missing_ok=True)
@@ -137,6 +139,8 @@ def add(
         read = import_prompt(prompt)
         if read.base_model_hash not in (None, model.hash):
             raise BankError(f"{prompt}: was tuned for another base model ({read.base_model})")
+        if not may_use(read.tenant, tenant):
+            raise BankError(f"{prompt}: is private to another tenant than {tenant or 'default'}")
         values, position = read.prompt, read.position
     else:
         first = next(iter(stored), None)
@@ -165,7 +169,9 @@ def add(
     if json:
         print_json(entry.facts())
     else:
-        print(f"Added {entry.entry_id}; the bank at {url} holds {len(grown)} prompts")
+        print(
+            f"Added {entry.entry_id}; {len(grown.visible_to(tenant))} prompts in the bank at {url}"
+        )
 
 
 @app.command()
@@ -188,6 +194,7 @@ def export(
         position="prefix" if found.position == "prefix" else "suffix",
         base_model=settings.base_model,
         base_model_hash=found.base_model_hash,
+        tenant=found.tenant,
     )
     files = sorted(file.name for file in folder.iterdir())
     if json:

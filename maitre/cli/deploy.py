@@ -10,6 +10,7 @@ import typer
 from maitre.cli.given_settings import settings_of
 from maitre.cli.output import print_json, print_table
 from maitre.errors import UserError, reading
+from maitre.tenants import DEFAULT_TENANT, may_use
 
 if TYPE_CHECKING:
     from maitre.placement.plan import PlacementPlan
@@ -140,6 +141,9 @@ def proxy(
         list[str] | None,
         typer.Option(help="NAME=FOLDER of a tuned prompt, or NAME=models:/...; repeatable."),
     ] = None,
+    tenant: Annotated[
+        str, typer.Option(help="Serve public prompts and those of this tenant.")
+    ] = DEFAULT_TENANT,
 ) -> None:
     """Run the proxy: one address for all servers; requests go to the servers of their model."""
     import uvicorn
@@ -159,7 +163,7 @@ def proxy(
             )
         base = next(iter(paths))
         found = {
-            name: _prompt_folder(settings, fleet.folder / "prompts", text)
+            name: _prompt_folder(settings, fleet.folder / "prompts", text, tenant)
             for name, text in _pairs("--prompt", prompt).items()
         }
         fleet.route_prompts({name: RoutedPrompt(path, base) for name, path in found.items()})
@@ -172,11 +176,12 @@ def proxy(
     )
 
 
-def _prompt_folder(settings: "Settings", registered: Path, text: str) -> str:
+def _prompt_folder(settings: "Settings", registered: Path, text: str, tenant: str) -> str:
     """Return the folder of a tuned prompt; fetch a registered version into `registered`.
 
     Raises:
-        UserError: the folder holds no prompt, or the registry does not have this version.
+        UserError: the folder holds no prompt, the registry does not have this version, or the
+            prompt is private to another tenant.
     """
     from maitre.serving.proxy.embeds import read_tuned_prompt
     from maitre.tuning.config import TuningInputError
@@ -187,13 +192,15 @@ def _prompt_folder(settings: "Settings", registered: Path, text: str) -> str:
 
         tracking = TrackingStore(settings.mlflow_tracking_uri, settings.mlflow_ui_url)
         try:
-            folder = tracking.fetch(text, registered) / "prompt"
+            folder = tracking.fetch(text, registered, tenant) / "prompt"
         except TrackingError as error:
             raise UserError(str(error)) from None
     try:
-        read_tuned_prompt(folder)
+        stored = read_tuned_prompt(folder)
     except TuningInputError as error:
         raise UserError(f"--prompt {text}: {error}") from None
+    if not may_use(stored.tenant, tenant):
+        raise UserError(f"--prompt {text}: is private to another tenant than {tenant}")
     return str(folder.resolve())
 
 

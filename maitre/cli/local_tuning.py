@@ -129,6 +129,7 @@ def _tune_prompt(
             position=config.position,
             base_model=base_model,
             base_model_hash=model.hash,
+            tenant=asked.tenant,
         )
     return _report(asked, task, config, result, start)
 
@@ -168,6 +169,7 @@ def _run(
         init=init,
         seed=asked.seed,
         checkpoint=asked.checkpoint,
+        tenant=asked.tenant,
         quiet=json,
     )
     with stops_at_next_step():
@@ -183,6 +185,7 @@ def _part(
     init: "np.ndarray | None",
     seed: int,
     checkpoint: Path | None,
+    tenant: str | None,
     quiet: bool,
 ) -> "TuneResult | LoraResult":
     """What each worker does: tune a soft prompt from `init`, or an adapter."""
@@ -197,6 +200,7 @@ def _part(
         config=config,
         seed=seed,
         checkpoint=checkpoint,
+        tenant=tenant,
         workers=workers,
         on_iteration=None if quiet or not workers.is_first else _print_iteration,
         should_stop=was_interrupted,

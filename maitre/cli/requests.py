@@ -119,29 +119,47 @@ def list_requests(
     limit: Annotated[
         int, typer.Option(help="Requests shown at most.", min=1, max=1_000_000)
     ] = 1000,
+    tenant: Tenant = DEFAULT_TENANT,
+    all_tenants: Annotated[
+        bool, typer.Option("--all-tenants", help="List every tenant's requests.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List the open requests and those that ended last, the newest last."""
-    found, left_out = _store(settings_of(context)).newest(limit)
+    """List a tenant's open requests and those that ended last, the newest last."""
+    store = _store(settings_of(context))
+    found, left_out = store.newest(limit, tenant=None if all_tenants else tenant)
     if left_out:
         print(f"maitre: {left_out} more are not listed (--limit)", file=sys.stderr)
     if json:
         print_json([asdict(request) for request in found])
         return
-    print_table([_line(request) for request in found], "Tuning requests")
+    lines = [
+        _line(request) | ({"tenant": request.tenant} if all_tenants else {}) for request in found
+    ]
+    print_table(lines, "Tuning requests")
 
 
 @app.command()
-def show(context: typer.Context, request_id: str, json: Json = False) -> None:
-    """Show one request."""
-    _tell(_store(settings_of(context)).get(request_id), json)
+def show(
+    context: typer.Context,
+    request_id: str,
+    tenant: Tenant = DEFAULT_TENANT,
+    json: Json = False,
+) -> None:
+    """Show one of a tenant's requests."""
+    _tell(_store(settings_of(context)).get(request_id, tenant=tenant), json)
 
 
 @app.command()
-def cancel(context: typer.Context, request_id: str, json: Json = False) -> None:
+def cancel(
+    context: typer.Context,
+    request_id: str,
+    tenant: Tenant = DEFAULT_TENANT,
+    json: Json = False,
+) -> None:
     """Cancel a request: at once in the queue, at its next step where it is being tuned."""
     settings = settings_of(context)
-    request = _store(settings).cancel(request_id, now=datetime.now(UTC))
+    request = _store(settings).cancel(request_id, now=datetime.now(UTC), tenant=tenant)
     if request.cancel_requested and request.run_id is not None:
         from maitre.workers.launch.graphql import DagsterClient, GraphqlError
         from maitre.workers.running_services import with_running_services
@@ -166,14 +184,17 @@ def retry(
     request_id: str,
     deadline: Annotated[str | None, typer.Option(help="A new deadline: a span or a time.")] = None,
     accept_late: AcceptLate = False,
+    tenant: Tenant = DEFAULT_TENANT,
     json: Json = False,
 ) -> None:
-    """Queue a failed or cancelled request once more; tells when it would be done, as at first."""
+    """Queue a failed or cancelled request again, and print when it would be done."""
     from maitre.workers.scheduling import submission
 
     now = datetime.now(UTC)
     deadline_at = None if deadline is None else parse_deadline(deadline, now)
-    submitted = submission.retry(settings_of(context), request_id, now, deadline_at, accept_late)
+    submitted = submission.retry(
+        settings_of(context), request_id, now, deadline_at, accept_late, tenant=tenant
+    )
     request = submitted.request
     if json:
         _tell(request, json)

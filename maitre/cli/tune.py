@@ -10,6 +10,7 @@ from maitre.cli.given_settings import settings_of
 from maitre.cli.local_tuning import LocalTuning, tune_here
 from maitre.errors import UserError
 from maitre.requests.request import DEFAULT_ITERATIONS, DEFAULT_TENANT
+from maitre.tenants import owner_of_prompts
 
 LOCAL = "With --local"
 QUEUED_ONLY = ("deadline", "key", "accept_late")
@@ -117,7 +118,7 @@ def tune(
             target_loss=target_loss,
             target_accuracy=target_accuracy,
             bank=bank,
-            tenant=None if tenant == DEFAULT_TENANT else tenant,
+            tenant=owner_of_prompts(tenant),
             leave_out=tuple(leave_out or ()),
             position=position,
             virtual_tokens=virtual_tokens,

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from maitre.errors import UserError
+from maitre.tenants import DEFAULT_TENANT
 
 DEFAULT_ITERATIONS = 40
 """Optimiser steps of a request that names no number, and its estimate where there is no other."""
-DEFAULT_TENANT = "default"
-"""Whose request it is where nobody is named."""
 MAX_NAME_LENGTH = 200
 """Characters of a name or key: what the tables have room for."""
 MAX_ITERATIONS = 1_000_000

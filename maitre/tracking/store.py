@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maitre.errors import UserError
+from maitre.tenants import DEFAULT_TENANT, TENANT_TAG, may_use, owner_of_prompts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 # MLflow is imported inside the functions: the import takes seconds, and code locations load this
 # module.
@@ -219,14 +221,14 @@ class TrackingStore:
         """Download a version into `into`; return the folder of its artefacts."""
         return self.fetch(f"models:/{version.name}/{version.version}", into)
 
-    def fetch(self, uri: str, into: Path) -> Path:
-        """Download a registered model by its URI; return the folder of its artefacts.
+    def fetch(self, uri: str, into: Path, tenant: str | None = None) -> Path:
+        """Download a registered model by its URI for a tenant; return the folder of its artefacts.
 
         The URI is `models:/NAME/VERSION` or `models:/NAME@ALIAS`. The files are stored in a folder
         of `into` that is named after the URI.
 
         Raises:
-            TrackingError: the registry does not have this version.
+            TrackingError: the registry does not have this version, or has it for another tenant.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -234,12 +236,32 @@ class TrackingStore:
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
         folder = into / uri.removeprefix("models:/").replace("/", "-")
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            owner = self._version_at(uri).tags.get(TENANT_TAG)
+            if not may_use(owner_of_prompts(owner), tenant):
+                whose = tenant or DEFAULT_TENANT
+                raise TrackingError(f"{uri}: the registry does not have it for tenant {whose}")
+            folder.mkdir(parents=True, exist_ok=True)
             downloaded = mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
         except MlflowException as error:
             raise TrackingError(f"{uri}: the registry does not have it ({error.message})") from None
         return Path(downloaded) / "artifacts"
+
+    def _version_at(self, uri: str) -> "ModelVersion":
+        """Return the version that a URI names: NAME/VERSION, NAME/latest or NAME@ALIAS."""
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        name, at, alias = uri.removeprefix("models:/").partition("@")
+        if at:
+            return client.get_model_version_by_alias(name, alias)
+        name, _, version = name.partition("/")
+        if version == "latest":
+            versions = client.search_model_versions(f"name='{name}'")
+            if not versions:
+                raise MlflowException(f"no version of {name}")
+            return max(versions, key=lambda found: int(found.version))
+        return client.get_model_version(name, version)
 
     def _registered(self, name: str, version: int) -> RegisteredVersion:
         url = f"{self.ui_url}/#/models/{name}/versions/{version}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maitre.tenants import DEFAULT_TENANT, TENANT_TAG, registered_name
 from maitre.tracking import mlflow_models
 from maitre.tracking.store import RegisteredVersion, TrackedRun, TrackingStore
 
@@ -23,9 +24,11 @@ def register_tuned_prompt(
     model: "BaseModel",
     task: "Task",
     tuned: "TuneResult",
+    *,
+    tenant: str | None,
     check: Callable[[], None],
 ) -> RegisteredVersion:
-    """Register the prompt as a new version of its task's model.
+    """Register the prompt as a new version of the model of its task and tenant (None: public).
 
     `check` raises when another worker has taken over the run; nothing is registered then.
     """
@@ -40,6 +43,7 @@ def register_tuned_prompt(
         "position": "suffix",
         "max_new_tokens": max(len(model.tokenizer(label).input_ids) for label in task.labels),
         "eval_accuracy": tuned.eval_accuracy,
+        "tenant": tenant,
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "prompt"
@@ -48,14 +52,18 @@ def register_tuned_prompt(
         (folder / "prompt.json").write_text(json.dumps(card, indent=2))
         return store.register(
             run,
-            name=f"tuned-prompt-{task.name}",
+            name=registered_name(f"tuned-prompt-{task.name}", tenant),
             python_model=MODEL_SOURCE,
             artifacts={"prompt": folder},
             signature=ModelSignature(
                 inputs=Schema([ColSpec("string", "prompt")]),
                 outputs=Schema([ColSpec("string", "completion")]),
             ),
-            tags={"task": task.name, "base_model_hash": model.hash},
+            tags={
+                "task": task.name,
+                "base_model_hash": model.hash,
+                TENANT_TAG: tenant or DEFAULT_TENANT,
+            },
             requirements=("torch", "transformers", "safetensors"),
             check=check,
         )

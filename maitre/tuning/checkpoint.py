@@ -17,11 +17,18 @@ from maitre.tuning.tasks import Task
 _FORMAT = "maitre-checkpoint-2"
 
 
-def run_identity(model: BaseModel, task: Task, config: RunConfig, seed: int) -> str:
-    """What must be the same for a checkpoint to belong to a run (the start is in its state)."""
+def run_identity(
+    model: BaseModel, task: Task, config: RunConfig, seed: int, tenant: str | None = None
+) -> str:
+    """Return what must be equal for a checkpoint to belong to a run (its state has the start).
+
+    `tenant` None means that the checkpoint is public.
+    """
     settings = {key: value for key, value in asdict(config).items() if key != "max_iterations"}
     parts = {"model": model.hash, "dtype": str(model.dtype), "task": task.fingerprint()}
     parts["method"] = type(config).__name__
+    if tenant is not None:
+        parts["tenant"] = tenant
     return json.dumps(parts | {"config": settings, "seed": seed}, sort_keys=True)
 
 
@@ -93,7 +100,7 @@ def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | N
 
 def _difference(one: str, other: str) -> str:
     first, second = json.loads(one), json.loads(other)
-    return ", ".join(key for key in second if first.get(key) != second[key])
+    return ", ".join(key for key in first | second if first.get(key) != second.get(key))
 
 
 @dataclass(frozen=True)

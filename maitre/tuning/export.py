@@ -24,12 +24,16 @@ _TENSOR = "prompt"
 
 @dataclass(frozen=True, eq=False)
 class StoredPrompt:
-    """A prompt read from a folder: float32 `[virtual_tokens, hidden]`, its place and its model."""
+    """A prompt read from a folder: float32 `[virtual_tokens, hidden]`, its place and its model.
+
+    `tenant` None means that the prompt is public.
+    """
 
     prompt: np.ndarray
     position: Position
     base_model: str
     base_model_hash: str | None
+    tenant: str | None = None
 
 
 def export_prompt(
@@ -39,11 +43,12 @@ def export_prompt(
     position: Position,
     base_model: str,
     base_model_hash: str,
+    tenant: str | None = None,
 ) -> Path:
     """Write a prompt `[virtual_tokens, hidden]` as a folder; whole or not at all.
 
-    `base_model` is the folder or hub id which peft loads the model from. Raises `TuningInputError`
-    when `folder` is there already.
+    `base_model` is the folder or hub id which peft loads the model from. The weights file names
+    the `tenant` that the prompt is private to. Raises `TuningInputError` when `folder` exists.
     """
     values = np.ascontiguousarray(prompt, dtype=np.float32)
     metadata = {
@@ -52,6 +57,8 @@ def export_prompt(
         "base_model": base_model,
         "base_model_hash": base_model_hash,
     }
+    if tenant is not None:
+        metadata["tenant"] = tenant
 
     def write(into: Path) -> None:
         if position == "suffix":
@@ -97,6 +104,7 @@ def import_prompt(path: Path) -> StoredPrompt:
         position="prefix" if is_prefix else "suffix",
         base_model=metadata.get("base_model", ""),
         base_model_hash=metadata.get("base_model_hash"),
+        tenant=metadata.get("tenant"),
     )
 
 

@@ -60,6 +60,7 @@ def tune_lora(
     checkpoint_every: int = 10,
     workers: Workers = ALONE,
     clock: Clock = time.monotonic,
+    tenant: str | None = None,
 ) -> LoraResult:
     """Tune a LoRA adapter for one task; the base model is left as it was.
 
@@ -75,7 +76,7 @@ def tune_lora(
         iterate(
             model,
             [run],
-            [Keeper(checkpoint, run_identity(model, task, config, seed), checkpoint_every)],
+            [Keeper(checkpoint, run_identity(model, task, config, seed, tenant), checkpoint_every)],
             LoraLearner(model, weights, workers),
             workers=workers,
             on_iteration=on_iteration,

@@ -40,6 +40,7 @@ def tune(
     checkpoint_every: int = 10,
     workers: Workers = ALONE,
     clock: Clock = time.monotonic,
+    tenant: str | None = None,
 ) -> TuneResult:
     """Tune a soft prompt for one task.
 
@@ -50,6 +51,7 @@ def tune(
     With a `checkpoint` file, the state is stored there every `checkpoint_every` iterations and at
     the end, and a run whose checkpoint is there goes on from it: on a CPU to the very same prompt,
     bit for bit, that an uninterrupted run gives. `init` then only matters for a fresh run.
+    A checkpoint that was written for a `tenant` is continued for that tenant only.
 
     With `workers`, each of them calls this with the same arguments and takes its share of the rows;
     all return the same result, which is that of one process but for the rounding of sums. The first
@@ -68,6 +70,7 @@ def tune(
         checkpoint_every=checkpoint_every,
         workers=workers,
         clock=clock,
+        tenant=tenant,
     )
     return result
 
@@ -85,6 +88,7 @@ def tune_many(
     checkpoint_every: int = 10,
     workers: Workers = ALONE,
     clock: Clock = time.monotonic,
+    tenant: str | None = None,
 ) -> list[TuneResult]:
     """Tune a soft prompt for each task, all in one shared batch; results in the tasks' order.
 
@@ -103,7 +107,7 @@ def tune_many(
         for one, init in zip(data, inits, strict=True)
     ]
     keepers = [
-        Keeper(path, run_identity(model, task, config, seed), checkpoint_every)
+        Keeper(path, run_identity(model, task, config, seed, tenant), checkpoint_every)
         for path, task, seed in zip(checkpoints or [None] * len(runs), tasks, seeds, strict=True)
     ]
     iterate(

@@ -120,4 +120,5 @@ def read_tuned_prompt(folder: Path) -> StoredPrompt:
         position=known["position"],
         base_model=known["base_model"],
         base_model_hash=known["base_model_hash"],
+        tenant=known.get("tenant"),
     )

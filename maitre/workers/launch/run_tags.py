@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maitre.requests.request import TuningRequest
+from maitre.tenants import TENANT_TAG
 
 BASE_MODEL_TAG = "maitre/base-model"
 """The base model whose workers may take the run."""
@@ -19,7 +20,6 @@ REQUEST_TAG = "maitre/request"
 
 ATTEMPT_TAG = "maitre/attempt"
 DEADLINE_TAG = "maitre/deadline"
-TENANT_TAG = "maitre/tenant"
 
 
 def tags_of(request: TuningRequest, workers: Sequence[str]) -> dict[str, str]:

@@ -146,6 +146,7 @@ def follow(
                 seed=facts["seed"],
                 checkpoint=checkpoint,
                 workers=workers,
+                tenant=facts["tenant"],
             )
 
 
@@ -156,6 +157,7 @@ def _tell(store: dist.TCPStore, told: "TuningInputs", checkpoint: Path | None) -
         "model_hash": told.model.hash,
         "config": asdict(told.config),
         "seed": told.seed,
+        "tenant": told.tenant,
     }
     begun = checkpoint.read_bytes() if checkpoint is not None and checkpoint.is_file() else b""
     init = {} if told.init is None else {"init": told.init}

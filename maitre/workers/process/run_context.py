@@ -44,6 +44,7 @@ class TuningInputs:
     init: "np.ndarray | None"
     config: "TuneConfig"
     seed: int
+    tenant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_a_use_credits_its_entry_and_is_remembered(
     def use(run_id: str, iterations: int, cold: TuneResult | None) -> float | None:
         tuned = result(iterations)
         return record_reuse(
-            home, model, task, start, tuned, cold, run_id=run_id, check=lambda: None
+            home, model, task, start, tuned, cold, run_id=run_id, tenant=None, check=lambda: None
         )
 
     assert use("a", 4, result(20)) == 16.0

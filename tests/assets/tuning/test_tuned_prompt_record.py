@@ -37,16 +37,24 @@ def test_a_run_that_is_lost_adds_nothing_to_the_bank(tmp_path: Path) -> None:
     prompt = random_init(model, 2, 0)
     tuned = TuneResult("first", prompt, True, 4, 0.5, 1.0, 1.0, ((0, 0.5, 1.0),), "target")
     with pytest.raises(LeaseLost):
-        add_to_bank(home, model, task, tuned, None, "run", Lost(0))
+        add_to_bank(home, model, task, tuned, None, "run", None, Lost(0))
     assert len(load_bank(home, model)) == 0
-    add_to_bank(home, model, task, tuned, None, "run", Lost(1))
+    add_to_bank(home, model, task, tuned, None, "run", None, Lost(1))
     [entry] = load_bank(home, model)
     choice = Candidate(entry.entry_id, "bank", entry.prompt)
     start = Lookup(choice, (), (), 1, "", 0.1, start_loss=1.0, predicted_cold_iterations=30.0)
     for passes, noted in ((0, 0), (1, 1)):
         with pytest.raises(LeaseLost):
             record_reuse(
-                home, model, task, start, tuned, None, run_id=f"run{passes}", check=Lost(passes)
+                home,
+                model,
+                task,
+                start,
+                tuned,
+                None,
+                run_id=f"run{passes}",
+                tenant=None,
+                check=Lost(passes),
             )
         assert len(load_history(bank_url(home, model))) == noted
     assert [entry.uses for entry in load_bank(home, model)] == [0]
