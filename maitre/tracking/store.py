@@ -188,7 +188,7 @@ class TrackingStore:
         with mlflow.start_run(run_id=run.run_id), warnings.catch_warnings():
             # MLflow would predict an example at once; the base model may not be on this machine.
             warnings.filterwarnings("ignore", message=".*input example.*")
-            warnings.filterwarnings("ignore", message=".*type hints.*")
+            warnings.filterwarnings("ignore", message=".*type hint.*")
             logged = mlflow.pyfunc.log_model(
                 name=name.rsplit(".", 1)[-1],
                 python_model=str(python_model),
