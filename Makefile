@@ -63,8 +63,8 @@ run: setup
 test: setup
 	@$(BIN)/python -m pytest -q $(if $(ARGS),$(ARGS),--cov --cov-report=term:skip-covered)
 
-# No language model, no process: a minute on two cores.
-quick: $(VENV)/.installed
+# No language model, no process, no test of more than a second: a minute on two cores.
+quick: $(VENV)/.installed $(VENV)/.compiled
 	@$(BIN)/python -m pytest -q --quick --numprocesses=2 $(ARGS)
 
 # Draw the picture in ARCHITECTURE.md from the imports.

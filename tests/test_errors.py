@@ -92,6 +92,7 @@ def test_a_defect_keeps_its_traceback_and_says_where_to_report_it(
     assert said.strip().splitlines()[-1].endswith(ISSUES)
 
 
+@pytest.mark.slow
 def test_every_error_class_is_the_users_or_is_listed_as_a_defect() -> None:
     found = {}
     for module in pkgutil.walk_packages(maitre.__path__, "maitre."):

@@ -1,6 +1,7 @@
 """Additive features: O(1) updates and the steady state computed from them."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ def test_active_adapters_grow_with_the_step_and_never_exceed_all(rates: list[flo
     assert active[-1] <= sums[TERMS.index("adapters")] + 1e-9
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(rate_lists, st.floats(0.01, 5), st.integers(0, 40))
 def test_another_adapter_never_empties_a_server(rates: list[float], more: float, row: int) -> None:

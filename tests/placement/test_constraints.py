@@ -32,6 +32,7 @@ def test_a_pinned_adapter_is_on_its_server(profile: ServerProfile) -> None:
         place(catalogue, profile, pins={"stranger": "gold"}, **UNCHECKED)
 
 
+@pytest.mark.slow
 def test_wanted_replicas_are_on_servers_of_their_own(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(150)
     plan = place(catalogue, profile, replicas={"a0": 3, "a5": 2}, **UNCHECKED)
@@ -67,6 +68,7 @@ def test_the_cheaper_of_two_kinds_is_taken(profile: ServerProfile) -> None:
     assert cheap.evidence.price_per_hour == pytest.approx(0.1 * cheap.gpus)
 
 
+@pytest.mark.slow
 def test_base_models_are_placed_side_by_side(profile: ServerProfile) -> None:
     other = ServerProfile.load("h100-64gb/qwen-2.5-7b-instruct")
     frame = mixed_catalogue(40).frame()
@@ -156,6 +158,7 @@ def test_no_step_leaves_an_adapter_unserved(profile: ServerProfile) -> None:
     assert {adapter: servers for adapter, servers in routed.items() if servers} == final
 
 
+@pytest.mark.slow
 def test_a_large_plan_is_checked_by_a_sample(profile: ServerProfile) -> None:
     catalogue = mixed_catalogue(300)
     plan = place(

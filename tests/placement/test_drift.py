@@ -46,6 +46,7 @@ def test_few_requests_move_the_rate_little_and_many_a_lot() -> None:
     assert rates[2] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 @given(st.floats(1e-3, 10), st.integers(0, 5000), st.floats(1.0, 3600.0))
 def test_the_rate_lies_between_what_was_told_and_what_was_seen(
     told: float, seen: int, span_s: float

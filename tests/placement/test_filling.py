@@ -141,6 +141,7 @@ def filled(barely_two: AdapterCatalogue, profile: ServerProfile) -> PlacementPla
     return place(barely_two, profile, check_duration_s=900.0, baselines=False, workers=1)
 
 
+@pytest.mark.slow
 def test_the_twin_fills_servers_of_which_the_model_is_not_sure(
     filled: PlacementPlan, barely_two: AdapterCatalogue, profile: ServerProfile
 ) -> None:

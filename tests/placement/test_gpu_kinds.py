@@ -84,6 +84,7 @@ def test_a_pinned_server_may_have_a_name_like_the_others(profile: ServerProfile)
     assert servers_of(plan, "a1") == {f"{MODEL}-0001"}
 
 
+@pytest.mark.slow
 def test_servers_of_other_kinds_leave_pinned_names_alone(
     profile: ServerProfile, other: ServerProfile
 ) -> None:
@@ -98,6 +99,7 @@ def test_servers_of_other_kinds_leave_pinned_names_alone(
         place_at_lowest_cost(catalogue, kinds, UNCHECKED, constraints=both)
 
 
+@pytest.mark.slow
 def test_pins_to_one_server_keep_adapters_on_one_kind(
     profile: ServerProfile, small: ServerProfile
 ) -> None:

@@ -24,6 +24,7 @@ def test_other_failures_of_the_cache_are_not_hidden():
         compiled._without_lost_types(unreadable)()
 
 
+@pytest.mark.slow
 def test_only_compiled_kernels_lack_annotations():
     package = Path(compiled.__file__).parents[2]
     bare = []

@@ -65,6 +65,7 @@ def test_the_steps_that_made_the_samples_are_found(samples: pd.DataFrame) -> Non
     assert fit.coefficients["front"] == pytest.approx(FRONT_MS, rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_profile_is_made_and_round_trips(samples: pd.DataFrame, tmp_path) -> None:
     profile = fit_profile(samples, SERVER, IDENTITY)
     file = tmp_path / "tiny.yaml"
@@ -85,6 +86,7 @@ def test_failed_bursts_are_left_out_and_too_few_refused(samples: pd.DataFrame) -
         check_samples(samples.drop(columns="chunk_s"))
 
 
+@pytest.mark.slow
 def test_loads_are_compared_with_the_same_arrivals(samples: pd.DataFrame) -> None:
     profile = fit_profile(samples, SERVER, IDENTITY)
     point = Point("v", "load", "validation", ("a0", "a1"), 50, 10, rate_rps=0.5, duration_s=60.0)
