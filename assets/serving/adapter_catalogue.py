@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.serving.measured_profiles import chosen_profile
 from assets.shared.inputs import OWNERS, adapter_file, profile_files
+from assets.shared.retries import retry_outages
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
@@ -15,6 +16,7 @@ from resources.inputs import Inputs
     owners=OWNERS,
     code_version="1",
 )
+@retry_outages
 def adapter_catalogue(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:

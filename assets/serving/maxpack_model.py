@@ -6,6 +6,7 @@ from assets.serving.twin_traces import twin_traces
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import against, curves, inline
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre.tracking.maxpack import load_champion, register_maxpack
 from resources.data_home import DataHome
 from resources.mlflow_tracking import MlflowTracking, run_links
@@ -27,6 +28,7 @@ class MaxpackConfig(dg.Config):
     code_version="1",
     pool="training",
 )
+@retry_outages
 def maxpack_model(
     context: dg.AssetExecutionContext,
     config: MaxpackConfig,

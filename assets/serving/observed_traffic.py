@@ -11,6 +11,7 @@ from pydantic import Field
 
 from assets.serving.traffic_samples import store_sample
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.serving.observe import TrafficSample, request_counts, starving_servers, throughput_tps
@@ -42,6 +43,7 @@ class TrafficConfig(dg.Config):
         fail_window=timedelta(days=1), warn_window=timedelta(hours=6)
     ),
 )
+@retry_outages
 def observed_traffic(
     context: dg.AssetExecutionContext, config: TrafficConfig, home: DataHome, gateway: Gateway
 ) -> dg.MaterializeResult:

@@ -15,6 +15,7 @@ from assets.serving.observed_traffic import at_observed_rates, observed_traffic
 from assets.serving.twin_verdict import twin_verdict
 from assets.shared.figures import bars, inline
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre import fingerprints
 from maitre.tracking.maxpack import champion_at
 from resources.data_home import DataHome
@@ -61,6 +62,7 @@ class PlacementConfig(dg.Config):
         fail_window=timedelta(days=7), warn_window=timedelta(days=2)
     ),
 )
+@retry_outages
 def placement_plan(
     context: dg.AssetExecutionContext,
     config: PlacementConfig,

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from assets.serving.vllm_deployments import vllm_deployments
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre.errors import UserError
 from maitre.settings import Settings
 from resources.data_home import DataHome
@@ -51,6 +52,7 @@ class DeploymentConfig(dg.Config):
     code_version="1",
     pool="deployment",
 )
+@retry_outages
 def running_servers(
     context: dg.AssetExecutionContext,
     config: DeploymentConfig,

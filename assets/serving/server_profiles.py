@@ -14,6 +14,7 @@ from assets.serving.twin_verdict import twin_verdict
 from assets.serving.vllm_measurements import vllm_measurements
 from assets.shared.figures import against, inline
 from assets.shared.inputs import OWNERS, profile_files
+from assets.shared.retries import retry_outages
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
@@ -25,6 +26,7 @@ from resources.inputs import Inputs
     owners=OWNERS,
     code_version="2",
 )
+@retry_outages
 def server_profiles(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:

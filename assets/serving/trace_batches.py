@@ -12,6 +12,7 @@ import pandas as pd
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.server_profiles import server_profiles
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre import fingerprints
 from maitre.errors import UserError
 from maitre.twin.profile import ServerProfile
@@ -79,6 +80,7 @@ def refined_configurations(config: TracesConfig) -> int:
     code_version="1",
     pool="simulation",
 )
+@retry_outages
 def trace_batches(
     context: dg.AssetExecutionContext, config: TraceConfig, home: DataHome
 ) -> dg.MaterializeResult:

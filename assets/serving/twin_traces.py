@@ -15,6 +15,7 @@ from assets.serving.trace_batches import (
 )
 from assets.shared.figures import against, inline
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre import fingerprints
 from maitre.progress import LoggedProgress
 from resources.data_home import DataHome
@@ -31,6 +32,7 @@ from resources.mlflow_tracking import MlflowTracking, run_links
     code_version="2",
     pool="simulation",
 )
+@retry_outages
 def twin_traces(
     context: dg.AssetExecutionContext,
     config: TracesConfig,

@@ -10,6 +10,7 @@ from assets.serving.measured_profiles import (
 )
 from assets.serving.vllm_measurements import content_version, vllm_measurements
 from assets.shared.inputs import OWNERS, profile_files
+from assets.shared.retries import retry_outages
 from resources.data_home import DataHome
 from resources.inputs import Inputs
 
@@ -23,6 +24,7 @@ UNCONTRADICTED = "uncontradicted"
     owners=OWNERS,
     code_version="1",
 )
+@retry_outages
 def twin_verdict(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:

@@ -6,6 +6,7 @@ import yaml
 from assets.serving.measured_profiles import known_profiles
 from assets.serving.placement_plan import placement_plan
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre.serving.manifests.kubernetes import DeploymentOptions, render
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -20,6 +21,7 @@ KUBERNETES_VERSION = "1.33"
     owners=OWNERS,
     code_version="1",
 )
+@retry_outages
 def vllm_deployments(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from assets.serving.measured_profiles import kind_of
 from assets.shared.inputs import OWNERS
+from assets.shared.retries import retry_outages
 from maitre import fingerprints
 from maitre.errors import UserError
 from resources.data_home import DataHome
@@ -29,6 +30,7 @@ class MeasurementConfig(dg.Config):
     owners=OWNERS,
     code_version="1",
 )
+@retry_outages
 def vllm_measurements(
     context: dg.AssetExecutionContext, config: MeasurementConfig, home: DataHome
 ) -> dg.MaterializeResult:

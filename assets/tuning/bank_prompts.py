@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from assets.shared.inputs import OWNERS, base_model
+from assets.shared.retries import retry_outages
 from assets.tuning.tuning_tasks import BANK_TASKS, tuning_tasks
 from maitre import fingerprints
 from maitre.progress import LoggedProgress
@@ -68,6 +69,7 @@ with warnings.catch_warnings():
 
 
 @_asset
+@retry_outages
 def bank_prompts(
     context: dg.AssetExecutionContext,
     config: BankTuneConfig,

@@ -9,6 +9,7 @@ import numpy as np
 
 from assets.shared.figures import inline, plane
 from assets.shared.inputs import OWNERS, base_model
+from assets.shared.retries import retry_outages
 from assets.tuning.bank_prompts import bank_prompts, read_bank_prompts
 from maitre import fingerprints
 from resources.data_home import DataHome
@@ -36,6 +37,7 @@ class BankConfig(dg.Config):
     code_version="2",
     pool="training",
 )
+@retry_outages
 def prompt_bank(
     context: dg.AssetExecutionContext,
     config: BankConfig,

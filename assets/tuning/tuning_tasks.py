@@ -4,6 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.shared.inputs import OWNERS, task_files
+from assets.shared.retries import retry_outages
 from maitre import fingerprints
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -14,6 +15,7 @@ BANK_TASKS = dg.DynamicPartitionsDefinition(name=BANK_TASKS_NAME)
 
 
 @dg.asset(deps=[task_files], group_name="tuning", kinds={"jsonl"}, owners=OWNERS, code_version="2")
+@retry_outages
 def tuning_tasks(
     context: dg.AssetExecutionContext, home: DataHome, inputs: Inputs
 ) -> dg.MaterializeResult:
