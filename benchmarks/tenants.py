@@ -1,6 +1,6 @@
 """Attempts of one tenant to reach what is another's, at every interface; none may succeed.
 
-`python -m benchmarks tenants [--json OUT]`: tenant `acme` tunes a task on a tiny model; then
+Tenant `acme` tunes a task on a tiny model; then
 `rival` and the default tenant try to read, use, change and name what came of it. At last acme does
 the same, and must succeed: an attempt that always fails would show nothing.
 """
@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import maitre.tuning.start
 from assets.tuning.tuned_prompts import TASKS_NAME, tuned_prompts
+from benchmarks.report import Figure, Reach, Report
 from maitre.cli.main import app
 from maitre.settings import Settings
 from maitre.tenants import DEFAULT_TENANT, TENANT_TAG
@@ -30,6 +31,7 @@ from resources.wiring import resources
 from tests.halves import TUNING
 from tests.tiny_inputs import write_model, write_tasks
 
+NONE = Reach(0, 0)
 OWNER, RIVALS = "acme", ("rival", DEFAULT_TENANT)
 TASK, KEY = "first", "nightly"
 TUNE = ("tune", TASK, "--local", "--max-iterations", "1", "--batch-size", "2", "--init")
@@ -264,42 +266,33 @@ ATTEMPTS: Mapping[str, Callable[[Scene, str], bool]] = {
 """Whether a tenant reaches what is acme's, by interface."""
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Make every attempt; return by interface which of the tenants succeeded."""
-    with dg.DagsterInstance.ephemeral() as instance:
-        scene = prepare(folder, instance)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """Make every attempt in a temporary folder."""
+    del options
+    with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.ephemeral() as instance:
+        scene = prepare(Path(folder), instance)
         by_interface = {
             name: {tenant: attempt(scene, tenant) for tenant in (*RIVALS, OWNER)}
             for name, attempt in ATTEMPTS.items()
         }
-    succeeded = sum(made[tenant] for made in by_interface.values() for tenant in RIVALS)
-    return {
-        "attempts": len(ATTEMPTS) * len(RIVALS),
-        "succeeded": succeeded,
-        "reach": 0,
-        "owner_failed": [name for name, made in by_interface.items() if not made[OWNER]],
-        "by_interface": by_interface,
-    }
-
-
-def main() -> None:
-    """Make the attempts in a temporary folder and print what came of them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks tenants")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder))
-    for name, made in figures["by_interface"].items():
-        words = [f"{tenant} {'succeeds' if ok else 'is refused'}" for tenant, ok in made.items()]
-        print(f"  {name:44} {', '.join(words)}")
-    print(
-        f"{figures['attempts']} attempts by another tenant, {figures['succeeded']} succeeded "
-        f"(reach {figures['reach']}); attempts at which the owner failed: "
-        f"{len(figures['owner_failed'])}"
+    owner_failed = sum(not made[OWNER] for made in by_interface.values())
+    return Report(
+        [
+            *(
+                Figure(
+                    f"{name}: other tenants that succeed",
+                    sum(made[tenant] for tenant in RIVALS),
+                    f"of {len(RIVALS)}",
+                    NONE,
+                )
+                for name, made in by_interface.items()
+            ),
+            Figure("attempts by another tenant", len(ATTEMPTS) * len(RIVALS)),
+            Figure("attempts at which the owner fails", owner_failed, "", NONE),
+        ],
+        {"by_interface": by_interface},
     )
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
