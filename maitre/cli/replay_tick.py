@@ -14,17 +14,17 @@ def replay(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask the policy once more what it decides on a recorded snapshot; exit 1 if it differs."""
-    from maitre.workers.scheduling import decision_log as ticks
+    from maitre.workers.scheduling.decision_log import read_tick
 
-    document = ticks.read_tick(tick)
-    now = [_row(action) for action in ticks.replay(document)]
-    then = [_row(action) for action in ticks.decided(document)]
+    decision = read_tick(tick)
+    now = [_row(action) for action in decision.decide_again()]
+    then = [_row(action) for action in decision.actions]
     if json:
-        print_json({"policy": document["policy"], "same": now == then, "actions": now})
+        print_json({"policy": decision.policy, "same": now == then, "actions": now})
     else:
         print_table(
             [{"action": r["action"], "what": _shown(r)} for r in now],
-            f"{document['policy']} on {tick.name}" + ("" if now == then else ": DIFFERS"),
+            f"{decision.policy} on {tick.name}" + ("" if now == then else ": DIFFERS"),
         )
     if now != then:
         raise typer.Exit(1)

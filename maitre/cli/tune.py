@@ -24,7 +24,10 @@ def tune(
     key: requests.Key = None,
     accept_late: requests.AcceptLate = False,
     max_iterations: Annotated[
-        int | None, typer.Option(help="Optimiser steps at most (default: 40; 60 with --local).")
+        int | None,
+        typer.Option(
+            help=f"Optimiser steps at most (default: {DEFAULT_ITERATIONS}; 60 with --local)."
+        ),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
     method: Annotated[

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from maitre.requests.store import RequestStore
 from maitre.scheduling.policies import named_policy
 from maitre.settings import Settings
 from maitre.workers.scheduling.cluster_file import planned_cluster
-from maitre.workers.scheduling.decision_log import to_document, write_tick
+from maitre.workers.scheduling.decision_log import Decision, write_tick
 from maitre.workers.scheduling.live_snapshot import live_snapshot
 from tests.tiny_inputs import write_tasks
 
@@ -187,18 +188,20 @@ def test_a_tick_is_replayed_and_one_that_was_changed_differs(
     maitre("tune", "first", "--deadline", "10m")
     now_s = datetime.now(UTC).timestamp()
     seen = live_snapshot(now_s, planned_cluster(Settings.read()), store.find(), [], {})
-    document = to_document(seen, "maitre", named_policy("maitre").decide(seen))
-    assert document["actions"]
-    path = write_tick(tmp_path, document)
+    decision = Decision(seen, "maitre", tuple(named_policy("maitre").decide(seen)))
+    assert decision.actions
+    path = write_tick(tmp_path, decision)
     code, out, _ = maitre("cluster", "replay", str(path), "--json")
     assert (code, json.loads(out)["same"]) == (0, True)
-    document["actions"] = []
-    code, out, _ = maitre("cluster", "replay", str(write_tick(tmp_path, document)))
+    changed = write_tick(tmp_path, replace(decision, actions=()))
+    code, out, _ = maitre("cluster", "replay", str(changed))
     assert code == 1
     assert "DIFFERS" in out
     (tmp_path / "not.json").write_text("{}")
+    document = decision.to_json()
     del document["actions"], document["policy"]
-    cut_off = write_tick(tmp_path, document)
+    cut_off = tmp_path / "cut-off.json"
+    cut_off.write_text(json.dumps(document))
     for path in (tmp_path / "not.json", cut_off, tmp_path, tmp_path / "nowhere"):
         code, _, err = maitre("cluster", "replay", str(path))
         assert (code, err.count("\n")) == (2, 1)

@@ -14,7 +14,7 @@ from maitre.scheduling import actions as act
 from maitre.scheduling.snapshot import Snapshot
 from maitre.settings import Settings
 from maitre.workers.launch.dagster_runs import DagsterRuns
-from maitre.workers.scheduling.decision_log import decided, read_tick
+from maitre.workers.scheduling.decision_log import read_tick
 from maitre.workers.scheduling.round import Round, schedule
 from tests.sensors.said_pool import NOW, SaidPool, submit
 
@@ -80,9 +80,9 @@ def test_the_decision_log_holds_the_rejection(
     [request] = store.find()
     run_round(settings, instance, reject_all)
     [path] = (settings.scratch / "ticks").glob("tick-*.json")
-    document = read_tick(path)
-    assert document["policy"] == "fixed"
-    assert decided(document) == [act.RejectJob(request.request_id, "too late")]
+    decision = read_tick(path)
+    assert decision.policy == "fixed"
+    assert decision.actions == (act.RejectJob(request.request_id, "too late"),)
 
 
 def test_a_request_that_has_been_taken_or_is_to_be_cancelled_is_not_rejected(

@@ -19,7 +19,7 @@ from maitre.workers.launch.launcher import WarmPoolRunLauncher
 from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.protocol import ClaimView
-from maitre.workers.scheduling.decision_log import read_tick, replay
+from maitre.workers.scheduling.decision_log import read_tick
 from maitre.workers.scheduling.round import schedule
 from resources.request_queue import RequestQueue
 from sensors.tuning_scheduler import tuning_scheduler
@@ -37,11 +37,8 @@ def test_queued_requests_go_to_idle_workers_and_the_tick_replays(
     assert len({start.workers for start in done.starts}) == 2
     assert {r.state for r in store.find()} == {RequestState.STARTING}
     [tick] = (Path(settings.home) / "ticks").iterdir()
-    document = read_tick(tick)
-    seen_again = replay(document)
-    assert [type(action).__name__ for action in seen_again] == [
-        entry["action"] for entry in document["actions"]
-    ]
+    decision = read_tick(tick)
+    assert decision.decide_again() == decision.actions
 
 
 def test_a_deadline_that_one_worker_misses_gets_several(
@@ -153,8 +150,8 @@ def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -
     pool.client = lambda url: WorkerClient(url, "token", 1.0)
     schedule(settings, DagsterRuns(settings, instance), pool, [], NOW)
     [tick] = (Path(settings.home) / "ticks").iterdir()
-    [waiting] = read_tick(tick)["pools"]["tiny"]["queued"]
-    assert (waiting["iterations_done"], waiting["started"]) == (30, True)
+    [waiting] = read_tick(tick).snapshot.pools["tiny"].queued.values()
+    assert (waiting.iterations_done, waiting.started) == (30, True)
     # Nobody took it there: what it has done is not forgotten.
     again = leases.current("run")
     assert again is not None

@@ -1,21 +1,20 @@
-"""One decision of the scheduler as a document: what it saw and what it decided.
+"""The log of the scheduler's decisions: one JSON file, a tick, for each.
 
-From the document the same snapshot can be built again and the policy asked once more: policies are
-deterministic, so the answer must be the same (`maitre cluster replay TICK.json`).
+A tick holds all that the policy saw. Policies are deterministic: asked again with the same snapshot
+a policy must decide the same (`maitre cluster replay TICK.json`).
 """
 
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from maitre.errors import UserError
-from maitre.files import write_text
+from maitre import files
+from maitre.errors import UserError, reading
 from maitre.scheduling import actions as act
 from maitre.scheduling.cluster import ModelSpec, cluster_from_mapping
 from maitre.scheduling.policies import named_policy
@@ -30,6 +29,9 @@ from maitre.scheduling.snapshot import (
 )
 
 FORMAT = "maitre-tick-1"
+KEPT_TICKS = 500
+KEPT_BYTES = 64 * 1024 * 1024
+"""The ticks that are kept are the newest: at most so many, and at most so many bytes of them."""
 _ACTIONS = {
     kind.__name__: kind
     for kind in (
@@ -37,10 +39,8 @@ _ACTIONS = {
         act.ResizeJob, act.PreemptJob, act.RejectJob, act.WaitUntil,
     )
 }  # fmt: skip
-
-
-_NOT_SO = (KeyError, TypeError, AttributeError, ValueError)
-"""What reading raises where the document is of another shape."""
+_SHAPE_ERRORS = (KeyError, TypeError, AttributeError, ValueError)
+"""What reading raises where the document has another shape."""
 _PARTS = ("policy", "time_s", "held", "cluster", "pools", "actions")
 
 
@@ -48,28 +48,82 @@ class TickError(UserError):
     """A file is not a tick; the message says which and why."""
 
 
-def to_document(snapshot: Snapshot, policy: str, actions: Sequence[act.Action]) -> dict[str, Any]:
-    """The decision as JSON types."""
-    cluster = snapshot.cluster
-    return {
-        "format": FORMAT,
-        "policy": policy,
-        "time_s": snapshot.time_s,
-        "held": snapshot.held,
-        "cluster": {
-            "gpus": cluster.gpus,
-            "gpu_price_per_hour": cluster.gpu_price_per_hour,
-            "failures_per_worker_hour": cluster.failures_per_worker_hour,
-        },
-        "pools": {name: _pool_document(pool) for name, pool in snapshot.pools.items()},
-        "actions": [{"action": type(a).__name__, **asdict(a)} for a in actions],
-    }
+@dataclass(frozen=True)
+class Decision:
+    """What a policy saw in one round of the scheduler, and what it decided."""
+
+    snapshot: Snapshot
+    policy: str
+    actions: tuple[act.Action, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as JSON types."""
+        cluster = self.snapshot.cluster
+        return {
+            "format": FORMAT,
+            "policy": self.policy,
+            "time_s": self.snapshot.time_s,
+            "held": self.snapshot.held,
+            "cluster": {
+                "gpus": cluster.gpus,
+                "gpu_price_per_hour": cluster.gpu_price_per_hour,
+                "failures_per_worker_hour": cluster.failures_per_worker_hour,
+            },
+            "pools": {name: _pool_document(pool) for name, pool in self.snapshot.pools.items()},
+            "actions": [{"action": type(a).__name__, **asdict(a)} for a in self.actions],
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self:
+        """Read what `to_json` returns; raise `TickError` for anything else."""
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise TickError(f"not a tick of the scheduler: expected the format {FORMAT}")
+        if missing := [part for part in _PARTS if part not in document]:
+            raise TickError(f"not a tick of the scheduler: no {', '.join(missing)}")
+        return cls(_snapshot(document), str(document["policy"]), _actions(document))
+
+    def decide_again(self) -> tuple[act.Action, ...]:
+        """Return what the policy of that name decides on the same snapshot now."""
+        return tuple(named_policy(self.policy).decide(self.snapshot))
 
 
-def from_document(document: dict[str, Any]) -> Snapshot:
-    """The snapshot that a decision was taken on; `TickError` when the document is not a tick."""
-    if document.get("format") != FORMAT:
-        raise TickError(f"expected a document of the format {FORMAT}")
+def write_tick(
+    folder: Path, decision: Decision, keep: int = KEPT_TICKS, keep_bytes: int = KEPT_BYTES
+) -> Path:
+    """Write a decision under its time; remove the oldest ticks beyond those to keep."""
+    # Two daemons may decide at the same moment; each leaves its tick.
+    path = folder / f"tick-{decision.snapshot.time_s:.3f}-{secrets.token_hex(2)}.json"
+    files.write_text(path, json.dumps(decision.to_json(), separators=(",", ":")))
+    _remove_oldest(folder, keep, keep_bytes)
+    return path
+
+
+def read_tick(path: Path) -> Decision:
+    """Read a tick; raise `TickError` naming the file where it cannot be read or is not a tick."""
+    if path.is_dir():
+        raise TickError(f"{path} is a folder; give one of the ticks in it")
+    with reading(path, TickError):
+        document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return Decision.from_json(document)
+    except TickError as error:
+        raise TickError(f"{path}: {error}") from None
+
+
+def _remove_oldest(folder: Path, keep: int, keep_bytes: int) -> None:
+    """Remove ticks until the newest `keep` are left, of `keep_bytes` together; one always stays."""
+    total_bytes = 0
+    for count, tick in enumerate(sorted(folder.glob("tick-*.json"), reverse=True), start=1):
+        try:
+            total_bytes += tick.stat().st_size
+        except FileNotFoundError:
+            # Another daemon has removed it.
+            continue
+        if count > 1 and (count > keep or total_bytes > keep_bytes):
+            tick.unlink(missing_ok=True)
+
+
+def _snapshot(document: dict[str, Any]) -> Snapshot:
     try:
         pools = document["pools"]
         models = {name: _without_name(pool["model"]) for name, pool in pools.items()}
@@ -82,61 +136,29 @@ def from_document(document: dict[str, Any]) -> Snapshot:
             _read(int, document["held"]),
             frozenset(models),
         )
-    except _NOT_SO as error:
-        raise _no_tick("its snapshot", error) from None
+    except _SHAPE_ERRORS as error:
+        raise _not_a_tick("its snapshot", error) from None
 
 
-def decided(document: dict[str, Any]) -> list[act.Action]:
-    """The actions that the document holds; `TickError` when it is not a tick."""
+def _actions(document: dict[str, Any]) -> tuple[act.Action, ...]:
     made: list[act.Action] = []
     try:
         for entry in document["actions"]:
             values = {key: value for key, value in entry.items() if key != "action"}
             made.append(_read(_ACTIONS[entry["action"]], values))
-    except _NOT_SO as error:
-        raise _no_tick("its actions", error) from None
-    return made
+    except _SHAPE_ERRORS as error:
+        raise _not_a_tick("its actions", error) from None
+    return tuple(made)
 
 
-def _no_tick(what: str, error: Exception) -> TickError:
+def _not_a_tick(part: str, error: Exception) -> TickError:
+    """Return the error that names the part of the document, and the field where that is known."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        return TickError(f"not a tick: {what}: {field}: {first['msg']}")
+        return TickError(f"not a tick: {part}: {field}: {first['msg']}")
     missing = isinstance(error, KeyError)
-    return TickError(f"not a tick: {what}: {'no ' if missing else ''}{error}")
-
-
-def replay(document: dict[str, Any]) -> list[act.Action]:
-    """What the document's policy decides on its snapshot now."""
-    snapshot = from_document(document)
-    return list(named_policy(str(document["policy"])).decide(snapshot))
-
-
-def write_tick(folder: Path, document: dict[str, Any], keep: int = 500) -> Path:
-    """Write a tick under its time, whole or not at all; keep the last `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Two daemons may decide at the same moment; both leave their record.
-    path = folder / f"tick-{document['time_s']:.3f}-{secrets.token_hex(2)}.json"
-    write_text(path, json.dumps(document, indent=1))
-    for old in sorted(folder.glob("tick-*.json"))[:-keep]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def read_tick(path: Path) -> dict[str, Any]:
-    """Read a tick; `TickError` when it is none, `FileNotFoundError` when there is none."""
-    if path.is_dir():
-        raise TickError(f"{path} is a folder; give one of the ticks in it")
-    try:
-        document = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TickError(f"{path}: not JSON: {error}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise TickError(f"{path}: not a tick of the scheduler ({FORMAT})")
-    if missing := [part for part in _PARTS if part not in document]:
-        raise TickError(f"{path}: a tick without {', '.join(missing)}")
-    return document
+    return TickError(f"not a tick: {part}: {'no ' if missing else ''}{error}")
 
 
 def _pool_document(pool: Pool) -> dict[str, Any]:
@@ -181,7 +203,7 @@ def _pool(document: dict[str, Any], model: ModelSpec) -> Pool:
 
 
 def _read(kind: Any, value: Any) -> Any:
-    """The value as what `kind` says; pydantic's `ValidationError` is a `ValueError`."""
+    """Return the value as an instance of `kind`; pydantic's error is a `ValueError`."""
     return _adapter(kind).validate_python(value)
 
 

@@ -20,7 +20,7 @@ from maitre.workers.leases import LeaseState, LeaseStore
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import PoolWorker, WarmPool
 from maitre.workers.scheduling.cluster_file import planned_cluster
-from maitre.workers.scheduling.decision_log import to_document, write_tick
+from maitre.workers.scheduling.decision_log import Decision, write_tick
 from maitre.workers.scheduling.live_snapshot import live_snapshot
 from maitre.workers.scheduling.runs import Runs
 from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
@@ -84,8 +84,8 @@ def schedule(
     actions = list(policy.decide(snapshot))
     decided = [a for a in actions if not isinstance(a, act.WaitUntil)]
     if decided:
-        folder = settings.scratch / "ticks"
-        write_tick(folder, to_document(snapshot, policy.name, actions))
+        decision = Decision(snapshot, policy.name, tuple(actions))
+        write_tick(settings.scratch / "ticks", decision)
     by_id = {request.request_id: request for request in requests}
     by_name = {worker.name: worker for worker in workers}
     startable = {request.request_id for request in waiting}

@@ -19,15 +19,7 @@ from maitre.scheduling.policies import named_policy
 from maitre.scheduling.snapshot import Snapshot
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.protocol import ClaimView, WorkerView
-from maitre.workers.scheduling.decision_log import (
-    TickError,
-    decided,
-    from_document,
-    read_tick,
-    replay,
-    to_document,
-    write_tick,
-)
+from maitre.workers.scheduling.decision_log import Decision, TickError, read_tick, write_tick
 from maitre.workers.scheduling.forecast import forecast
 from maitre.workers.scheduling.live_snapshot import job_view, live_snapshot
 
@@ -227,12 +219,12 @@ def test_a_decision_survives_its_document(
     ]
     seen = live_snapshot(NOW_S, CLUSTER, requests, workers, {})
     actions = list(named_policy("maitre").decide(seen))
-    document = json.loads(json.dumps(to_document(seen, "maitre", actions)))
-    again = from_document(document)
-    assert isinstance(again, Snapshot)
-    assert again.pools == seen.pools
-    assert decided(document) == actions
-    assert replay(document) == actions
+    document = json.loads(json.dumps(Decision(seen, "maitre", tuple(actions)).to_json()))
+    again = Decision.from_json(document)
+    assert isinstance(again.snapshot, Snapshot)
+    assert again.snapshot.pools == seen.pools
+    assert list(again.actions) == actions
+    assert list(again.decide_again()) == actions
 
 
 def places(document: Any, where: tuple = ()) -> Iterator[tuple]:
@@ -248,7 +240,8 @@ def test_a_tick_of_another_shape_is_refused_wherever_that_is(tmp_path: Path) -> 
     asked = [request("waits"), request("runs", RequestState.LAUNCHED, run_id="r")]
     workers = [worker("a", "busy", claim("r", "tuning", 7)), worker("b", "idle")]
     seen = live_snapshot(NOW_S, CLUSTER, asked, workers, {})
-    document = to_document(seen, "maitre", named_policy("maitre").decide(seen))
+    actions = named_policy("maitre").decide(seen)
+    document = Decision(seen, "maitre", tuple(actions)).to_json()
     refused = 0
     for where in places(json.loads(json.dumps(document))):
         for value in (None, "x", [1], {"x": 1}, "left out"):
@@ -263,9 +256,7 @@ def test_a_tick_of_another_shape_is_refused_wherever_that_is(tmp_path: Path) -> 
             path = tmp_path / "tick.json"
             path.write_text(json.dumps(changed))
             try:
-                again = read_tick(path)
-                replay(again)
-                decided(again)
+                read_tick(path).decide_again()
             except (TickError, SchedulingError):
                 refused += 1
     assert refused > 100
@@ -275,9 +266,16 @@ def test_the_last_ticks_are_kept_and_anything_else_is_refused(tmp_path: Path) ->
     seen = live_snapshot(NOW_S, CLUSTER, [], [], {})
     for second in range(4):
         later = replace(seen, time_s=NOW_S + second)
-        path = write_tick(tmp_path, to_document(later, "maitre", []), keep=2)
+        path = write_tick(tmp_path, Decision(later, "maitre", ()), keep=2)
     assert sorted(tmp_path.iterdir())[-1].name == path.name
     assert len(list(tmp_path.iterdir())) == 2
+    one_bytes = path.stat().st_size
+    big = replace(seen, time_s=NOW_S + 9)
+    last = write_tick(tmp_path, Decision(big, "maitre", ()), keep_bytes=2 * one_bytes)
+    assert sorted(tmp_path.iterdir()) == [path, last]
+    # The newest one stays, however large.
+    assert write_tick(tmp_path, Decision(replace(seen, time_s=NOW_S + 10), "m", ()), keep_bytes=1)
+    assert len(list(tmp_path.iterdir())) == 1
     other = tmp_path / "other.json"
     other.write_text('{"format": "else"}')
     with pytest.raises(TickError, match="not a tick"):
