@@ -1,1 +1,1 @@
-"""Sensors: turn what happens outside (a request, changed traffic) into runs."""
+"""Sensors: request runs for tuning requests and for changed traffic."""

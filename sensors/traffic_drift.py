@@ -132,7 +132,7 @@ def _why_blind(seen: list[TrafficSample], home: DataHome) -> str:
         return "there is no catalogue to compare the traffic with; materialise adapter_catalogue"
     requests, span_s = request_counts(seen)
     if span_s < LEAST_SPAN_S:
-        return f"rates of {span_s:.0f} s say too little; from {LEAST_SPAN_S:.0f} s on"
+        return f"rates of {span_s:.0f} s are too short: expected at least {LEAST_SPAN_S:.0f} s"
     if not any(requests.values()):
         return f"no request came in {span_s:.0f} s"
     return ""

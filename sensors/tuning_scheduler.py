@@ -1,4 +1,4 @@
-"""`tuning_scheduler`: turns tuning requests into runs on the workers that the policy chooses."""
+"""`tuning_scheduler`: starts runs for tuning requests, on the workers that the policy chooses."""
 
 import dagster as dg
 
@@ -19,8 +19,8 @@ from resources.request_queue import RequestQueue
 
 @dg.sensor(
     job_name="tune",
-    # The daemon looks at its sensors every 5 s. An interval of 5 s would often be not quite over
-    # at that look, and this one would be asked every 10 s.
+    # The daemon checks its sensors every 5 s. An interval of 5 s would often not be over yet at
+    # such a check, and the daemon would call this sensor every 10 s.
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
@@ -29,11 +29,11 @@ def tuning_scheduler(
     request_queue: RequestQueue,
     settings: dg.ResourceParam[Settings],
 ) -> dg.SensorResult:
-    """Write the runs' states to the queue, then let the policy start, stop and scale for seconds.
+    """Write the states of runs to the queue; for a few seconds let the policy start and scale.
 
-    Without warm workers every queued request becomes a run at once, the earliest deadline first. A
-    request is handed over to one round of one daemon, and its run key is that of the attempt: it is
-    started once, however many daemons ask.
+    Without warm workers every queued request gets a run at once, the earliest deadline first. Only
+    the round that takes a request starts its run, and the run key is that of the attempt: any
+    number of daemons start it once.
     """
     store = request_queue.store()
     queued: set[TuningRequest] = set()

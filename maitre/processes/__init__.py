@@ -1,5 +1,6 @@
-"""Child processes of one machine: start, watch, signal and stop them; once, for all rooms.
+"""Child processes of this machine.
 
-`child` supervises a process, `environment` says which variables it gets, `identity` recognises a
-process by more than its pid, `ports` finds a free port, `service_error` is the error of them all.
+`child` starts, signals and stops a process, `environment` defines its variables, `identity`
+distinguishes processes with the same pid, `ports` finds a free port, and `service_error` is the
+error of a server process.
 """

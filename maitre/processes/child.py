@@ -1,4 +1,4 @@
-"""One child process: started with a log file, signalled as a group, and stopped for certain."""
+"""A child process: start it with a log file, signal its process group, and stop it."""
 
 import os
 import signal
@@ -14,9 +14,9 @@ from maitre.processes.service_error import ServiceError
 
 @dataclass(frozen=True)
 class ChildProcess:
-    """A child process that leads a process group of its own, so that its children end with it.
+    """A child process in a process group of its own, so that its children end with it.
 
-    It reads nothing from the terminal; what it prints is appended to `log`.
+    Its standard input is empty. Its output is appended to `log`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, which is also the id of its process group."""
+        """Return the process id, which is also the id of its process group."""
         return self.process.pid
 
     def exit_code(self) -> int | None:
@@ -62,7 +62,7 @@ class ChildProcess:
             raise ServiceError(f"{self.name} ended with exit code {code}; see {self.log}")
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the process and to its children; one that has ended is no error."""
+        """Send a signal to the process and its children; do nothing if they have ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -77,7 +77,7 @@ class ChildProcess:
     def stop(self, timeout_s: float, first: signal.Signals = signal.SIGINT) -> None:
         """Send `first` to the group, wait, and kill the group when the time is up.
 
-        To stop a process that has ended is no error.
+        Do nothing if the process has ended.
         """
         if self.is_running():
             self.signal_group(first)

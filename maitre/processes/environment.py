@@ -1,7 +1,7 @@
-"""The environment of child processes: a fixed set of inherited variables, and what is added.
+"""The environment of child processes: some inherited variables, and those of the caller.
 
-A child process gets the variables that `inherited` lists and those that its caller names, nothing
-else: what a user has exported for another program cannot change what Maitre starts.
+A child process gets the variables that `inherited` returns and those that its caller adds, and no
+others: a variable that a user exports for another program does not change a child process.
 """
 
 import os
@@ -29,9 +29,9 @@ _PREFIXES = (
 
 
 def inherited(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that every child process gets from this process.
+    """Return the variables that every child process inherits.
 
-    `variables` stands for this process's own environment where a caller has another one.
+    They are taken from `variables`, by default from this process's environment.
     """
     own = os.environ if variables is None else variables
     return {
@@ -45,9 +45,9 @@ def child_environment(
     without: Collection[str] = (),
     variables: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return a child's whole environment: the inherited variables, then `added`, which wins.
+    """Return a child's whole environment: the inherited variables, overridden by `added`.
 
-    `without` names inherited variables that the child must not see.
+    `without` names inherited variables that the child does not get.
     """
     kept = {name: value for name, value in inherited(variables).items() if name not in without}
     return {**kept, **added}

@@ -1,29 +1,30 @@
-"""Whether a process of this machine is still the one that it was: pids are given out again."""
+"""The identity of a process of this machine: the kernel reuses process ids."""
 
 import os
 from functools import lru_cache
 from pathlib import Path
 
 _PROC = Path("/proc")
-# Counted from the state on, which is field 3 of proc(5): virtual memory, and the start in ticks.
+# Fields of proc(5), counted from the state (field 3): virtual memory, and the start in ticks.
 _MEMORY = 20
 _STARTED = 19
 
 
 def identity_of(pid: int) -> str | None:
-    """What no other process has, after a restart of the machine either.
+    """Return a text that no other process has, not after a restart of the machine either.
 
-    `None` when there is no such process, or no `/proc` to ask.
+    Returns `None` when there is no such process, or no `/proc`.
     """
     fields = _fields(pid)
     return f"{_boot_id(_PROC)}/{fields[_STARTED]}" if fields else None
 
 
 def is_alive(pid: int, was: str | None) -> bool:
-    """Whether the process whose identity was that is there, no zombie, nor on its way out.
+    """Return whether the process with that identity runs.
 
-    Of a large process that was killed the kernel takes many seconds to free the memory; it then
-    runs still, but without any. Without `/proc` any process of this user counts that has the pid.
+    A zombie does not run, nor does a killed process whose memory the kernel has freed: the kernel
+    may take many seconds to remove a large process. Without `/proc`, any process of this user with
+    that pid counts.
     """
     if not _PROC.is_dir():
         try:
@@ -46,7 +47,7 @@ def _fields(pid: int) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _boot_id(proc: Path) -> str:
-    """This boot of the machine."""
+    """Return the id of this boot of the machine."""
     try:
         return (proc / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The error of a server process; light to import, for code that only reports it."""
+"""The error of a server process, in a module that is quick to import."""
 
 from maitre.errors import UserError
 

@@ -9,19 +9,18 @@ from maitre.errors import UserError
 from maitre.tenants import DEFAULT_TENANT
 
 DEFAULT_ITERATIONS = 40
-"""Optimiser steps of a request that names no number, and its estimate where there is no other."""
+"""The optimiser steps of a request that names no number; also its default estimate."""
 MAX_NAME_LENGTH = 200
-"""Characters of a name or key: what the tables have room for."""
+"""The most characters of a name or key, as wide as the columns of the tables."""
 MAX_ITERATIONS = 1_000_000
 HANDED_TO = "worker "
-"""How the owner of a starting request begins whose run goes to named workers, comma-separated."""
+"""The prefix of a starting request's owner before the names of the workers that get its run."""
 
 
 class RequestState(StrEnum):
-    """How far a request is; the last three states are final.
+    """The state of a request; the last three are final.
 
-    `starting`: one launcher holds the request for a while and either starts a run for it or gives
-    it back.
+    In `starting` one launcher holds the request for a while; it starts a run or gives it back.
     """
 
     QUEUED = "queued"
@@ -50,8 +49,9 @@ class TuningRequest:
     """A task to tune by a deadline.
 
     `attempt` counts from 1 and rises with every retry. `iterations_cold` and `iterations_bank` are
-    estimates; `lookup` asks the prompt bank for a start. `owner` holds a starting request until
-    `held_until`. `predicted_finish_at` and `predicted_price` are the forecast at submission.
+    the estimated iterations from a cold start and from the bank's start; `lookup` asks the prompt
+    bank for a start. `owner` holds a starting request until `held_until`. `predicted_finish_at` and
+    `predicted_price` are the forecast at submission.
     """
 
     request_id: str

@@ -1,7 +1,7 @@
 """The request queue in plain SQLAlchemy.
 
-Every change of state compares and sets in one statement: of any number of readers, in any number of
-processes, exactly one succeeds.
+Every change of state is one compare-and-set statement: of any number of processes that try the same
+change, exactly one succeeds.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,9 @@ class RequestStore:
         with self._transaction() as connection:
             row = connection.execute(query).first()
         if row is None:
-            raise RequestError(f"no tuning request {request_id!r}: `maitre requests list` has all")
+            raise RequestError(
+                f"no tuning request {request_id!r}: `maitre requests list` lists all requests"
+            )
         return _request(row)
 
     def submitted(
@@ -135,9 +137,9 @@ class RequestStore:
     ) -> TuningRequest:
         """Add a request, or return the one that its tenant has submitted with the same key.
 
-        The time and the state of that one do not matter: a client may ask again later. `fields`
-        are further arguments of `new_request`, which raises `RequestError` for a value that is out
-        of bounds; so does a key that stands for another task.
+        The time and the state of that request do not matter: a client may ask again later. `fields`
+        are more arguments of `new_request`. Raises `RequestError` for a value that is out of
+        bounds, and for a key that stands for another task.
         """
         there = self.submitted(task, base_model, tenant, idempotency_key)
         if there is not None:
@@ -171,8 +173,8 @@ class RequestStore:
     def take(self, request_id: str, *, owner: str, now: datetime, hold_s: float) -> bool:
         """Let `owner` hold the request for `hold_s` to start its run; return whether it does.
 
-        A queued request can be taken, and a starting one whose hold has run out without a run; a
-        request that is to be cancelled cannot.
+        A queued request can be taken, and a starting one whose hold has run out without a run. A
+        request with `cancel_requested` cannot.
         """
         return self._change(
             request_id,
@@ -190,9 +192,9 @@ class RequestStore:
         message: str | None = None,
         now: datetime | None = None,
     ) -> bool:
-        """Queue a request again that `owner` holds and could not start; return whether it held it.
+        """Queue a request again that `owner` could not start; return whether `owner` held it.
 
-        A request that somebody has asked to cancel meanwhile is cancelled.
+        A request with `cancel_requested` ends as cancelled instead.
         """
         held = (requests.c.state == str(RequestState.STARTING)) & (requests.c.owner == owner)
         if self._end_cancelled(request_id, held, now or datetime.now(UTC)):
@@ -201,21 +203,20 @@ class RequestStore:
         queued = str(RequestState.QUEUED)
         if self._change(request_id, held & ~requests.c.cancel_requested, state=queued, **released):
             return True
-        # Somebody has asked to cancel it between these two statements.
+        # `cancel_requested` was set between these two statements.
         return self._end_cancelled(request_id, held, now or datetime.now(UTC))
 
     def end_cancelled(self, request_id: str, *, now: datetime) -> bool:
-        """Cancel a request that is to be cancelled and that nobody holds; return whether it was.
+        """Cancel a request with `cancel_requested` that nobody holds; return whether it was one.
 
-        Call it only for a request that is known to have no run: a holder that went silent may have
-        started one.
+        Call it only for a request that has no run: the last holder may have started one.
         """
         return self._end_cancelled(request_id, _is_free(now), now)
 
     def reject(self, request_id: str, *, reason: str, now: datetime) -> bool:
         """End a request that waits for its first run as failed; return whether it waited.
 
-        A request that is to be cancelled is left alone: it ends as cancelled.
+        A request with `cancel_requested` is left alone: it ends as cancelled.
         """
         return self._change(
             request_id,
@@ -248,8 +249,8 @@ class RequestStore:
     def bind_run(self, request_id: str, *, attempt: int, run_id: str) -> bool:
         """Bind the run to the request's attempt; return whether it is bound to it now.
 
-        Of any number of runs for one attempt the first one that asks is bound, for good. An attempt
-        that is over binds no run.
+        Of any number of runs for one attempt the first one that calls this is bound, for good. An
+        attempt that is over binds no run.
         """
         is_open = requests.c.state.in_([str(state) for state in OPEN_STATES])
         unbound = requests.c.run_id.is_(None) | (requests.c.run_id == run_id)
@@ -367,7 +368,7 @@ def _belongs_to(tenant: str | None) -> sa.ColumnElement[bool]:
 
 
 def _is_free(now: datetime) -> sa.ColumnElement[bool]:
-    """Return whether a request is queued, or was held too long without a run."""
+    """Return the condition that a request is queued, or was held too long without a run."""
     starting = requests.c.state == str(RequestState.STARTING)
     held_too_long = starting & (requests.c.held_until < now) & requests.c.run_id.is_(None)
     return (requests.c.state == str(RequestState.QUEUED)) | held_too_long

@@ -1,6 +1,6 @@
-"""Warm workers: processes that hold a base model and run Dagster's tuning runs without a start-up.
+"""Warm workers: processes that hold a base model and execute tuning runs without a start-up.
 
-`server` is the worker's process, `launcher` hands it runs, `leases` says who holds which run,
-`group` lets several tune one run, `pool` and its backends list, grow and shrink the workers,
-`scheduler` is one round of decisions, `watch` a tick of such rounds, `tick` their record.
+`process` is the worker's process, `launch` gives runs to workers through Dagster, `pool` lists,
+starts and stops workers, and `scheduling` decides what runs where. `leases` records which worker
+holds which run; `local_services` starts the servers of one machine.
 """

@@ -7,13 +7,13 @@ from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
 from maitre.workers.pool.pool import WarmPool
 
 _CLAIM_TAKES = timedelta(seconds=5)
-"""How long after its lease a run may not have reached its worker yet."""
+"""How long after the lease was granted its claim may still be on its way to the worker."""
 
 
 def why_lost(store: LeaseStore, pool: WarmPool, lease: RunLease) -> str | None:
     """Return why the lease's worker no longer works on the run; `None` when it does."""
     if lease.state is LeaseState.RELEASED:
-        return f"{lease.worker} gave the run up: {lease.message}"
+        return f"{lease.worker} released the run: {lease.message}"
     try:
         view = pool.client(lease.url).status()
     except WorkerUnreachableError as error:
@@ -26,7 +26,7 @@ def why_lost(store: LeaseStore, pool: WarmPool, lease: RunLease) -> str | None:
         return None
     if datetime.now(UTC) - lease.placed_at < _CLAIM_TAKES:
         return None
-    # Over since the lease was read?
+    # The run may have ended since the lease was read.
     now = store.current(lease.run_id)
     if now is not None and now.state is LeaseState.ENDED:
         return None

@@ -1,9 +1,9 @@
-"""Leases: which worker holds a run now. One row per run, changed by compare-and-set.
+"""Leases: which worker holds a run. One row per run, changed by compare-and-set.
 
-Every lease has an attempt id of its own. A worker asks before each commit whether its attempt still
-holds the run; a worker that was stopped, taken for dead and replaced learns it here and writes
-nothing more. The worker also renews the lease while it runs, which tells a worker that does not
-answer for a moment from one that is gone.
+Every lease has its own attempt id. A worker checks before each commit that its attempt still holds
+the run. So a worker that stood still, and was replaced, writes nothing more. A worker also renews
+its lease while the run executes: a worker that does not answer for a moment is not taken for one
+that is gone.
 """
 
 import uuid
@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from maitre.requests.tables import Moment, engine
 
 LEASE_S = 10.0
-"""How long a worker that does not answer counts as alive; it renews three times as often."""
+"""How long a worker that does not answer counts as alive; it renews three times in that span."""
 
 PREEMPTED = "preempted by the scheduler"
-"""Why a run was released that only the scheduler may give to a worker again."""
+"""The message of a lease that was released so that the scheduler places the run again."""
 
 LEASE_TABLES = sa.MetaData()
 # The table and its columns keep the names that existing databases have.
@@ -45,7 +45,7 @@ _leases = sa.Table(
 
 
 class LeaseState(StrEnum):
-    """Whether a worker holds the run, it waits for the next worker, or it is over."""
+    """Whether a worker holds the run, the run waits for the next worker, or it is over."""
 
     HELD = "placed"
     RELEASED = "released"
@@ -53,12 +53,12 @@ class LeaseState(StrEnum):
 
 
 class LeaseLost(BaseException):
-    """This worker no longer holds the run: it must not write what it was about to write.
+    """This worker no longer holds the run: it must write nothing more for it.
 
-    A `BaseException`, because it crosses code that catches every `Exception`: Dagster turns an
-    exception of an op into a step failure and writes that to the event log, and MLflow and the
-    tuner have handlers of their own. Such a handler would write for a run that another worker
-    executes by now. Only the worker's own loop catches this.
+    A `BaseException`, because it passes through code that catches every `Exception`: Dagster writes
+    an op's exception to the event log as a step failure, and MLflow and the tuner have handlers
+    too. Such a handler would write for a run that another worker executes. Only the worker's loop
+    catches this.
     """
 
 
@@ -66,12 +66,12 @@ class LeaseLost(BaseException):
 class RunLease:
     """A run's lease. `number` counts the leases of the run from 1.
 
-    `taken` counts the leases that a worker has accepted, without those that ended with a
-    preemption; it is 0 only while no worker has accepted the run.
+    `taken` counts the leases that a worker has accepted, except those that a preemption has ended;
+    it is 0 only while no worker has accepted the run.
 
-    `others` are the workers that tune it together with `worker`, by rank from 1; `meeting` is where
-    they meet (`host:port`), once the first worker has published it. `iterations` is how far the run
-    was at the last renewal.
+    `others` are the workers that tune the run together with `worker`, by rank from 1. `meeting` is
+    the address (`host:port`) of their store, once the first worker has published it. `iterations`
+    is the progress of the run at the last renewal.
     """
 
     run_id: str
@@ -96,7 +96,7 @@ class LeaseStore:
     url: str
 
     def current(self, run_id: str) -> RunLease | None:
-        """Return the run's lease; `None` when no worker ever got one."""
+        """Return the run's lease; `None` when the run never had one."""
         query = sa.select(_leases).where(_leases.c.run_id == run_id)
         with self._engine().begin() as connection:
             row = connection.execute(query).first()
@@ -176,21 +176,21 @@ class LeaseStore:
         return self._change(run_id, attempt, lease_until=until, **_iterations(iterations))
 
     def publish_meeting(self, run_id: str, attempt: str, meeting: str) -> bool:
-        """Record where the workers of the run meet; return whether the attempt holds the run."""
+        """Record the address of the workers' store; return whether the attempt holds the run."""
         return self._change(run_id, attempt, meeting=meeting)
 
     def release(self, run_id: str, attempt: str, message: str, iterations: int = 0) -> bool:
         """Release a run that is not finished, so that another worker can take it."""
         values: dict[str, Any] = _iterations(iterations)
         if message == PREEMPTED:
-            # A preemption is not the run's fault and does not count; but a worker had accepted it.
+            # A preemption does not count, but a worker had accepted the run.
             taken = _leases.c.taken
             values["taken"] = sa.case((taken > 1, taken - 1), else_=1)
         released = str(LeaseState.RELEASED)
         return self._change(run_id, attempt, state=released, message=message, **values)
 
     def refuse(self, run_id: str, attempt: str, message: str) -> bool:
-        """Release a run that its worker has not accepted: the lease does not count."""
+        """Release a run that its worker has not accepted: the lease does not count as taken."""
         released = str(LeaseState.RELEASED)
         return self._change(
             run_id, attempt, state=released, message=message, taken=_leases.c.taken - 1
@@ -222,7 +222,7 @@ class LeaseStore:
 
 
 def _iterations(iterations: int) -> dict[str, int]:
-    """Return the column to set; none before the first iteration, so that an earlier count stays."""
+    """Return the column to set; before the first iteration an earlier lease's count stays."""
     return {"iterations": iterations} if iterations else {}
 
 

@@ -23,9 +23,9 @@ from maitre.workers.running_services import write_services
 
 @dataclass(frozen=True)
 class LocalServices:
-    """Both servers as child processes; each in a group of its own, so that nothing outlives it.
+    """Both servers as child processes, each in a process group of its own, and the warm workers.
 
-    The warm workers are processes of `pool`, which this stops too.
+    `stop` ends the whole groups and the workers of `pool`.
     """
 
     dagster: ChildProcess
@@ -46,9 +46,9 @@ class LocalServices:
         workers: int = 0,
         keep: int | None = None,
     ) -> Self:
-        """Start all, bound to loopback, with their logs under the data home.
+        """Start all of them on loopback addresses, with their logs in the data home.
 
-        The scheduler keeps `keep` of the warm `workers`, however idle (default: all of them).
+        The scheduler keeps at least `keep` of the warm `workers`, by default all of them.
         """
         log_folder = Path(settings.home).resolve() / "logs"
         dagster_home = dagster_home.resolve()
@@ -65,17 +65,17 @@ class LocalServices:
                 "min_warm_workers": workers if keep is None else keep,
             }
         )
-        # MLflow's own job runners: seven processes of 240 MB each, which nothing here uses.
+        # Without MLflow's job runners: seven processes of 240 MB each, which nothing here uses.
         unused = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment = {
             **unused,
             **child_environment({**settings.environment(), "DAGSTER_HOME": str(dagster_home)}),
         }
-        # Made here, so that two processes do not both try to create the tables.
+        # The tables are created here, so that two processes do not both try to create them.
         TrackingStore(settings.mlflow_tracking_uri).client()
         pool = None
         if workers:
-            # The scheduler may start more than these, up to what the cluster file says.
+            # The scheduler may start more workers, up to the GPUs of the cluster file.
             most = max(workers, most_workers(settings))
             # Dagster takes more than a second to import.
             from maitre.workers.launch.training_slots import allow_trainings
@@ -112,7 +112,7 @@ class LocalServices:
         )
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait until both answer; `ServiceError` when one ends or the time is up."""
+        """Wait until both servers answer; raise `ServiceError` when one ends or the time is up."""
         give_up_at = time.monotonic() + timeout_s
         for name, url in (
             ("dagster", f"{self.dagster_url}/server_info"),
@@ -128,14 +128,14 @@ class LocalServices:
                 time.sleep(0.5)
 
     def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
-        """Wait for ever, or until one of them ends, which is an error."""
+        """Wait for ever; raise `ServiceError` when one of the servers ends."""
         while True:
             self._check_alive()
             each_second()
             time.sleep(1.0)
 
     def stop(self) -> None:
-        """Interrupt both, kill what has not ended after 15 s, then drain the workers."""
+        """Interrupt both servers, kill them after 15 s, then drain the workers."""
         self.written.unlink(missing_ok=True)
         for process in (self.dagster, self.mlflow):
             process.signal_group(signal.SIGINT)

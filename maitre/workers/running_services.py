@@ -1,4 +1,4 @@
-"""Where the servers of `maitre up` are: a file in the data home, for other commands."""
+"""The addresses of the servers of `maitre up`: a file in the data home, for other commands."""
 
 import json
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ def write_services(home: str, services: Mapping[str, str]) -> Path:
 
 
 def with_running_services(settings: Settings) -> Settings:
-    """Return the settings, completed by what `maitre up` has started where they leave it open."""
+    """Return the settings; what they leave open is filled in with the servers of `maitre up`."""
     try:
         services = json.loads((Path(settings.home) / _NAME).read_text())
         warm_pool, dagster_url = services["warm_pool"], services["dagster_url"]
     except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
-        # Nothing is running, or the file is of another version.
+        # No server runs, or another version has written the file.
         return settings
     changes: dict[str, str] = {}
     if settings.warm_pool == "off":

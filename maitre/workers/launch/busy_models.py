@@ -1,4 +1,4 @@
-"""Base models of which no worker was idle for a run: the next try can wait until one is."""
+"""Base models without an idle worker: Dagster's queue keeps their runs until a worker is idle."""
 
 from collections.abc import Callable
 
@@ -8,22 +8,22 @@ from maitre.workers.transient_errors import TRANSIENT_ERRORS
 
 
 class BusyModels:
-    """The models that this process has found busy; another process finds them by itself."""
+    """The busy models that this process knows; every process finds them by itself."""
 
     def __init__(self) -> None:
         self._models: set[str] = set()
 
     def add(self, base_model: str) -> None:
-        """Note that a run has found no idle worker of the model."""
+        """Add a model when one of its runs has found no idle worker."""
         self._models.add(base_model)
 
     def still_busy(self, pool: Callable[[], WarmPool | None]) -> list[str]:
-        """Return the models whose runs would find no idle worker now either.
+        """Return the models that still have no idle worker; forget the others.
 
-        `pool` is called only if a model was found busy before. A model of which the pool holds no
-        worker is not busy: its runs start cold.
+        `pool` is called only if a model was busy before. A model of which the pool holds no worker
+        is not busy: its runs start cold.
         """
-        # Another thread may add a model meanwhile.
+        # Another thread may add a model at the same time.
         self._models -= {model for model in tuple(self._models) if not _is_busy(pool, model)}
         return sorted(self._models)
 

@@ -1,4 +1,4 @@
-"""Which workers to try for a run, and how to claim several of them: all or none."""
+"""The workers to try for a run, and the claim of several workers: all or none."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,9 +15,9 @@ from maitre.workers.pool.protocol import Claim
 def groups_of(
     workers: Sequence[PoolWorker], named: frozenset[str]
 ) -> Iterator[Sequence[PoolWorker]]:
-    """What to try: all of the named workers together, or, with none named, any one of them.
+    """Yield the groups of workers to try: all named workers together, else each worker alone.
 
-    A worker that was named and is gone will not come back; then any one will do, too.
+    A named worker that is gone does not come back. Then any worker may take the run.
     """
     chosen = [worker for worker in workers if worker.name in named]
     if named and len(chosen) == len(named):
@@ -30,7 +30,7 @@ def groups_of(
 def groups_to_resume_on(
     workers: Sequence[PoolWorker], before: RunLease
 ) -> list[Sequence[PoolWorker]]:
-    """As many idle workers as the run had, if there are so many, or any one of them."""
+    """Return the groups to try: as many idle workers as the run had, then each idle one alone."""
     idle = [worker for worker in workers if worker.is_idle]
     size = 1 + len(before.others)
     groups: list[Sequence[PoolWorker]] = [idle[:size]] if 1 < size <= len(idle) else []
@@ -38,15 +38,16 @@ def groups_to_resume_on(
 
 
 def named_workers(run: dg.DagsterRun) -> frozenset[str]:
-    """The workers that the run's tags name; none when any will do."""
+    """Return the workers that the run's tags name; none when any worker may take it."""
     return frozenset(name for name in run.tags.get(WORKERS_TAG, "").split(",") if name)
 
 
 def claim_all(pool: WarmPool, lease: RunLease, workers: Sequence[PoolWorker]) -> str | None:
-    """Claim the workers, the one that executes the run last; why not, with none claimed then.
+    """Claim all workers; return why that failed, with no worker claimed, or `None`.
 
-    No claim waits for another, so nothing can block. Who was claimed for a lease that is
-    released lets go by itself, too, should this process die here.
+    The worker that executes the run is the last one of `workers`. No claim waits for another one,
+    so nothing can block. If this process dies here, the claimed workers let the run go when its
+    lease is released.
     """
     claimed: list[PoolWorker] = []
     for rank, worker in enumerate(workers, start=1):

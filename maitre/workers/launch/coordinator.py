@@ -1,4 +1,4 @@
-"""`WarmPoolRunCoordinator`: a run for a chosen warm worker does not wait in the queue."""
+"""`WarmPoolRunCoordinator`: launches runs that name their warm workers without queueing them."""
 
 import dagster as dg
 
@@ -16,18 +16,18 @@ from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKERS_TAG
 
 
 class WarmPoolRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue, with a way past it.
+    """Dagster's `QueuedRunCoordinator`, with its configuration, for runs that name no workers.
 
-    A submitted run that names its workers (`maitre/workers`) is launched on the spot; if they do
-    not take it, it is queued for any: those named may never be idle again. Everything else is
-    Dagster's `QueuedRunCoordinator`, whose configuration this takes.
+    A submitted run that names its workers (`maitre/workers`) is launched at once. If they do not
+    take it, it is queued for any worker: those that it names may never be idle again.
     """
 
     def get_run_queue_config(self) -> RunQueueConfig:
-        """The queue's limits; none of the runs that no worker is idle for is to leave it.
+        """Return the queue's limits: 0 for each model of which no worker is idle.
 
-        The dequeuer asks this before each look at the queue. A run that it tries in vain costs
-        three events, one with a stack trace, and a second in which its code location is left alone.
+        The dequeuer calls this before it takes runs from the queue. A run that it tries in vain
+        costs three events, one with a stack trace, and for a second it takes no other run of the
+        code location.
         """
         config = super().get_run_queue_config()
         launcher = self._instance.run_launcher
@@ -50,7 +50,7 @@ class WarmPoolRunCoordinator(QueuedRunCoordinator):
         except DagsterUserCodeUnreachableError:
             now = self._instance.get_run_by_id(run.run_id)
             if now is not None and now.status is not dg.DagsterRunStatus.STARTING:
-                # It was cancelled meanwhile, or a worker has begun it.
+                # Somebody has cancelled it, or a worker has begun it.
                 return now
             self._instance.add_run_tags(run.run_id, {WORKERS_TAG: ""})
             return report_enqueued(self._instance, run)

@@ -1,19 +1,19 @@
-"""Everything that Maitre takes from Dagster's inside, in one place.
+"""All names that Maitre uses from inside Dagster.
 
-None of these names is public. `tests/workers/launch/test_dagster_contract.py` holds what is
-relied on; the version is pinned in `pyproject.toml`. Seen with Dagster 1.13.27:
+None of these names is public. `tests/workers/launch/test_dagster_contract.py` tests what Maitre
+relies on; `pyproject.toml` pins the version. Observed with Dagster 1.13.27:
 
-- A run executes in a resident process with `core_execute_run`, on the main thread: elsewhere
-  Dagster's interrupts do nothing.
-- While it captures interrupts it also puts its own handler on SIGTERM, and leaves it there.
-- An interrupt that comes too late stays captured and would hit the next run; it must be dropped.
-- All that a run writes to the event log passes `DagsterInstance.handle_new_event`.
-- A run that is resumed executes all its steps again, those that had succeeded, too.
-- Run monitoring asks `check_run_worker_health` of every started run and resumes what is neither
-  RUNNING nor SUCCESS; a `resume_run` that raises fails the run.
-- With the queued coordinator a `launch_run` that raises `DagsterUserCodeUnreachableError` puts the
-  run back in the queue; any other error fails it. For `user_code_failure_retry_delay` nothing of
-  the run's code location leaves the queue then: a run must not be tried again each time in vain.
+- `core_execute_run` executes a run in a resident process. It must run on the main thread: on other
+  threads Dagster's interrupts do nothing.
+- While Dagster captures interrupts, it also sets its own handler of SIGTERM, and leaves it there.
+- An interrupt that comes too late stays captured and would hit the next run. It must be dropped.
+- A run writes to the event log only through `DagsterInstance.handle_new_event`.
+- A resumed run executes all its steps again, also those that had succeeded.
+- Run monitoring calls `check_run_worker_health` for every started run. It resumes a run that is
+  neither RUNNING nor SUCCESS. A `resume_run` that raises fails the run.
+- The queued coordinator puts a run back in the queue when `launch_run` raises
+  `DagsterUserCodeUnreachableError`. Any other error fails the run. For the time of
+  `user_code_failure_retry_delay` no run of that code location leaves the queue.
 """
 
 from collections.abc import Callable, Iterator, Set
@@ -78,15 +78,15 @@ _TO_START = (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING)
 def keep_own_sigterm() -> None:
     """Keep Dagster from replacing this process's handler of SIGTERM.
 
-    Its own takes SIGTERM for an interrupt, which would cancel the run that a drained worker is to
-    hand on. (To block the signal instead would not do: Dagster ends helper processes with it, and
-    they inherit the mask.)
+    Dagster's handler treats SIGTERM as an interrupt: it would cancel the run that a drained worker
+    gives to the next one. To block the signal does not work either: Dagster ends helper processes
+    with SIGTERM, and they inherit the mask.
     """
     interrupts.setup_interrupt_handlers = lambda: None
 
 
 def load_job(module: str, job_name: str) -> None:
-    """Load a code location's job, as a run of it will ask for it."""
+    """Load a code location's job, as its runs load it."""
     from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 
     repository = ReconstructableRepository.for_module(module, "defs")
@@ -98,8 +98,8 @@ def execute_run(
 ) -> None:
     """Execute a run in this process, to its end; must be called on the main thread.
 
-    `before_write` is called before every event that the run writes; what it raises ends the
-    execution with nothing more written. Within `capture_interrupts`, SIGINT cancels the run. Raises
+    `before_write` is called before every event that the run writes. When it raises, the execution
+    ends and writes nothing more. Within `capture_interrupts`, SIGINT cancels the run. Raises
     `LeaseLost` for a run that waits in Dagster's queue.
     """
     run = instance.get_run_by_id(run_id)
@@ -111,7 +111,7 @@ def execute_run(
         instance.report_run_canceled(run)
         return
     if run.status is DagsterRunStatus.QUEUED:
-        # Whoever placed it here was too late: Dagster starts it from its queue, perhaps elsewhere.
+        # The lease came too late: Dagster starts the run from its queue, maybe elsewhere.
         raise LeaseLost("the run has gone back to Dagster's queue")
     if run.job_code_origin is None:
         raise LookupError(f"run {run_id}: has no code origin; it was not launched by a workspace")
@@ -124,19 +124,19 @@ def execute_run(
             ):
                 pass
     except KeyboardInterrupt:
-        # The run has been told to end and core_execute_run has told Dagster so.
+        # The run was cancelled, and core_execute_run has reported that to Dagster.
         pass
     finally:
-        # One that came too late must not hit the next run.
+        # An interrupt that came too late must not hit the next run.
         pop_captured_interrupt()
-    _settle(instance, run_id)
+    _end_if_canceling(instance, run_id)
 
 
 def free_slots(instance: DagsterInstance, run_id: str) -> None:
     """Give back the slots of concurrency pools that the run's steps hold.
 
-    Dagster does so when a step or a run ends. Of a run that waits for another worker neither has:
-    it would keep the workers that it waits for from running anything else.
+    Dagster gives them back when a step or a run ends. A run that waits for another worker has not
+    ended: with its slots it would keep the workers that it waits for from running anything else.
     """
     storage = instance.event_log_storage
     if storage.supports_global_concurrency_limits:
@@ -144,7 +144,7 @@ def free_slots(instance: DagsterInstance, run_id: str) -> None:
 
 
 def report_starting(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
-    """Note that the run is being launched, as `DagsterInstance.launch_run` does; the run then."""
+    """Report that the run is being launched, as `DagsterInstance.launch_run` does; return it."""
     kind = DagsterEventType.PIPELINE_STARTING.value
     event = DagsterEvent(event_type_value=kind, job_name=run.job_name)
     instance.report_dagster_event(event, run_id=run.run_id)
@@ -152,20 +152,20 @@ def report_starting(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
 
 
 def report_enqueued(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
-    """Put the run into Dagster's queue, as the queued coordinator does; the run then."""
+    """Put the run into Dagster's queue, as the queued coordinator does; return it."""
     instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
     return instance.get_run_by_id(run.run_id) or run
 
 
-def _settle(instance: DagsterInstance, run_id: str) -> None:
-    """A run that was interrupted outside of a step is left in CANCELING: end it."""
+def _end_if_canceling(instance: DagsterInstance, run_id: str) -> None:
+    """End a run that is CANCELING: an interrupt outside of a step leaves it in that state."""
     run: DagsterRun | None = instance.get_run_by_id(run_id)
     if run is not None and run.status is DagsterRunStatus.CANCELING:
         instance.report_run_canceled(run)
 
 
 def _materialized(instance: DagsterInstance, run_id: str, resume: bool) -> set[AssetKey]:
-    """The assets that the run has materialised, before the worker that it was on was lost."""
+    """Return the assets that the run has materialised before it lost its worker."""
     if not resume:
         return set()
     events = instance.all_logs(run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION)
@@ -176,16 +176,16 @@ def _materialized(instance: DagsterInstance, run_id: str, resume: bool) -> set[A
 def _before_each_write(
     instance: DagsterInstance, before_write: Callable[[], None], materialized: Set[AssetKey]
 ) -> Iterator[None]:
-    """Let `before_write` go ahead of every event that is written through this instance.
+    """Call `before_write` before every event that is written through this instance.
 
-    What the run has `materialized` it does not report once more.
+    The materialisations of assets that the run has `materialized` already are left out.
     """
     write = instance.handle_new_event
 
     def checked(event: EventLogEntry, **named: Any) -> None:
         before_write()
-        said = event.dagster_event
-        if said is None or not said.is_step_materialization or said.asset_key not in materialized:
+        step = event.dagster_event
+        if step is None or not step.is_step_materialization or step.asset_key not in materialized:
             write(event, **named)
 
     instance.handle_new_event = checked  # type: ignore[method-assign]

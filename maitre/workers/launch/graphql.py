@@ -1,7 +1,8 @@
-"""Starts a request's run at once through Dagster's GraphQL interface, where workers are idle.
+"""Launch a request's run at once, through Dagster's GraphQL interface.
 
-For whoever waits at a terminal, and for the scheduler, whose own runs Dagster would start only when
-its round has ended. What goes wrong here is no error: the request is started the ordinary way.
+A submission does so when a worker is idle, and the scheduler during its tick: Dagster starts the
+runs that a sensor requests only after the tick. When a launch fails here, the sensor requests the
+run.
 """
 
 import http.client
@@ -25,7 +26,7 @@ LOCATION = "pipelines.tuning"
 _REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
 _HOLD_S = 20.0
 _ANSWER_S = 10.0
-# Mutations of one document run one after the other. A partition that is there already is no error.
+# The mutations of one document run one after the other. To add an existing partition is no error.
 _LAUNCH = """
 mutation($repository: RepositorySelector!, $task: String!, $parameters: ExecutionParams!) {
   addDynamicPartition(repositorySelector: $repository, partitionsDefName: "tasks",
@@ -46,9 +47,9 @@ mutation($run: String!) { terminateRun(runId: $run) { __typename } }"""
 
 
 class GraphqlError(UserError):
-    """Dagster's webserver did not do what was asked; the message says why.
+    """Dagster's webserver has refused a call, or did not answer; the message says why.
 
-    `maybe_done`: it did not answer, and may have done it.
+    `maybe_done` says that it may have carried out the call.
     """
 
     def __init__(self, message: str, maybe_done: bool = False) -> None:
@@ -58,12 +59,12 @@ class GraphqlError(UserError):
 
 @dataclass(frozen=True)
 class DagsterClient:
-    """A Dagster webserver."""
+    """A client of Dagster's webserver at `url`."""
 
     url: str
 
     def launch(self, request: TuningRequest, workers: Sequence[str], lookup: bool) -> str:
-        """Launch the request's run for some workers; the run's id."""
+        """Launch the request's run for these workers; return the run's id."""
         tags = {**tags_of(request, workers), "dagster/partition": request.task}
         parameters = {
             "selector": {**_REPOSITORY, "jobName": "tune"},
@@ -73,18 +74,18 @@ class DagsterClient:
                 "tags": [{"key": key, "value": value} for key, value in tags.items()],
             },
         }
-        asked = {"repository": _REPOSITORY, "task": request.task, "parameters": parameters}
-        answer = self._ask(_LAUNCH, asked)["launchRun"]
+        variables = {"repository": _REPOSITORY, "task": request.task, "parameters": parameters}
+        answer = self._call(_LAUNCH, variables)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise GraphqlError(f"launchRun: {json.dumps(answer)}")
         return str(answer["run"]["runId"])
 
     def terminate(self, run_id: str) -> bool:
-        """Cancel a run; whether Dagster has taken it up."""
-        answer = self._ask(_TERMINATE, {"run": run_id})["terminateRun"]
+        """Cancel a run; return whether Dagster has accepted that."""
+        answer = self._call(_TERMINATE, {"run": run_id})["terminateRun"]
         return bool(answer["__typename"] == "TerminateRunSuccess")
 
-    def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
             f"{self.url}/graphql",
             data=json.dumps({"query": query, "variables": variables}).encode(),
@@ -108,14 +109,14 @@ class DagsterClient:
 def launch_on_idle(
     settings: Settings, request: TuningRequest, workers: list[PoolWorker], now: datetime
 ) -> str | None:
-    """Start the request on an idle worker of its model; the worker's name, `None` if on none.
+    """Start the request on an idle worker of its model; return the worker's name, or `None`.
 
-    Whoever holds the request may launch it, nobody else: here as in the scheduler.
+    As in the scheduler, only the process that holds the request may launch its run.
     """
     idle = [w for w in workers if w.base_model == request.base_model and w.is_idle]
     if not idle or not settings.dagster_url:
         return None
-    # The last one used first, so that the others may reach their idle window.
+    # The one that was used last, so that the others may reach their idle window.
     worker = max(idle, key=lambda w: w.view.since_s if w.view else 0.0)
     store = RequestStore(settings.request_queue_url)
     owner = HANDED_TO + worker.name
@@ -137,10 +138,10 @@ def launch_held(
     workers: Sequence[str],
     lookup: bool,
 ) -> bool:
-    """Launch the run of a request that the caller holds; whether that is certain to have happened.
+    """Launch the run of a request that the caller holds; return whether that is certain.
 
-    If not it may have, and the request stays held for a while: then the scheduler looks whether it
-    has a run. Raises `GraphqlError` when it has none.
+    If it is not certain, the request stays held for a while; then the scheduler looks whether it
+    has a run. Raises `GraphqlError` when the run was certainly not launched.
     """
     try:
         run_id = DagsterClient(settings.dagster_url).launch(request, workers, lookup)
@@ -149,7 +150,7 @@ def launch_held(
             raise
         return False
     if not store.bind_run(request.request_id, attempt=request.attempt, run_id=run_id):
-        # The hold has run out meanwhile, and another run was launched for the request.
+        # The hold has run out, and another run was launched for the request.
         return False
     store.move(
         request.request_id,

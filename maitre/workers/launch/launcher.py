@@ -1,6 +1,7 @@
-"""`WarmPoolRunLauncher`: runs tagged for a base model go to a worker that holds it.
+"""`WarmPoolRunLauncher`: gives runs that are tagged with a base model to a worker that holds it.
 
-Every other run goes to the launcher named under `otherwise` (Dagster's default one when none is).
+Every other run goes to the launcher that `dagster.yaml` names under `otherwise`, by default
+Dagster's default launcher.
 """
 
 import logging
@@ -44,13 +45,13 @@ _log = logging.getLogger(__name__)
 
 
 class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
-    """Hands runs to warm workers; see the module.
+    """Gives runs to warm workers.
 
-    A run tagged `maitre/base-model` goes to the workers named in `maitre/workers` (comma-separated,
-    all of them or none), or to any idle one of that model. With none idle it goes back to the
-    queue; where no worker of the model is held at all and none is named, it starts cold. Whatever
-    launches, resumes or terminates a run goes through its lease, so that of two daemons one
-    wins.
+    A run tagged `maitre/base-model` goes to all of the workers that `maitre/workers` names
+    (comma-separated), or to any idle worker of that model. When no worker is idle, the run goes
+    back to the queue. When the pool holds no worker of the model and the run names none, the run
+    starts cold. To launch, resume or terminate a run, a daemon changes its lease: of two daemons
+    one succeeds.
     """
 
     def __init__(
@@ -66,16 +67,16 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         super().__init__()
 
     def __getattr__(self, name: str) -> Any:
-        """What dagster-k8s asks of its own launcher when it makes a pod for a step."""
+        """Return an attribute of the ordinary launcher: dagster-k8s reads some for step pods."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._otherwise, name)
 
     @cached_property
     def _otherwise(self) -> RunLauncher:
-        """The ordinary launcher, made when first needed.
+        """Return the ordinary launcher; make it at the first call.
 
-        That of Kubernetes wants a ServiceAccount's token; warm workers have none, and need none.
+        The launcher of Kubernetes needs a ServiceAccount's token, which warm workers do not have.
         """
         if self._otherwise_data is None:
             made: RunLauncher = DefaultRunLauncher()
@@ -87,19 +88,19 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """Where in `dagster.yaml` it was configured."""
+        """Return the part of `dagster.yaml` that configures this launcher."""
         return self._inst_data
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """The configuration's schema."""
+        """Return the schema of the configuration."""
         return {"otherwise": dg.Field(ORDINARY_LAUNCHER, is_required=False)}
 
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> Self:
-        """Made by Dagster from `dagster.yaml`."""
+        """Make the launcher from `dagster.yaml`; Dagster calls this."""
         otherwise = None
         if named := config_value.get("otherwise"):
             config = yaml.safe_dump(named["config"])
@@ -107,11 +108,11 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return cls(inst_data=inst_data, otherwise=otherwise)
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Place the run on an idle worker, or launch it the ordinary way.
+        """Place the run on an idle worker, or start it by the ordinary launcher.
 
-        `DagsterUserCodeUnreachableError`, upon which Dagster queues the run again, when no worker
-        takes it, and when the pool or the database cannot be asked for now. A run for a request
-        that another run is for is cancelled here (`request_runs`).
+        Raises `DagsterUserCodeUnreachableError` when no worker takes the run, and when the pool or
+        the database does not answer: Dagster then queues the run again. Cancels the run when the
+        attempt of its request has another run (`attempts`).
         """
         run = context.dagster_run
         try:
@@ -128,7 +129,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             raise self._back_to_queue(run, first_line(error)) from error
 
     def _launched_warm(self, run: dg.DagsterRun) -> bool:
-        """Whether a warm worker has the run; not when it is to go the ordinary way."""
+        """Return whether a warm worker has the run; if not, the ordinary launcher starts it."""
         pool = self._pool_for(run)
         named = named_workers(run)
         workers = pool.workers(run.tags[BASE_MODEL_TAG]) if pool else []
@@ -136,17 +137,18 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
             return False
         before = self._leases.current(run.run_id)
         if before is not None and before.state is LeaseState.HELD:
-            # Another daemon has launched it between this one's look and now.
+            # Another daemon has launched it since this one took it from the queue.
             return True
         if not self.place(run, pool, groups_of(workers, named), before):
             raise self._back_to_queue(run, f"no idle warm worker of {run.tags[BASE_MODEL_TAG]}")
         return True
 
     def _back_to_queue(self, run: dg.DagsterRun, why: str) -> DagsterUserCodeUnreachableError:
-        """What makes Dagster queue the run again.
+        """Return the error that makes Dagster queue the run again.
 
-        A warm run keeps its place: it is not tried until a worker is idle (`busy_models`).
-        Another one would be, each second: it goes behind those that it would keep waiting.
+        A run for a warm worker keeps its place in the queue: Dagster does not try it until a worker
+        is idle (`busy_models`). Dagster would try any other run again each second, before the runs
+        behind it; so that run gets a lower priority.
         """
         if BASE_MODEL_TAG in run.tags:
             self._busy_models.add(run.tags[BASE_MODEL_TAG])
@@ -156,29 +158,29 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return DagsterUserCodeUnreachableError(f"{why}; the run goes back to the queue")
 
     def busy_models(self) -> list[str]:
-        """The base models whose runs need not be tried now: they have found no idle worker."""
+        """Return the base models of which no worker is idle: their runs stay in the queue."""
         return self._busy_models.still_busy(lambda: pool_of(self._settings()))
 
     @property
     def supports_resume_run(self) -> bool:
-        """Run monitoring may resume runs."""
+        """Return that run monitoring may resume runs."""
         return True
 
     def resume_run(self, context: ResumeRunContext) -> None:
-        """Place a run whose worker is gone on another; it goes on from its checkpoint.
+        """Place a run whose worker is gone on another worker, which resumes its checkpoint.
 
-        With none idle nothing happens: the next health check asks again.
+        When no worker is idle, nothing happens: the next health check tries again.
         """
         run = context.dagster_run
         try:
             if not self._resumed_warm(run):
                 start_ordinary(lambda: self._otherwise.resume_run(context))
         except TRANSIENT_ERRORS as error:
-            # What is raised here would fail the run.
-            self._tell(run, f"Not resumed yet: {first_line(error)}")
+            # Dagster fails a run whose resume_run raises.
+            self._report(run, f"Not resumed yet: {first_line(error)}")
 
     def _resumed_warm(self, run: dg.DagsterRun) -> bool:
-        """Whether the run is one of the warm pool's, which takes it as soon as it can."""
+        """Return whether the run belongs to the warm pool; place it if a worker is idle."""
         before = self._leases.current(run.run_id)
         pool = self._pool_for(run)
         if before is None or pool is None:
@@ -188,7 +190,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def take_over(self, run: dg.DagsterRun, pool: WarmPool, workers: Sequence[PoolWorker]) -> bool:
-        """Place a run that has no worker any more on all of `workers`; whether they have it."""
+        """Place a run that has lost its worker on all of `workers`; return whether they have it."""
         before = self._leases.current(run.run_id)
         if before is None or before.state is not LeaseState.RELEASED:
             return False
@@ -203,16 +205,16 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         groups: Iterable[Sequence[PoolWorker]],
         before: RunLease | None,
     ) -> bool:
-        """Claim all workers of the first of `groups` that can be had; whether the run has some now.
+        """Claim all workers of the first group that is idle; return whether the run has workers.
 
-        `before` is the lease that the new one replaces; when another launcher replaces it
-        first, that one has the run, and the answer is yes.
+        `before` is the lease that the new one replaces. When another launcher has replaced it, the
+        run has the workers of that launcher.
         """
         for group in groups:
             if not group or not all(worker.is_idle for worker in group):
                 continue
-            # Everybody claims in this order, and the last one, with whose claim the run begins,
-            # is the first of the group: of two launchers that want the same workers one gets them.
+            # Every launcher claims in this order: of two that want the same workers one gets
+            # them. The run begins with the last claim, that of the group's first worker.
             *others, first = sorted(group, key=lambda worker: worker.name)
             lease = self._leases.grant(
                 run.run_id,
@@ -233,7 +235,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return False
 
     def terminate(self, run_id: str) -> bool:
-        """Cancel a run at its next step; one whose worker is gone is cancelled here."""
+        """Cancel a run at its next step; cancel it at once when its worker is gone."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
@@ -255,14 +257,14 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Run monitoring may ask after runs."""
+        """Return that run monitoring may check runs."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """FAILED when the run's worker is gone and another is idle to take it.
+        """Return FAILED when the run's worker is gone and another worker is idle.
 
-        While none is, the run waits and counts as running. A run without a lease is given up
-        after a few resumes (`ordinary_runs`).
+        While no worker is idle, the run waits and counts as running. A run without a lease ends as
+        failed after a few resumes (`ordinary_runs`).
         """
         lease = self._leases.current(run.run_id)
         pool = self._pool_for(run)
@@ -289,17 +291,17 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         return self._given_settings
 
     def _pool_for(self, run: dg.DagsterRun) -> WarmPool | None:
-        """The warm pool, for a run that is tagged for one."""
+        """Return the warm pool; `None` for a run that is not tagged with a base model."""
         return pool_of(self._settings()) if BASE_MODEL_TAG in run.tags else None
 
     def _note_lease(self, run: dg.DagsterRun, lease: RunLease) -> None:
-        """Say in Dagster where the run is; it is there already, whether this is noted or not."""
+        """Report to Dagster where the run is; the run is there even if that fails."""
         names = ",".join([lease.worker, *lease.others])
         try:
             self._instance.add_run_tags(run.run_id, {WORKER_TAG: names})
-            self._tell(run, f"Placed on warm worker {names} ({lease.attempt})")
+            self._report(run, f"Placed on warm worker {names} ({lease.attempt})")
         except TRANSIENT_ERRORS as error:
             _log.warning("run %s is on %s, not noted: %s", run.run_id, names, first_line(error))
 
-    def _tell(self, run: dg.DagsterRun, message: str) -> None:
+    def _report(self, run: dg.DagsterRun, message: str) -> None:
         self._instance.report_engine_event(message, run, cls=self.__class__)

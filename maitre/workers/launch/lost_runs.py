@@ -1,4 +1,4 @@
-"""Runs that no worker works on: which of them are to go on elsewhere, and which are over."""
+"""Runs that no worker works on: those to resume on another worker, and those that are over."""
 
 from collections.abc import Callable
 
@@ -14,19 +14,19 @@ from maitre.workers.leases import LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.pool import WarmPool
 
 MOST_TAKEN = 20
-"""How many workers may have taken a run; more have not ended what each of them gave up."""
+"""How many workers may take one run, one after the other; then it ends as failed."""
 
 
 def runs_to_resume(
     settings: Settings,
     instance: dg.DagsterInstance,
     pool: WarmPool,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, int]:
-    """Runs whose worker is gone, each with about how many iterations it has done.
+    """Return the runs whose worker is gone, each with about how many iterations it has done.
 
-    What Dagster starts itself is left to it: a run in its queue, and one that no worker has taken
-    yet, whose launcher is about to queue it. The leases of runs that are over are closed.
+    A run that waits in Dagster's queue is left to Dagster, and so is a run that no worker has taken
+    yet, because its launcher is about to queue it. Closes the leases of runs that are over.
     """
     found: dict[str, int] = {}
     if not isinstance(instance.run_launcher, WarmPoolRunLauncher):
@@ -36,7 +36,7 @@ def runs_to_resume(
         for lease in store.find(state):
             run = instance.get_run_by_id(lease.run_id)
             if run is None or run.is_finished:
-                _close(settings, store, lease, tell)
+                _close(settings, store, lease, report)
                 continue
             if waits_in_dagsters_queue(run, lease):
                 continue
@@ -48,23 +48,26 @@ def runs_to_resume(
             if lease.taken >= MOST_TAKEN:
                 instance.report_run_failed(run, f"gave up after {lease.taken} workers")
                 continue
-            # It waits from now on: said once, not in each of the rounds that it waits.
+            # It waits from now on. Only the first of the rounds that see it reports that.
             if store.release(lease.run_id, lease.attempt, "its worker is gone"):
                 free_slots(instance, lease.run_id)
-                tell(f"{lease.run_id} waits for a worker")
-            # Of a worker that was lost that is as old as its lease. One says that it has begun.
+                report(f"{lease.run_id} waits for a worker")
+            # A lost worker's count is as old as its last renewal; 1 means that the run has begun.
             found[lease.run_id] = max(1, lease.iterations)
     return found
 
 
 def _close(
-    settings: Settings, store: LeaseStore, lease: RunLease, tell: Callable[[str], None]
+    settings: Settings, store: LeaseStore, lease: RunLease, report: Callable[[str], None]
 ) -> None:
-    """Forget a run that is over, its checkpoints first: what fails is done at the next round."""
+    """Remove the checkpoints of a run that is over, then close its lease.
+
+    If the checkpoints cannot be removed, the lease stays, and the next round tries again.
+    """
     try:
         CheckpointStore.of(settings).remove(lease.run_id)
     except Exception as error:
         # An object store has errors of its own.
-        tell(f"{lease.run_id}: its checkpoints cannot be removed: {error}")
+        report(f"{lease.run_id}: its checkpoints cannot be removed: {error}")
         return
     store.close(lease.run_id, lease.attempt)

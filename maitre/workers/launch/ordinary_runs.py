@@ -1,4 +1,4 @@
-"""Runs that the ordinary launcher starts, as a Job on Kubernetes: their start and their health."""
+"""Runs that the ordinary launcher starts (on Kubernetes as a Job): their start and health."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from maitre.workers.pool.pool import PoolError
 MOST_RESUMES = 3
 """How often a run without a warm worker is started again after its Job was lost.
 
-Runs on warm workers may be resumed up to the instance's `max_resume_run_attempts`: their workers
-are given back. A Job that ends before its run was killed, most often for its memory, and would be
-each time.
+Runs on warm workers may be resumed up to the instance's `max_resume_run_attempts`, because the
+scheduler gives workers back. A Job that ends before its run was killed, most often for its memory,
+and would be killed each time.
 """
 ORDINARY_LAUNCHER = {
     "module": dg.Field(str),
@@ -24,15 +24,16 @@ _NOT_THERE = "could not be found"
 
 
 def start_ordinary(start: Callable[[], None]) -> None:
-    """Call the ordinary launcher; `PoolError` when the API server takes no Job for now.
+    """Call the ordinary launcher; raise `PoolError` when the API server takes no Job for now.
 
-    Dagster would fail the run. A Job of the run's name that is there already is the run's own, of
-    an earlier try whose answer was lost; a quota that changes at that moment is a conflict, too.
+    Any other error would make Dagster fail the run. A Job of the run's name that exists already is
+    the run's own: the answer of an earlier call was lost. A quota that changes at that moment is a
+    conflict too.
     """
     try:
         start()
     except Exception as error:
-        # By name: to import dagster-k8s takes a second, and without Kubernetes nobody else does.
+        # Compared by name: to import dagster-k8s takes a second.
         kind, refused = type(error).__name__, getattr(error, "k8s_api_exception", None)
         is_conflict = getattr(refused, "status", None) == 409
         if is_conflict and '"AlreadyExists"' in str(getattr(refused, "body", "")):
@@ -45,11 +46,11 @@ def start_ordinary(start: Callable[[], None]) -> None:
 def ordinary_health(
     instance: dg.DagsterInstance, launcher: RunLauncher, run: dg.DagsterRun
 ) -> CheckRunHealthResult:
-    """What `launcher` says of the run; fails one that has been resumed often enough.
+    """Return the health that `launcher` reports; fail a run that was resumed too often.
 
-    Run monitoring resumes what is neither running nor over; a run that has failed meanwhile it
-    leaves alone. A launcher that cannot tell for now (dagster-k8s when the API server does not
-    answer) is no reason to start a second Job beside the first.
+    Run monitoring resumes a run that is neither running nor over. When the launcher does not know
+    the run's health (dagster-k8s when the API server does not answer), the run counts as running:
+    a second Job must not start beside the first.
     """
     if not launcher.supports_check_run_worker_health:
         return CheckRunHealthResult(WorkerStatus.RUNNING, "launched the ordinary way")

@@ -1,4 +1,4 @@
-"""What became of the runs of requests: the queue follows Dagster's run storage."""
+"""The states of requests: the queue follows the states of their runs in Dagster."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -26,9 +26,9 @@ def without_run(
 ) -> list[TuningRequest]:
     """Write the state of each request's run to the queue; return the requests without a run.
 
-    `queued` is what a tick's earlier rounds have found to be queued without a run; what is found
-    now is added. A request is taken before it gets a run, so as long as nothing of it has changed
-    there is none to ask for.
+    `queued` are the requests that earlier rounds of the tick have found queued without a run; this
+    function adds to them. A request is taken before it gets a run: as long as its row has not
+    changed, it has no run, and Dagster need not be asked.
     """
     queued = set() if queued is None else queued
     runs = _runs_of(instance, [request for request in requests if request not in queued])
@@ -56,7 +56,7 @@ def without_run(
 
 
 def _runs_of(instance: DagsterInstance, requests: Sequence[TuningRequest]) -> dict[str, RunRecord]:
-    """The run of each request that has one; before any is launched the newest of its attempt."""
+    """Return each request's run: the one that is bound to it, else the newest of its attempt."""
     found: dict[str, RunRecord] = {}
     launched = {request.run_id: request.request_id for request in requests if request.run_id}
     for run_ids in _portions(list(launched)):
@@ -85,7 +85,7 @@ def _write_run_state(
 ) -> None:
     run = record.dagster_run
     if not store.bind_run(request.request_id, attempt=request.attempt, run_id=run.run_id):
-        # Another run of it was launched since, which the next round sees.
+        # Another run was launched for it; the next round sees that run.
         return
     state = _STATE_OF_ENDED_RUN.get(run.status, RequestState.LAUNCHED)
     if state is not request.state:
@@ -93,11 +93,11 @@ def _write_run_state(
             request.request_id,
             expected=request.state,
             state=state,
-            # When it ended, not when that was seen.
+            # The time when the run ended, not the time when this was seen.
             now=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
             message=f"run {run.run_id}: {run.status.value.lower()}",
         )
-    # Once is enough: a second one would begin the time anew that a run is given to end.
+    # Only once: a second cancellation would restart the time that a run has to end.
     is_canceling = run.status is DagsterRunStatus.CANCELING
     if request.cancel_requested and not state.is_final and not is_canceling:
         instance.run_coordinator.cancel_run(run.run_id)

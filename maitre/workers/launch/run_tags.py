@@ -7,10 +7,10 @@ from maitre.requests.request import TuningRequest
 from maitre.tenants import TENANT_TAG
 
 BASE_MODEL_TAG = "maitre/base-model"
-"""The base model whose workers may take the run."""
+"""The base model of the workers that may take the run."""
 
 WORKERS_TAG = "maitre/workers"
-"""The workers that the policy chose, comma-separated: the run is for all of them together."""
+"""The workers that the policy chose, comma-separated: all of them execute the run together."""
 
 WORKER_TAG = "maitre/worker"
 """The workers that have taken the run; the first one executes it."""

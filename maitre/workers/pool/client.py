@@ -1,4 +1,4 @@
-"""Talks to one worker."""
+"""The HTTP client of one worker."""
 
 import http.client
 import json
@@ -11,7 +11,7 @@ from maitre.workers.pool.protocol import Claim, WorkerView
 
 
 class WorkerUnreachableError(ConnectionError):
-    """A worker did not answer. `is_gone`: nothing listens there any more."""
+    """A worker did not answer. `is_gone` says that no process listens at its address."""
 
     def __init__(self, message: str, is_gone: bool) -> None:
         super().__init__(message)
@@ -19,35 +19,35 @@ class WorkerUnreachableError(ConnectionError):
 
 
 class ClaimRefusedError(RuntimeError):
-    """A worker does not take a claim (or has no such claim); the message is its own."""
+    """A worker has refused a call, or does not hold that claim; the message is the worker's."""
 
 
 @dataclass(frozen=True)
 class WorkerClient:
-    """One worker at a URL."""
+    """A client of the worker at `url`."""
 
     url: str
     token: str
     timeout_s: float = 2.0
 
     def status(self) -> WorkerView:
-        """What the worker says about itself; `WorkerUnreachableError` when it does not answer."""
+        """Return the worker's state; raise `WorkerUnreachableError` when it does not answer."""
         return WorkerView.from_json(self._call("GET", "/status"))
 
     def claim(self, claim: Claim) -> None:
-        """Give the worker a run; `ClaimRefusedError` when it is busy, loading or draining."""
+        """Give the worker a run; raise `ClaimRefusedError` when it is not idle."""
         self._call("POST", "/claims", asdict(claim))
 
     def cancel(self, attempt: str) -> None:
-        """Cancel the run at its next step; `ClaimRefusedError` when the worker does not hold it."""
+        """Cancel the run at its next step; raise `ClaimRefusedError` without that claim."""
         self._call("POST", f"/claims/{attempt}/cancel")
 
     def preempt(self, attempt: str) -> None:
-        """Stop at the next step, keep the checkpoint, and let the run go to another worker."""
+        """Stop the run at its next step and keep its checkpoint for another worker."""
         self._call("POST", f"/claims/{attempt}/preempt")
 
     def drain(self, preempt: bool = True) -> None:
-        """Take no more claims and exit; a run is given up (or, else, finished first)."""
+        """Let the worker take no more claims and end; stop its run, or finish it first."""
         self._call("POST", f"/drain?preempt={str(preempt).lower()}")
 
     def _call(self, method: str, path: str, document: Any = None) -> Any:
@@ -79,5 +79,5 @@ class WorkerClient:
 
 
 def direct() -> urllib.request.OpenerDirector:
-    """Opens what is a neighbour, a worker or Dagster: no proxy of the environment between."""
+    """Return an opener for workers and Dagster that ignores the environment's HTTP proxy."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,4 +1,4 @@
-"""The warm pool that the settings name."""
+"""The warm pool of the settings."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from maitre.workers.pool.registry import read_token
 
 
 def pool_of(settings: Settings) -> WarmPool | None:
-    """Return the pool that the settings name; None when there is none."""
+    """Return the pool of the settings; `None` where they name none."""
     if settings.warm_pool == "local":
         return LocalPool.of(settings, most_workers(settings))
     if settings.warm_pool == "kubernetes":
@@ -22,6 +22,6 @@ def pool_of(settings: Settings) -> WarmPool | None:
 
 
 def most_workers(settings: Settings) -> int:
-    """Return how many workers may share this machine: the cluster file's GPUs."""
+    """Return how many workers may share this machine: as many as the cluster file has GPUs."""
     path = Path(settings.cluster)
     return read_cluster(path).gpus if path.is_file() else settings.min_warm_workers

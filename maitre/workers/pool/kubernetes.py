@@ -1,8 +1,8 @@
-"""Workers on Kubernetes: one Deployment of workers per base model.
+"""The pool on Kubernetes: one Deployment of workers per base model.
 
-Listed by label, claimed over HTTP, grown through the scale subresource. To shrink, the workers are
-drained first; then they get the lowest deletion cost, so that the ReplicaSet removes these and no
-others; then the Deployment is scaled down.
+The pool lists pods by label, claims workers over HTTP, and grows a Deployment through its scale
+subresource. To shrink, it drains the workers, gives their pods the lowest deletion cost, so that
+the ReplicaSet removes these pods, and scales the Deployment down.
 """
 
 import time
@@ -27,7 +27,7 @@ _TRIES = 6
 _TRIES_UNANSWERED = 2
 _ANSWER_S = 3.0
 _API_ANSWER_S = (3.0, 10.0)
-"""To connect to the API server, and for its answer: the client by itself waits for ever."""
+"""To connect to the API server, and to get its answer: by default the client waits for ever."""
 _DRAINED_TOGETHER = 32
 _FAILING = frozenset(
     {
@@ -41,18 +41,18 @@ _FAILING = frozenset(
         "RunContainerError",
     }
 )
-"""What a container waits for that will most likely not come up; others only take their time."""
+"""The reasons why a container waits and most likely never starts; others only take time."""
 _READY_LOOKS = 20
 _READY_LOOK_EVERY_S = 0.5
 
 
 class KubernetesError(PoolError):
-    """The API server refused a call for good; the message says which and what to do."""
+    """The API server has refused a call for good; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
 class KubernetesPool:
-    """Worker Deployments of one namespace, through an API client of the package `kubernetes`."""
+    """The worker Deployments of one namespace; `api` is a client of the package `kubernetes`."""
 
     api: Any
     namespace: str
@@ -61,23 +61,23 @@ class KubernetesPool:
 
     @classmethod
     def in_cluster(cls, token: str) -> "KubernetesPool":
-        """As the ServiceAccount of the pod that this runs in; `PoolError` anywhere else."""
+        """Connect as the ServiceAccount of this pod; raise `PoolError` outside of a pod."""
         from kubernetes import client, config
 
         configuration = client.Configuration()
-        # `_call` tries again, and knows when not to.
+        # `_call` decides when to try again.
         configuration.retries = False
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException as error:
             raise PoolError(
-                "MAITRE_WARM_POOL=kubernetes asks the cluster as a pod's ServiceAccount, and this "
-                f"is no such pod ({error}); try kubectl exec deploy/code-tuning -- maitre ..."
+                "MAITRE_WARM_POOL=kubernetes asks the cluster as a pod's ServiceAccount: expected "
+                f"to run in a pod ({error}); try kubectl exec deploy/code-tuning -- maitre ..."
             ) from None
         return cls(client.ApiClient(configuration), _NAMESPACE_FILE.read_text().strip(), token)
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
-        """The worker pods that are not on their way out."""
+        """Return the workers of the pods that have not ended and are not being deleted."""
         listed = [_worker(pod) for pod in self._pods(base_model) if not _is_leaving(pod)]
         return with_views(listed, self.token, _ANSWER_S)
 
@@ -100,11 +100,11 @@ class KubernetesPool:
                 return listed
 
     def grow(self, base_model: str, count: int, beside: int) -> None:
-        """Raise the replicas of the model's Deployment; pods that are yet to come count."""
+        """Raise the replicas of the model's Deployment; pods that do not exist yet count."""
         self._scale(base_model, lambda replicas: max(replicas, beside + count))
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
-        """Drain the workers, mark them as the first to go, and take their replicas away."""
+        """Drain the workers, mark their pods to be deleted first, and lower the replicas."""
         if not workers:
             return
         with ThreadPoolExecutor(min(len(workers), _DRAINED_TOGETHER)) as threads:
@@ -115,10 +115,10 @@ class KubernetesPool:
             self._scale(model, partial(_less, leaving))
 
     def _mark(self, name: str) -> bool:
-        """Make the pod the first to go; whether this call did.
+        """Mark the pod to be deleted first; return whether this call has marked it.
 
-        Of two schedulers that give back the same worker only one takes its replica away. A pod
-        that is gone has been replaced: no replica is to be taken away for it.
+        Of two schedulers that give back the same worker only one lowers the replicas. A pod that is
+        gone has been replaced: the replicas stay.
         """
 
         def once(**options: Any) -> bool:
@@ -137,26 +137,26 @@ class KubernetesPool:
     def remove(self, workers: Sequence[PoolWorker]) -> None:
         """Delete the pods of drained workers that a ReplicaSet has kept.
 
-        It removes a pod without a node or still Pending before any that runs, whatever their
-        deletion costs, and then counts the drained one as one of its replicas. Once that is gone
-        it starts another, which is of use. The replicas stay as they are, so that two schedulers
-        that see the same pod do no more than one.
+        A ReplicaSet removes a pod without a node, or one that is Pending, before any that runs,
+        whatever their deletion costs. It then counts the drained pod as one of its replicas. When
+        that pod is gone, the ReplicaSet starts a new one, which can be used. The replicas stay as
+        they are, so that two schedulers that see the same pod do no more than one.
         """
         for worker in workers:
             delete = partial(self._core().delete_namespaced_pod, worker.name, self.namespace)
             self._call(f"delete pod {worker.name}", delete, may_be_gone=True)
 
     def _drain(self, worker: PoolWorker) -> None:
-        # One that does not answer has nothing on it that would be lost.
+        # A worker that does not answer has nothing that could be lost.
         with suppress(WorkerUnreachableError, ClaimRefusedError):
             if worker.url:
                 self.client(worker.url).drain()
 
     def _until_not_ready(self, names: set[str]) -> None:
-        """Wait until the kubelet has seen that these pods are drained, but not for ever.
+        """Wait, for a limited time, until the kubelet reports that these pods are not ready.
 
-        A ReplicaSet removes pods that are not ready before it looks at their deletion cost: one
-        that still loads would go in place of a drained one that counts as ready.
+        A ReplicaSet removes pods that are not ready before it compares deletion costs: it would
+        remove a pod that still loads instead of a drained pod that counts as ready.
         """
         for _ in range(_READY_LOOKS):
             if not any(pod.metadata.name in names and _is_ready(pod) for pod in self._pods(None)):
@@ -164,11 +164,11 @@ class KubernetesPool:
             self.sleep(_READY_LOOK_EVERY_S)
 
     def client(self, url: str) -> WorkerClient:
-        """Talks to the worker at `url`."""
+        """Return a client of the worker at `url`."""
         return WorkerClient(url, self.token, _ANSWER_S)
 
     def _scale(self, base_model: str, changed: Callable[[int], int]) -> None:
-        """Change the replicas, against the version that was read: no change is lost."""
+        """Change the replicas of the version that was read, so that no other change is lost."""
         name = deployment_name(base_model)
 
         def once(**options: Any) -> Any:
@@ -184,7 +184,7 @@ class KubernetesPool:
         self._call(f"scale Deployment {name}", once)
 
     def _call(self, what: str, call: Callable[..., Any], may_be_gone: bool = False) -> Any:
-        """Call the API server; again after a conflict, a throttle or an error of its own."""
+        """Call the API server; repeat the call after a conflict, a throttle or a server error."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -200,7 +200,7 @@ class KubernetesPool:
                 wait = (error.headers or {}).get("Retry-After")
                 self.sleep(float(wait) if wait else 0.1 * 2**attempt)
             except HTTPError as error:
-                # It does not answer.
+                # The API server does not answer.
                 if attempt == _TRIES_UNANSWERED - 1:
                     raise KubernetesError(f"cannot {what}: no API server: {error}") from None
                 self.sleep(0.1 * 2**attempt)
@@ -210,8 +210,8 @@ class KubernetesPool:
         hints = {
             401: "the ServiceAccount's token is not accepted",
             403: "the ServiceAccount's Role does not allow it (k8s/base/rbac.yaml)",
-            404: "it is not there; apply k8s/ first",
-            409: "somebody else keeps changing it",
+            404: "it does not exist; apply k8s/ first",
+            409: "another client keeps changing it",
             422: "the object is not valid",
         }
         hint = hints.get(error.status, str(error.reason))
@@ -229,7 +229,7 @@ class KubernetesPool:
 
 
 def deployment_name(base_model: str) -> str:
-    """The Deployment of a base model's workers."""
+    """Return the name of the Deployment of a base model's workers."""
     return f"worker-{base_model}".replace(".", "-").lower()
 
 
@@ -257,14 +257,14 @@ def _worker(pod: Any) -> PoolWorker:
         url=f"http://{address}:{WORKER_PORT}" if address else "",
         base_model=pod.metadata.labels[MODEL_LABEL],
         started_s=pod.metadata.creation_timestamp.timestamp(),
-        # Kubernetes says `started` of a container whose startup probe has been answered.
+        # Kubernetes sets `started` when the container has answered its startup probe.
         has_answered=any(one.started for one in containers),
         failing=next((why for one in containers if (why := _failing(one))), ""),
     )
 
 
 def _failing(container: Any) -> str:
-    """Why the container does not come up by itself; empty when it may."""
+    """Return why the container never starts; empty when it may start."""
     waiting = container.state.waiting if container.state else None
     reason = (waiting.reason if waiting else None) or ""
     return reason if reason in _FAILING else ""

@@ -1,4 +1,4 @@
-"""The workers of one machine: processes that register themselves in the data home."""
+"""The local pool: worker processes of this machine, registered in the data home."""
 
 import os
 import secrets
@@ -24,10 +24,10 @@ _AFTER_FAILURE_S = 30.0
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Worker processes under one data home; `expected` of them share the machine's cores.
+    """The worker processes of one data home; `expected` of them share the machine's cores.
 
-    They hold `base_model`, that of the settings, and no other. `environment` is a worker's whole
-    environment.
+    They hold only `base_model`, which the settings name. `environment` is the whole environment of
+    a worker.
     """
 
     home: str
@@ -40,9 +40,9 @@ class LocalPool:
     def of(
         cls, settings: Settings, expected: int, environment: Mapping[str, str] | None = None
     ) -> Self:
-        """Return the pool of these settings, whose cores `expected` workers share.
+        """Return the pool of these settings; `expected` workers share the cores.
 
-        `environment`: by default what this process inherited, and the settings.
+        The default `environment` has the inherited variables and the settings.
         """
         threads = max(1, (os.cpu_count() or 1) // max(1, expected))
         environment = environment or child_environment(settings.environment())
@@ -55,7 +55,7 @@ class LocalPool:
         )
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
-        """The living worker processes; one that loads may not have an address yet."""
+        """Return the worker processes that run; one that loads may not have an address yet."""
         listed = [
             PoolWorker(worker.name, worker.url, worker.base_model, _started_s(worker))
             for worker in WorkerRegistry(self.home).workers()
@@ -64,15 +64,15 @@ class LocalPool:
         return with_views(listed, self.token, _ANSWER_S)
 
     def grow(self, base_model: str, count: int, beside: int) -> None:
-        """Start worker processes; they outlive the process that starts them.
+        """Start worker processes, which outlive the process that starts them.
 
-        None for a while after one of the model could not load: what is wrong is in its log.
-        Raises `PoolError` for another base model than the settings'.
+        Starts none for a while after a worker could not load the model; its log says why. Raises
+        `PoolError` for a base model that the settings do not name.
         """
         if base_model != self.base_model:
             raise PoolError(
-                f"this machine's workers hold {self.base_model}, the base_model of the settings, "
-                f"and none can hold {base_model}"
+                f"cannot start a worker of {base_model}: the workers of this machine hold "
+                f"{self.base_model}, the base_model of the settings"
             )
         since_s = time.time() - _AFTER_FAILURE_S
         if WorkerRegistry(self.home).failed_since(base_model, since_s):
@@ -86,11 +86,11 @@ class LocalPool:
             command += ["--name", name, "--base-model", base_model]
             log = logs / f"worker-{name}.log"
             process = ChildProcess.start(name, command, log=log, environment=self.environment)
-            # Known from now on, so that nobody starts another for the same need.
+            # Registered at once, so that no other process starts one for the same need.
             WorkerRegistry(self.home).add(name, "", base_model, process.pid)
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
-        """Ask the processes to drain and end, which SIGTERM does at any stage."""
+        """Send SIGTERM to the processes: they drain and end."""
         names = {worker.name for worker in workers}
         for worker in WorkerRegistry(self.home).workers():
             if worker.name in names:
@@ -98,10 +98,10 @@ class LocalPool:
                     os.kill(worker.pid, signal.SIGTERM)
 
     def remove(self, workers: Sequence[PoolWorker]) -> None:
-        """Nothing: a drained process ends by itself."""
+        """Do nothing: a drained process ends by itself."""
 
     def stop_all(self, timeout_s: float = 20.0) -> None:
-        """End every worker of this home; what does not end in time is killed."""
+        """End every worker of this home; kill those that do not end in time."""
         registry = WorkerRegistry(self.home)
         registered = registry.workers()
         self.shrink(self.workers())
@@ -115,12 +115,12 @@ class LocalPool:
             registry.remove(worker.name)
 
     def client(self, url: str) -> WorkerClient:
-        """Talks to the worker at `url`."""
+        """Return a client of the worker at `url`."""
         return WorkerClient(url, self.token, _ANSWER_S)
 
 
 def _started_s(worker: RegisteredWorker) -> float:
-    """When its process was started, wall-clock s."""
+    """Return when the process was started (wall clock, s)."""
     try:
         return os.stat(f"/proc/{worker.pid}").st_mtime
     except FileNotFoundError:

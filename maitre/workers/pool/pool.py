@@ -1,4 +1,4 @@
-"""A warm pool: lists, grows and shrinks the workers of each base model, here or on Kubernetes."""
+"""The warm pool: the workers of each base model, on this machine or on Kubernetes."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,10 @@ _ASKED_TOGETHER = 32
 
 @dataclass(frozen=True)
 class PoolWorker:
-    """A worker of a pool. `view`: what it says of itself, `None` when it does not answer (yet).
+    """A worker of a pool. `view` is its own state, `None` while it does not answer.
 
-    `started_s`: when it was started, wall-clock s. `has_answered`: whether it listens since its
-    process began, `None` where nobody knows. `failing`: why it does not come up, where that is
-    known.
+    `started_s` is when it was started (wall clock, s). `has_answered` says whether it has ever
+    answered, `None` where that is not known. `failing` is why it does not start, if that is known.
     """
 
     name: str
@@ -31,49 +30,49 @@ class PoolWorker:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it would take a claim."""
+        """Return whether it would take a claim."""
         return self.view is not None and self.view.state == "idle"
 
     @property
     def is_draining(self) -> bool:
-        """Whether it takes nothing more."""
+        """Return whether it takes no more claims."""
         return self.view is not None and self.view.state == "draining"
 
 
 class PoolError(UserError):
-    """A pool could not do what it was asked; the message says what and why."""
+    """A pool has refused a call; the message says which and why."""
 
 
 class WarmPool(Protocol):
-    """Where warm workers live."""
+    """A pool of warm workers."""
 
     def workers(self, base_model: str | None = None) -> list[PoolWorker]:
-        """The workers that are held, of one base model or of all, each asked for its view."""
+        """Return the workers of one base model, or of all, each with its view."""
         ...
 
     def grow(self, base_model: str, count: int, beside: int) -> None:
-        """Start `count` more workers of a base model; returns before they are ready.
+        """Start `count` more workers of a base model; return before they are ready.
 
-        `beside` is how many of them `workers` gave when the need was seen: what somebody else has
-        started since is not started again.
+        `beside` is the number of its workers when the caller looked. Workers that another process
+        has started since then count as part of `count`.
         """
         ...
 
     def shrink(self, workers: Sequence[PoolWorker]) -> None:
-        """Drain these workers and give back what they held."""
+        """Drain these workers and give back their GPUs."""
         ...
 
     def remove(self, workers: Sequence[PoolWorker]) -> None:
-        """End drained workers that nothing else has ended; `PoolError` when that is refused."""
+        """End drained workers that are still there; raise `PoolError` when that is refused."""
         ...
 
     def client(self, url: str) -> WorkerClient:
-        """Talks to the worker at `url`."""
+        """Return a client of the worker at `url`."""
         ...
 
 
 def with_views(workers: Iterable[PoolWorker], token: str, timeout_s: float) -> list[PoolWorker]:
-    """The workers with what they say of themselves, all asked at once."""
+    """Return the workers with their views; call all workers at the same time."""
 
     def ask(worker: PoolWorker) -> PoolWorker:
         if not worker.url:
@@ -82,7 +81,7 @@ def with_views(workers: Iterable[PoolWorker], token: str, timeout_s: float) -> l
             view = WorkerClient(worker.url, token, timeout_s).status()
         except (WorkerUnreachableError, ClaimRefusedError):
             return worker
-        # A worker of another name has taken over the address.
+        # A worker of another name may have the address by now.
         return PoolWorker(**{**vars(worker), "view": view if view.worker == worker.name else None})
 
     listed = list(workers)

@@ -1,4 +1,4 @@
-"""What launcher, pool and worker say to each other over HTTP, as JSON."""
+"""The HTTP protocol of launcher, pool and worker, as JSON."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -8,10 +8,11 @@ WorkerState = Literal["loading", "idle", "busy", "draining"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A run for a worker, by its lease's attempt id and number.
+    """A run for a worker, with the attempt id and the number of its lease.
 
-    Claiming twice with one attempt is claiming once. `resume`: an earlier worker has begun the run.
-    Of the `size` workers of a run that of rank 0 executes it; the others lend it their step.
+    To claim twice with one attempt is to claim once. `resume` says that an earlier worker has begun
+    the run. Of the `size` workers of a run, the one of rank 0 executes it; the others compute a
+    part of each step.
     """
 
     attempt: str
@@ -38,7 +39,7 @@ class ClaimView:
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A worker's own account of itself. `since_s`, `started_s`: wall-clock times in s."""
+    """A worker's state as it reports it; `since_s` and `started_s` are wall-clock times in s."""
 
     worker: str
     base_model: str
@@ -50,12 +51,12 @@ class WorkerView:
     load_s: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it goes over the wire."""
+        """Return the view as JSON types."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """Read what `to_json` made."""
+        """Read what `to_json` returns."""
         claims = {
             name: ClaimView(**document[name]) if document.get(name) else None
             for name in ("claim", "last")

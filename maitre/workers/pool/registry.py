@@ -1,4 +1,4 @@
-"""Where the workers of one machine are: a file a worker in the data home, and the shared token."""
+"""The workers of one machine: one file per worker in the data home, and their shared token."""
 
 import json
 import secrets
@@ -14,7 +14,7 @@ _FAILURE = "last-failure-"
 
 @dataclass(frozen=True)
 class RegisteredWorker:
-    """A worker process of this machine, as it was when it was registered."""
+    """A worker process of this machine at its registration."""
 
     name: str
     url: str
@@ -23,55 +23,55 @@ class RegisteredWorker:
     identity: str | None = None
 
     def is_alive(self) -> bool:
-        """Whether its very process is there, and neither a zombie nor on its way out."""
+        """Return whether the process that was registered still runs."""
         return is_alive(self.pid, self.identity)
 
 
 @dataclass(frozen=True)
 class WorkerRegistry:
-    """The files under `<home>/workers`."""
+    """The files in `<home>/workers`."""
 
     home: str
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """Return the folder of the files."""
         return Path(self.home) / "workers"
 
     def add(self, name: str, url: str, base_model: str, pid: int) -> None:
-        """Tell of a worker process; without a `url` only until it tells of itself."""
+        """Register a worker process; without a `url`, only if it has not registered itself."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.json"
         text = json.dumps(vars(RegisteredWorker(name, url, base_model, pid, identity_of(pid))))
         if url:
             write_text(path, text)
         else:
-            # The worker may have been quicker; its own file stays.
+            # The worker may have registered itself already: its own file stays.
             create_text(path, text)
 
     def remove(self, name: str) -> None:
-        """Forget a worker."""
+        """Remove a worker's file."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def note_failure(self, base_model: str) -> None:
-        """Tell that a worker could not load: the model's next one most likely cannot either."""
+        """Record that a worker could not load its model, so that none is started for a while."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{_FAILURE}{base_model}").touch()
 
     def failed_since(self, base_model: str, moment_s: float) -> bool:
-        """Whether a worker of the model could not load after a moment, wall-clock s."""
+        """Return whether a worker could not load the model since then (wall clock, s)."""
         try:
             return (self.folder / f"{_FAILURE}{base_model}").stat().st_mtime > moment_s
         except FileNotFoundError:
             return False
 
     def forget_failures(self) -> None:
-        """Let workers be started at once again: somebody has looked after what was wrong."""
+        """Remove the records of failures, so that workers are started at once again."""
         for path in self.folder.glob(f"{_FAILURE}*"):
             path.unlink(missing_ok=True)
 
     def workers(self) -> list[RegisteredWorker]:
-        """All registered ones that live, by name; what dead ones left is removed."""
+        """Return the registered workers that run, by name; remove the files of the others."""
         found = []
         for path in sorted(self.folder.glob("*.json")):
             try:

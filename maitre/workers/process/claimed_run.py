@@ -18,10 +18,10 @@ _RETRY_EVERY_S = 0.25
 
 
 class Execute(Protocol):
-    """Executes a Dagster run to its end; `before_write` guards everything that it writes."""
+    """Executes a Dagster run to its end; calls `before_write` before everything that it writes."""
 
     def __call__(self, run_id: str, *, resume: bool, before_write: Callable[[], None]) -> None:
-        """Return when the run is over; raise `LeaseLost` when this worker gives it up."""
+        """Return when the run is over; raise `LeaseLost` when this worker releases it."""
         ...
 
 
@@ -29,20 +29,20 @@ class Help(Protocol):
     """Tunes together with the worker that executes a run, until the run is over."""
 
     def __call__(self, claim: Claim, *, is_leaving: Callable[[], bool]) -> None:
-        """Return or raise when the run is over; raise too when this worker is to leave."""
+        """Return or raise when the run is over; raise when this worker is asked to leave."""
         ...
 
 
 def release_nothing(run_id: str) -> None:
-    """Do nothing: for runs that hold nothing beside their worker."""
+    """Do nothing: for runs that hold nothing but their worker."""
 
 
 @dataclass
 class ClaimedRun:
     """A claim that this worker works on.
 
-    `given_up` is the reason why this worker gives the run up: once it is set, this worker writes
-    nothing more of the run. `stop_reason` is the reason for which `stop` was set.
+    `given_up` is the reason why this worker releases the run: once it is set, this worker writes
+    nothing more for the run. `stop_reason` is the reason why `stop` was set.
     """
 
     claim: Claim
@@ -71,8 +71,8 @@ class ClaimedRun:
 class LeaseGuard:
     """Checks, renews and ends the lease of one claimed run.
 
-    While the database does not answer, as when its pod is replaced, a call is repeated for
-    `patience_s`: a short outage ends neither the run nor the worker.
+    While the database does not answer (its pod is being replaced, for example), a call is repeated
+    for `patience_s`: a short outage ends neither the run nor the worker.
     """
 
     leases: LeaseStore
@@ -81,9 +81,9 @@ class LeaseGuard:
     patience_s: float = LEASE_S
 
     def check(self) -> None:
-        """Raise `LeaseLost` when this worker does not hold the run (any more).
+        """Raise `LeaseLost` when this worker no longer holds the run.
 
-        A worker that cannot find out within the length of a lease gives the run up.
+        A worker that cannot find out within `patience_s` releases the run.
         """
         try:
             is_current = self._repeat(self._is_current)
@@ -105,7 +105,7 @@ class LeaseGuard:
             self.log.exception("could not renew the lease of run %s", claim.run_id)
 
     def end(self) -> None:
-        """Record that the run is over. If that fails, Dagster's storage has it all the same."""
+        """Record that the run is over. If that fails, Dagster's storage still knows it."""
         try:
             self._repeat(self.leases.end)
         except TRANSIENT_ERRORS as error:
@@ -116,9 +116,9 @@ class LeaseGuard:
             )
 
     def release(self, reason: str, release_slots: Callable[[str], None]) -> None:
-        """Release the run for another worker, after the slots that it holds in Dagster.
+        """Give back the run's slots in Dagster, then release the run for another worker.
 
-        If that fails, the scheduler learns it from this worker, which no longer reports the run.
+        If that fails, the scheduler finds out from this worker, which no longer reports the run.
         """
         claim, iterations = self.run.claim, self.run.progress.iteration
         try:

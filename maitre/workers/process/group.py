@@ -1,9 +1,9 @@
-"""Several warm workers that tune one task together: how they meet, and how they part.
+"""A group of warm workers that tune one task together.
 
-The first one (rank 0) executes the run. When it comes to tuning, it opens a store on its own
-address, says where in the run's lease, and puts there what the others need to take the same
-steps; then all of them form a group of `torch.distributed`. When one goes, the sums of the others
-fail at once: the group is over, and the run goes on from its checkpoint on whom it is placed next.
+The first worker (rank 0) executes the run. Before it tunes, it opens a store at its own address,
+publishes the address in the run's lease, and writes to the store what the others need to take the
+same steps. Then all workers form a group of `torch.distributed`. When one of them leaves, the sums
+of the others fail at once: the group ends, and the next workers resume the run's checkpoint.
 """
 
 import json
@@ -38,26 +38,26 @@ JOIN = timedelta(seconds=30)
 """How long the workers of a run wait for one another before the first step."""
 
 STEP = timedelta(seconds=60)
-"""How long they wait in a step: for one that hangs. One that is gone is known at once."""
+"""How long they wait in a step for a worker that hangs; one that has ended is noticed at once."""
 
 _LOOK_EVERY_S = 0.1
 
 
 class GroupLost(BaseException):
-    """A worker of the group is gone, or this one is to leave it.
+    """A worker of the group is gone, or this worker is asked to leave it.
 
-    Not an `Exception`: nothing in the tuner is to take it for an error of the task's.
+    Not an `Exception`: the tuner must not handle it as an error of the task.
     """
 
 
 @dataclass(frozen=True)
 class GroupWorkers(Workers):
-    """`Workers` whose sums raise `GroupLost` when the group is over for this one."""
+    """`Workers` whose sums raise `GroupLost` when the group has ended for this worker."""
 
     is_leaving: Callable[[], bool] = lambda: False
 
     def total(self, part: torch.Tensor) -> torch.Tensor:
-        """As `Workers.total`."""
+        """Return the sum over all workers, as `Workers.total`."""
         if self.is_leaving():
             raise GroupLost("asked to leave")
         try:
@@ -68,7 +68,7 @@ class GroupWorkers(Workers):
 
 @contextmanager
 def lead(
-    told: "TuningInputs",
+    inputs: "TuningInputs",
     *,
     address: str,
     size: int,
@@ -76,10 +76,10 @@ def lead(
     publish: Callable[[str], bool],
     give_up: Callable[[str], NoReturn],
 ) -> Iterator[Workers]:
-    """Form the group as its first worker, at an `address` that the others reach.
+    """Form the group as its first worker, at an `address` that the others can reach.
 
-    `publish` tells them where; `give_up` is called, and must raise, when the group does not come
-    about or breaks.
+    `publish` publishes the address and port. `give_up` is called when the group does not form or
+    breaks; it must raise.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, 0), family=family)
@@ -93,7 +93,7 @@ def lead(
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-        _tell(store, told, checkpoint)
+        _put_inputs(store, inputs, checkpoint)
         if not publish(f"{address}:{port}"):
             give_up("another worker has been given this run")
         try:
@@ -113,10 +113,10 @@ def follow(
     tasks: str,
     is_leaving: Callable[[], bool],
 ) -> None:
-    """Tune along with the first worker of a claim until the run, or the group, is over.
+    """Tune together with the first worker of a claim until the run, or the group, is over.
 
-    Raises `GroupLost` when the first worker goes, `ValueError` when this one has another model or
-    task than it.
+    Raises `GroupLost` when the first worker is gone, `UserError` when this worker has another model
+    or task.
     """
     meeting = _meeting(claim, leases, is_leaving)
     if meeting is None:
@@ -125,14 +125,17 @@ def follow(
     try:
         store = dist.TCPStore(host, int(port), is_master=False, timeout=JOIN)
         store.set(f"here/{claim.rank}", "")
-        facts = json.loads(store.get("told"))
+        facts = json.loads(store.get("inputs"))
         init = safetensors.numpy.load(store.get("init")).get("init")
         begun = store.get("checkpoint")
     except RuntimeError as error:
         raise GroupLost(f"the first worker is gone: {_first_line(error)}") from error
     loaded, task = model(), task_source(tasks).read(facts["task"])
     if (loaded.hash, task.fingerprint()) != (facts["model_hash"], facts["task_fingerprint"]):
-        raise UserError(f"{task.name}: the first worker has another model or task of that name")
+        raise UserError(
+            f"task {task.name}: expected the model and the task of the run's first worker; this "
+            "worker has others: give all workers the same settings and tasks"
+        )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.safetensors"
         if begun:
@@ -150,24 +153,25 @@ def follow(
             )
 
 
-def _tell(store: dist.TCPStore, told: "TuningInputs", checkpoint: Path | None) -> None:
+def _put_inputs(store: dist.TCPStore, inputs: "TuningInputs", checkpoint: Path | None) -> None:
+    """Write to the store what the other workers need to take the same steps."""
     facts = {
-        "task": told.task.name,
-        "task_fingerprint": told.task.fingerprint(),
-        "model_hash": told.model.hash,
-        "config": asdict(told.config),
-        "seed": told.seed,
-        "tenant": told.tenant,
+        "task": inputs.task.name,
+        "task_fingerprint": inputs.task.fingerprint(),
+        "model_hash": inputs.model.hash,
+        "config": asdict(inputs.config),
+        "seed": inputs.seed,
+        "tenant": inputs.tenant,
     }
     begun = checkpoint.read_bytes() if checkpoint is not None and checkpoint.is_file() else b""
-    init = {} if told.init is None else {"init": told.init}
-    store.set("told", json.dumps(facts))
+    init = {} if inputs.init is None else {"init": inputs.init}
+    store.set("inputs", json.dumps(facts))
     store.set("init", safetensors.numpy.save(init))
     store.set("checkpoint", begun)
 
 
 def _meeting(claim: Claim, leases: LeaseStore, is_leaving: Callable[[], bool]) -> str | None:
-    """Where the first worker waits, once it does; `None` when the run is no longer placed so."""
+    """Wait for the address of the first worker; return `None` when the lease has changed."""
     while not is_leaving():
         lease = leases.current(claim.run_id)
         is_placed = lease is not None and lease.state is LeaseState.HELD
@@ -189,7 +193,7 @@ def _group(
 ) -> Iterator[Workers]:
     _keep_to_loopback(address)
     try:
-        # On GPUs, too: nccl's sums are only enqueued, and when a worker goes it ends the process
+        # On GPUs too: nccl only enqueues its sums, and when a worker is gone it ends the process
         # of the others after the timeout. These sums are small.
         dist.init_process_group(
             "gloo",
@@ -207,7 +211,10 @@ def _group(
 
 
 def _keep_to_loopback(address: str) -> None:
-    """Let gloo listen where the worker does: it would take the host name's address otherwise."""
+    """Let gloo listen on loopback if the worker does; by default it takes the host name's address.
+
+    Gloo reads the interface from the environment only.
+    """
     if address.startswith("127."):
         names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 
 class WorkerMetrics:
-    """Claims by how they ended, seconds busy and warm, seconds of each stage of loading."""
+    """Counts of ended claims; seconds busy, seconds warm, and seconds of each stage of loading."""
 
     def __init__(self, base_model: str) -> None:
         self.registry = CollectorRegistry()
@@ -14,7 +14,7 @@ class WorkerMetrics:
         names = ["base_model"]
         self._claims = Counter(
             "maitre_worker_claims_total",
-            "Claims taken, by how they ended",
+            "Claims that have ended, by how they ended",
             [*names, "end"],
             registry=self.registry,
         )
@@ -36,18 +36,18 @@ class WorkerMetrics:
         self._ready_s: float | None = None
 
     def loaded(self, load_s: dict[str, float]) -> None:
-        """The worker is ready."""
+        """Record that the worker is ready, after these seconds by stage."""
         self._ready_s = time.monotonic()
         for stage, seconds in load_s.items():
             self._load.labels(**self._labels, stage=stage).set(seconds)
 
     def claim_ended(self, end: str, busy_s: float) -> None:
-        """A claim is over: `finished`, `preempted`, `lost` or `broken`."""
+        """Count a claim that has ended: `finished`, `preempted`, `lost` or `broken`."""
         self._claims.labels(**self._labels, end=end).inc()
         self._busy.labels(**self._labels).inc(busy_s)
 
     def text(self) -> bytes:
-        """In Prometheus' exposition format."""
+        """Return the metrics in Prometheus' text format."""
         if self._ready_s is not None:
             self._warm.labels(**self._labels).set(time.monotonic() - self._ready_s)
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""What an op knows of the worker that executes it: its checkpoint, its lease, when to stop.
+"""The run as its op sees it: the checkpoint, the lease, and whether to stop.
 
-An op calls `current_run()`. Outside a warm worker that returns a run that is never asked to stop,
-has no checkpoint and no lease: the same op runs in both places.
+An op calls `current_run()`. Outside of a warm worker this returns a run without checkpoint and
+lease that never stops: the same op runs in both places.
 """
 
 import time
@@ -49,14 +49,14 @@ class TuningInputs:
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run as its op sees it. `lead` forms the group of a run that several workers hold."""
+    """A run as its op sees it. `lead` forms the group when several workers hold the run."""
 
     progress: Progress
     stop: Event
     check_lease: Callable[[], None]
-    """Raise `LeaseLost` when this worker does not hold the run (any more): call it before a commit.
+    """Raise `LeaseLost` when this worker no longer holds the run; call it before a commit.
 
-    It raises too after a request to stop: the worker gives the run up.
+    After a request to stop it raises too: the worker releases the run.
     """
     checkpoint: Path | None = None
     on_checkpoint: Callable[[], None] = lambda: None

@@ -1,7 +1,7 @@
 """The worker's process: `python -m maitre.workers.process.server`.
 
-An HTTP thread answers from the start; the main thread loads the base model and the Dagster job and
-then runs what is claimed. SIGTERM drains.
+An HTTP thread answers from the start. The main thread loads the base model and the Dagster job, and
+then executes claimed runs. SIGTERM drains the worker.
 """
 
 import hmac
@@ -35,7 +35,7 @@ _STREAM_EVERY_S = 0.25
 
 
 class ClaimBody(BaseModel):
-    """A claim as it comes over the wire."""
+    """A claim in a request's body."""
 
     attempt: str
     run_id: str
@@ -46,7 +46,7 @@ class ClaimBody(BaseModel):
 
 
 def app_for(worker: Worker, token: str) -> FastAPI:
-    """The worker's HTTP interface. Probes are open; everything else needs the token."""
+    """Return the worker's HTTP interface. Probes are open; everything else needs the token."""
 
     def authenticated(request: Request) -> None:
         given = request.headers.get("authorization", "")
@@ -89,11 +89,11 @@ def app_for(worker: Worker, token: str) -> FastAPI:
 
     @app.post("/claims/{attempt}/cancel", status_code=202, dependencies=guarded)
     def cancel(attempt: str) -> dict[str, str]:
-        return _asked(worker.cancel, attempt)
+        return _for_claim(worker.cancel, attempt)
 
     @app.post("/claims/{attempt}/preempt", status_code=202, dependencies=guarded)
     def preempt(attempt: str) -> dict[str, str]:
-        return _asked(worker.preempt, attempt)
+        return _for_claim(worker.preempt, attempt)
 
     @app.post("/drain", status_code=202, dependencies=guarded)
     def drain(preempt: bool = True) -> dict[str, str]:
@@ -103,39 +103,46 @@ def app_for(worker: Worker, token: str) -> FastAPI:
     return app
 
 
-def _asked(ask: Callable[[str], None], attempt: str) -> dict[str, str]:
+def _for_claim(action: Callable[[str], None], attempt: str) -> dict[str, str]:
+    """Do something with the worker's claim; answer 404 when it does not hold that claim."""
     try:
-        ask(attempt)
+        action(attempt)
     except NoSuchClaimError as error:
         raise HTTPException(404, str(error)) from None
     return {"attempt": attempt}
 
 
 async def _stream(worker: Worker, attempt: str) -> AsyncIterator[str]:
-    """One JSON line for each change of a claim's progress, until the worker is done with it."""
+    """Yield one JSON line for each change of a claim's progress, until the claim ends."""
     import asyncio
 
-    told = None
+    sent = None
     while True:
         claim = worker.view().claim
         if claim is None or claim.attempt != attempt:
             return
-        if claim != told:
-            told = claim
+        if claim != sent:
+            sent = claim
             yield json.dumps(vars(claim)) + "\n"
         await asyncio.sleep(_STREAM_EVERY_S)
 
 
 def main(
-    name: Annotated[str, typer.Option(help="The worker's own name.")] = socket.gethostname(),
-    base_model: Annotated[str, typer.Option(help="What the settings must name.")] = "",
-    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind to; 0 takes a free one.")] = 0,
-    module: Annotated[str, typer.Option(help="The code location.")] = "pipelines.tuning",
-    job: Annotated[str, typer.Option(help="The job to load ahead.")] = "tune",
-    register: Annotated[bool, typer.Option(help="Tell the data home where it is.")] = True,
+    name: Annotated[str, typer.Option(help="The worker's name.")] = socket.gethostname(),
+    base_model: Annotated[
+        str, typer.Option(help="The base model that the settings must name.")
+    ] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 0,
+    module: Annotated[str, typer.Option(help="Module of the code location.")] = "pipelines.tuning",
+    job: Annotated[str, typer.Option(help="The job to load before the first run.")] = "tune",
+    register: Annotated[bool, typer.Option(help="Register the worker in the data home.")] = True,
     stay: Annotated[
-        bool, typer.Option("--stay", help="Once drained, wait for SIGTERM: a pod would restart.")
+        bool,
+        typer.Option(
+            "--stay",
+            help="Wait for SIGTERM after draining: Kubernetes would restart the container.",
+        ),
     ] = False,
 ) -> None:
     """Load one base model and take tuning runs, one at a time, until drained."""
@@ -144,9 +151,8 @@ def main(
     settings = Settings.read()
     if base_model not in ("", settings.base_model_name):
         typer.echo(
-            f"--base-model {base_model}: a worker holds the base model of its settings, and that "
-            f"is {settings.base_model_name}; MAITRE_BASE_MODEL (or base_model in maitre.yaml) "
-            "names another",
+            f"--base-model: expected the base model of the settings, {settings.base_model_name}; "
+            f"got {base_model}; set MAITRE_BASE_MODEL (or base_model in maitre.yaml)",
             err=True,
         )
         raise typer.Exit(2)
@@ -179,14 +185,14 @@ def main(
         terminated.set()
         threading.Thread(target=worker.drain).start()
         if not loaded.is_set():
-            # Nothing is lost, and loading may take as long as a pod is given to end.
+            # No run is lost. Loading may take longer than a pod has to end.
             raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, terminate)
     registry = WorkerRegistry(settings.home)
     if register:
         registry.add(name, url, base_model, os.getpid())
-    log.info("%s at %s loads %s", name, url, settings.base_model)
+    log.info("worker %s at %s loads %s", name, url, settings.base_model)
     try:
         try:
             load_s = executor.load()
@@ -204,11 +210,11 @@ def main(
     finally:
         if register:
             registry.remove(name)
-        log.info("%s ends", name)
+        log.info("worker %s ends", name)
 
 
 def _own_log(name: str) -> logging.Logger:
-    """A log on a duplicate of stderr: Dagster redirects the process's own while a step runs."""
+    """Return a logger on a duplicate of stderr: Dagster redirects stderr while a step runs."""
     stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

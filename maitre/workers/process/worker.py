@@ -120,7 +120,7 @@ class Worker:
                 self._interrupt()
 
     def preempt(self, attempt: str, reason: str = PREEMPTED) -> None:
-        """Give the run up at its next step, with its checkpoint; another worker continues it."""
+        """Release the run at its next step, with its checkpoint; another worker resumes it."""
         with self._lock:
             run = self._claimed_by(attempt)
             if run.given_up is not None or run.stop.is_set():
@@ -128,12 +128,12 @@ class Worker:
             run.stop_reason = reason
             run.stop.set()
             if run.claim.rank > 0:
-                # A helper has no checkpoint to hand on: it leaves at the next sum.
+                # A helper has no checkpoint: it leaves the group at its next sum.
                 return
         threading.Thread(target=self._give_up, args=(run, reason), daemon=True).start()
 
     def drain(self, preempt: bool = True) -> None:
-        """Take no more claims; end when the current run, if any, has been given up or is over."""
+        """Take no more claims; end when the current run, if any, is released or over."""
         with self._lock:
             if self._state != "draining":
                 self._enter(state="draining")
@@ -147,7 +147,7 @@ class Worker:
     def serve(self, drop_interrupt: Callable[[], object] = lambda: None) -> None:
         """Execute claimed runs until drained. Call it on the main thread: Dagster interrupts that.
 
-        `drop_interrupt` forgets an interrupt that is captured and not raised yet.
+        `drop_interrupt` drops an interrupt that was captured and not raised yet.
         """
         self._drop_interrupt = drop_interrupt
         threading.Thread(target=self._renew_leases, daemon=True).start()
@@ -202,7 +202,7 @@ class Worker:
 
         def check_lease() -> None:
             copy_checkpoint()
-            # A result that is being stored is finished first.
+            # When the result is being stored, that is finished first.
             if run.stop.is_set() and run.progress.phase != "registering":
                 run.given_up = run.given_up or run.stop_reason
             guard.check()
@@ -238,13 +238,13 @@ class Worker:
 
     def _finish(self, run: ClaimedRun, end: str, busy_s: float) -> None:
         if run.given_up:
-            # Only now, when nothing of the run executes here any more, may another worker take it.
+            # Another worker may take the run only now, when nothing of it executes here any more.
             self._guard(run).release(run.given_up, self._release_slots)
         with self._lock:
             run.started = False
-            # Whoever interrupts holds the lock too. A cancel that came after the run had ended
-            # (while its checkpoint was removed, say) is captured by now; it must not hit the next
-            # run.
+            # `_interrupt` is called with the lock held. A cancel that came after the end of the
+            # run (while its checkpoint was removed, for example) is captured by now. It must not
+            # hit the next run.
             self._drop_interrupt()
             run.progress.mark("free")
             self._last = run.view()

@@ -1,4 +1,4 @@
-"""The cluster file, as far as warm workers need it: what the scheduler plans with."""
+"""The cluster file: the GPUs and the models that the scheduler plans with."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from maitre.settings import Settings
 
 
 def planned_cluster(settings: Settings) -> Cluster:
-    """The cluster, with those of its models that the pool can hold: locally just one.
+    """Return the cluster with the models that the pool can hold; a local pool holds one.
 
     Raises `SchedulingError` naming what is wrong with the cluster file.
     """
@@ -26,20 +26,21 @@ def planned_cluster(settings: Settings) -> Cluster:
 
 
 def cluster_knowing(settings: Settings, base_model: str) -> Cluster:
-    """The cluster, which names the base model: requests for any other are never scheduled.
+    """Return the cluster; raise `SchedulingError` when its file is missing or lacks the model.
 
-    Raises `SchedulingError` when there is no such file or the model is not in it.
+    Requests for a model that the file does not name are never scheduled.
     """
     path = Path(settings.cluster)
     if not path.is_file():
         raise SchedulingError(
-            f"no cluster file {path}: warm workers are planned with it (cluster: in maitre.yaml)"
+            f"{path}: no such file: expected the cluster file that warm workers are planned with "
+            "(cluster: in maitre.yaml)"
         )
     cluster = planned_cluster(settings)
     if base_model not in cluster.models:
         raise SchedulingError(
-            f"no speeds of {base_model} in {path}: add them under models "
-            "(warm_up_s, lookup_s, resize_s, iteration_s)"
+            f"{path}: models: no speeds of {base_model}: add warm_up_s, lookup_s, resize_s and "
+            "iteration_s"
         )
     return cluster
 

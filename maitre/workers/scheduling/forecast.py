@@ -1,4 +1,4 @@
-"""When a request would be done, and for how much: told when it is submitted."""
+"""The forecast that a submission gets: when its request finishes, and its price."""
 
 import heapq
 import math
@@ -10,7 +10,7 @@ from maitre.scheduling.snapshot import JobView, Snapshot
 
 @dataclass(frozen=True)
 class Forecast:
-    """`finish_s`: wall clock, s; `price`: of the GPU time of the request alone; `workers`: on."""
+    """A finish (wall clock, s), the number of workers, and the price of the GPU time."""
 
     finish_s: float
     price: float
@@ -18,10 +18,10 @@ class Forecast:
 
 
 def forecast(snapshot: Snapshot, job: JobView) -> Forecast:
-    """The cheapest finish by the job's deadline, or else the earliest there is.
+    """Return the cheapest finish by the job's deadline, or the earliest finish if none is in time.
 
-    The queued jobs with earlier deadlines go first, each on the number of workers that costs least;
-    a GPU that is not held counts as free after a warm-up. Estimates are taken at their word.
+    The queued jobs with earlier deadlines go first, each on the number of workers that costs least.
+    A GPU that is not held counts as free after a warm-up. The estimates are assumed to be right.
     """
     pool = snapshot.pools[job.base_model]
     free_s = _free_s(snapshot, job.base_model)
@@ -45,10 +45,10 @@ def forecast(snapshot: Snapshot, job: JobView) -> Forecast:
 
 
 def earliest_deadline_s(snapshot: Snapshot, job: JobView) -> float:
-    """The earliest deadline that the job can meet, wall clock in whole s, from its own on.
+    """Return the earliest deadline that the job can meet, its own or a later one, in whole s.
 
-    A later deadline lets more of the queue go first, so the finish by the job's own one, if that is
-    too early, may be too early, too.
+    With a later deadline more of the queue goes first. So the finish that is forecast for one
+    deadline may be too early as the next deadline.
     """
     deadline_s = job.deadline_s
     while (found := forecast(snapshot, replace(job, deadline_s=deadline_s))).finish_s > deadline_s:
@@ -57,7 +57,7 @@ def earliest_deadline_s(snapshot: Snapshot, job: JobView) -> float:
 
 
 def _free_s(snapshot: Snapshot, base_model: str) -> list[float]:
-    """When each GPU that the model can have comes free, as a heap."""
+    """Return when each GPU that the model can get becomes free, as a heap."""
     pool = snapshot.pools[base_model]
     now_s = snapshot.time_s
     busy_until_s = {}

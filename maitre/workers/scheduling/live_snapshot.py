@@ -1,4 +1,4 @@
-"""What the policy sees of the live system: the same `Snapshot` that the simulator builds."""
+"""The snapshot of the live system for a policy; the simulator builds the same kind."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.pool.protocol import ClaimView
 
 _FINISHING_S = 0.3
-"""About how long a worker whose run has ended stays busy: it tidies up."""
+"""About how long a worker stays busy after the end of its run: it removes the checkpoint."""
 
 
 def live_snapshot(
@@ -29,10 +29,10 @@ def live_snapshot(
     workers: Sequence[PoolWorker],
     waiting: Mapping[str, int],
 ) -> Snapshot:
-    """The cluster at `time_s` (wall clock, s since the epoch).
+    """Return the cluster at `time_s` (wall clock, s since the epoch).
 
-    `requests` are the open ones and the ended ones to learn from; `waiting` maps the runs whose
-    worker is gone, and which are to go on elsewhere, to the iterations that they have done.
+    `requests` are the open requests, and ended ones to learn from. `waiting` are the runs that have
+    lost their worker and wait for another one, each with the iterations that it has done.
     """
     pools = {
         name: _pool(time_s, model, requests, workers, waiting)
@@ -42,7 +42,11 @@ def live_snapshot(
 
 
 def job_view(request: TuningRequest, model: ModelSpec, done: float = 0.0) -> JobView:
-    """A request as a job. A lookup for the result's sake counts as the iterations of its time."""
+    """Return a request as a job.
+
+    A lookup that saves no iterations, which only improves the result, adds the iterations that its
+    time is worth.
+    """
     extra = 0.0
     if request.lookup and request.iterations_bank >= request.iterations_cold:
         extra = model.lookup_s / model.iteration_s[model.worker_counts[0]]
@@ -106,7 +110,7 @@ def _pool(
         elif _is_to_start(request, time_s):
             queued[request.request_id] = job_view(request, model)
         elif names := [name for name in _reserved(request, time_s) if name in can_be_handed]:
-            # On its way, or claimed already and only the row does not say so yet.
+            # Its run is on its way to them, or they have claimed it and the row is older.
             seen.update({name: _as(seen[name], "running") for name in names})
             kept.update(names)
             job = job_view(request, model)
@@ -115,8 +119,8 @@ def _pool(
             strayed.append(request)
     can_be_handed -= kept
     for request in strayed:
-        # On a worker that does not answer for now, or in Dagster's queue, which gives it the first
-        # idle one: that is left for it. With none there it needs one as those do that wait here.
+        # Its run is on a worker that does not answer, or in Dagster's queue, which gives it the
+        # first idle worker: one is left for it. Without such a worker the request waits.
         job = job_view(request, model)
         if left := _left_for_another(seen, can_be_handed):
             can_be_handed.remove(left)
@@ -137,7 +141,7 @@ def _pool(
 
 
 def _is_to_start(request: TuningRequest, time_s: float) -> bool:
-    """Whether it waits; or was taken, and who took it made no run of it in time."""
+    """Return whether it is queued, or its hold has run out without a run."""
     return request.state is RequestState.QUEUED or (
         request.state is RequestState.STARTING and _is_no_longer_held(request, time_s)
     )
@@ -149,24 +153,24 @@ def _is_no_longer_held(request: TuningRequest, time_s: float) -> bool:
 
 
 def _reserved(request: TuningRequest, time_s: float) -> list[str]:
-    """The workers that are kept for a request's run; one that did not go there waits for any."""
+    """Return the workers that are reserved for a request's run; none once its hold has run out."""
     return [] if _is_no_longer_held(request, time_s) else request.handed_to
 
 
 def _left_for_another(seen: Mapping[str, Worker], can_be_handed: Iterable[str]) -> str | None:
-    """A worker that nothing is known to be on: one that does not answer, else an idle one."""
+    """Return a worker that may have an unknown run: one that does not answer, else an idle one."""
     names = sorted(can_be_handed, key=lambda name: (seen[name].state == "idle", name))
     return names[0] if names else None
 
 
 def _iteration_s(model: ModelSpec, workers: Sequence[str]) -> float:
-    """Of as many workers, or of the most that are known below."""
+    """Return the seconds per iteration of so many workers, or of the next smaller known number."""
     known = [count for count in model.worker_counts if count <= len(workers)]
     return model.iteration_s[known[-1] if known else model.worker_counts[0]]
 
 
 def _claims(workers: Iterable[PoolWorker]) -> dict[str, tuple[list[str], ClaimView]]:
-    """For each run the workers that hold it, by rank, and what the first of them says."""
+    """Return for each run the workers that hold it, by rank, and the claim of the first one."""
     held: dict[str, list[tuple[ClaimView, str]]] = {}
     for worker in workers:
         if worker.view is not None and worker.view.claim is not None:
@@ -187,8 +191,8 @@ def _worker(worker: PoolWorker, model: ModelSpec, time_s: float) -> Worker:
         has_answered = worker.has_answered
         if has_answered is None:
             has_answered = bool(worker.url) and time_s > ready_s
-        # One that has never answered still starts, or tries to: none is started in its place. One
-        # that has, and does not now, is of no use.
+        # A worker that has never answered still starts: none is started in its place. A worker
+        # that has answered before, and does not now, cannot be used.
         state: WorkerState = "running" if has_answered else "loading"
         again_s = time_s + model.warm_up_s if worker.failing else time_s
         return Worker(worker.name, model.name, state, worker.started_s, max(ready_s, again_s))
@@ -201,7 +205,7 @@ def _as(worker: Worker, state: WorkerState) -> Worker:
 
 
 def _completions(requests: Iterable[TuningRequest]) -> list[Completion]:
-    """Runs that were requested have no target: each takes what it was estimated at."""
+    """Return the finished runs. They have no target score: each takes its estimated iterations."""
     done = [
         Completion(
             finished_s=request.finished_at.timestamp(),

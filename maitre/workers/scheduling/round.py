@@ -1,7 +1,7 @@
-"""One round of the scheduler: look, ask the policy, act, and leave a record of both.
+"""One round of the scheduler: build a snapshot, ask the policy, act, and log the decision.
 
-Any number of these may run at once (two daemons by mistake): a request is handed over by
-compare-and-set, a run is placed by compare-and-set, and only the winner acts.
+Several rounds may run at the same time (two daemons by mistake): requests are taken and runs are
+placed by compare-and-set, and only the process that succeeds acts.
 """
 
 from collections import Counter
@@ -30,12 +30,12 @@ HOLD_S = 60.0
 """How long a request is held for the run that this round asks for."""
 _REMEMBERED = 500
 _DRAINED_S = 60.0
-"""After how long a drained worker that is still there is ended: by then who drained it is done."""
+"""After how long a drained worker that is still there is ended."""
 
 
 @dataclass(frozen=True)
 class StartRun:
-    """A run to start for a request; `workers` is where, empty when any will do."""
+    """A run to start for a request, on `workers`, or on any worker where there are none."""
 
     request: TuningRequest
     workers: tuple[str, ...] = ()
@@ -44,11 +44,11 @@ class StartRun:
 
 @dataclass
 class Round:
-    """What one round did. `to_spare`: how many workers may still be given back in it.
+    """The result of one round. `to_spare` workers may still be given back in it.
 
-    `leaving` and `growth` (workers by base model) are gathered first and asked of the pool once:
-    giving a worker back takes seconds on Kubernetes. `unsettled`: something waits that a round in
-    a moment might start.
+    `leaving` and `growth` (workers by base model) are gathered, and the pool is called once at the
+    end: giving a worker back takes seconds on Kubernetes. `unsettled` says that something waits
+    which the next round might start.
     """
 
     starts: list[StartRun] = field(default_factory=list)
@@ -67,9 +67,9 @@ def schedule(
     now: datetime,
     policy: Policy | None = None,
 ) -> Round:
-    """Decide on the open requests (`waiting`: those without a run) and act on it.
+    """Let the policy decide on the open requests, and carry that out.
 
-    `policy`: by default the policy named `POLICY`.
+    `waiting` are the requests without a run. The default policy is the one named `POLICY`.
     """
     done = Round()
     store = RequestStore(settings.request_queue_url)
@@ -100,7 +100,7 @@ def schedule(
                 request = by_id[action.job_id]
                 names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
                 if not all(by_name[name].is_idle for name in names):
-                    # They are to be taken from another run: it goes there when that has let go.
+                    # The workers still have another run: a later round starts it there.
                     continue
                 if request.run_id in to_resume:
                     _resume(runs, pool, request, [by_name[name] for name in names], done)
@@ -123,7 +123,7 @@ def schedule(
 def _unknown_names(
     action: act.Action, requests: Collection[str], workers: Collection[str]
 ) -> str | None:
-    """Return what an action names that is not there; None when all of it is."""
+    """Return the job or the workers of an action that do not exist; `None` if all exist."""
     job = getattr(action, "job_id", None)
     if job is not None and job not in requests:
         return f"job {job}"
@@ -142,13 +142,13 @@ def _scale(
     gpus: int,
     now: datetime,
 ) -> None:
-    """Give back what is to leave, all at once, then start what is to come."""
-    kept = [worker for worker in workers.values() if _is_kept(worker, now)]
-    if kept:
-        names = ", ".join(worker.name for worker in kept)
+    """Give back the leaving workers, all at once, then start the new ones."""
+    left_over = [worker for worker in workers.values() if _is_left_over(worker, now)]
+    if left_over:
+        names = ", ".join(worker.name for worker in left_over)
         with _noting(done, f"could not end {names}"):
-            pool.remove(kept)
-            done.notes.append(f"ended {names}: drained and still there")
+            pool.remove(left_over)
+            done.notes.append(f"ended {names}, which had drained and were still there")
     if done.leaving:
         with _noting(done, "could not give back " + ", ".join(w.name for w in done.leaving)):
             pool.shrink(done.leaving)
@@ -159,15 +159,17 @@ def _scale(
     )
     missing = min(settings.min_warm_workers, gpus) - staying - started
     if missing > 0:
-        # Some have died: those that are kept warm are there even when nobody needs them now.
+        # Some have died. The warm minimum is kept even when nothing needs those workers now.
         done.growth[settings.base_model_name] += missing
         done.notes.append(f"started {missing} workers in place of lost ones")
     for base_model, count in done.growth.items():
         there = [worker for worker in workers.values() if worker.base_model == base_model]
         failing = [f"{worker.name} {worker.failing}" for worker in there if worker.failing]
         if failing and not any(worker.view for worker in there):
-            # What keeps these from coming up would keep others, too.
-            done.notes.append(f"not started: none of {base_model} comes up ({', '.join(failing)})")
+            # The same cause would keep more workers from starting.
+            done.notes.append(
+                f"no more workers of {base_model} started: none starts up ({', '.join(failing)})"
+            )
             continue
         with _noting(done, f"could not start {count} workers of {base_model}"):
             pool.grow(base_model, count, len(there))
@@ -175,7 +177,7 @@ def _scale(
 
 @contextmanager
 def _noting(done: Round, what: str) -> Iterator[None]:
-    """Note what the pool or the database refuses: what the round has taken starts all the same."""
+    """Note an error of the pool or the database; the round goes on with what it has taken."""
     try:
         yield
     except TRANSIENT_ERRORS as error:
@@ -203,8 +205,8 @@ def _act(
         done.growth[action.base_model] += 1
         done.notes.append(f"{action.base_model} in place of {action.worker}")
     elif isinstance(action, act.PreemptJob | act.ResizeJob):
-        # To resize is to stop at the next step and to go on from there on the new workers: the
-        # policy sees the job waiting at the next round, and places it as things are then.
+        # A resized job stops at its next step. The next round sees it waiting, and the policy
+        # places it on the workers that are idle then.
         _preempt(settings, pool, requests[action.job_id], done)
     else:
         done.notes.append(f"cannot do {action}")
@@ -245,8 +247,8 @@ def _reject(
     done.notes.append(f"{request.request_id}: {shown}")
 
 
-def _is_kept(worker: PoolWorker, now: datetime) -> bool:
-    """Whether it has been drained for long, has nothing to do any more, and has not ended."""
+def _is_left_over(worker: PoolWorker, now: datetime) -> bool:
+    """Return whether the worker has drained long ago, has no run, and has not ended."""
     view = worker.view
     if view is None or view.state != "draining" or view.claim is not None:
         return False
@@ -273,9 +275,9 @@ def _resume(
 ) -> None:
     if runs.resume(request.run_id or "", pool, workers):
         names = ", ".join(worker.name for worker in workers)
-        done.notes.append(f"{request.request_id} goes on on {names}")
+        done.notes.append(f"{request.request_id} resumed on {names}")
 
 
 def now_utc() -> datetime:
-    """The time, for whoever starts a round."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

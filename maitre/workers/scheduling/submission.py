@@ -1,4 +1,4 @@
-"""Accept a tuning request: forecast its finish and price, queue it, start it where one can."""
+"""Accept a tuning request: forecast it, queue it, and start it when a worker is idle."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from maitre.workers.scheduling.live_snapshot import job_view, live_snapshot
 
 @dataclass(frozen=True)
 class TuneOrder:
-    """What a user asks for: a task, a deadline, and how to tune."""
+    """A user's order: a task, a deadline, and how to tune."""
 
     task: str
     deadline_at: datetime
@@ -41,9 +41,9 @@ class TuneOrder:
 
 @dataclass(frozen=True)
 class Submitted:
-    """An accepted request; `worker` is the one on which it starts at once, if any.
+    """An accepted request, and the worker on which it starts at once, if there is one.
 
-    `is_new` is false where the idempotency key stands for an earlier request.
+    `is_new` is false where the idempotency key belongs to an earlier request.
     """
 
     request: TuningRequest
@@ -52,19 +52,19 @@ class Submitted:
 
 
 def submit(settings: Settings, order: TuneOrder, now: datetime) -> Submitted:
-    """Queue an order and start it when a warm worker is idle; once per idempotency key.
+    """Queue an order, once per idempotency key, and start it when a warm worker is idle.
 
-    Raises `RequestError` when the deadline has passed, or when the forecast cannot meet it and the
-    order does not accept that; `SchedulingError` when the warm workers hold another base model. No
-    request is queued then.
+    Queues nothing and raises `RequestError` when the deadline has passed, or when the forecast is
+    later and the order does not accept that. Raises `SchedulingError` when the warm workers hold
+    another base model.
     """
     settings = with_running_services(settings)
     store = RequestStore(settings.request_queue_url)
-    there = store.submitted(
+    earlier = store.submitted(
         order.task, settings.base_model_name, order.tenant, order.idempotency_key
     )
-    if there is not None:
-        return Submitted(there, None, is_new=False)
+    if earlier is not None:
+        return Submitted(earlier, None, is_new=False)
     request = new_request(
         order.task,
         deadline_at=order.deadline_at,
@@ -132,7 +132,7 @@ def _predict(
         raise RequestError(
             f"{request.task}: cannot meet this deadline; earliest is "
             f"{_as_deadlines(earliest_deadline_s(snapshot, job), now)}; "
-            "--accept-late queues it all the same)"
+            "--accept-late queues it anyway)"
         )
     return workers, replace(request, predicted_finish_at=finish_at, predicted_price=predicted.price)
 
@@ -147,7 +147,7 @@ def _cluster(settings: Settings, base_model: str, has_pool: bool) -> Cluster | N
 
 
 def _as_deadlines(moment_s: float, now: datetime) -> str:
-    """Return a time, and the span until it, each as `--deadline` takes it.
+    """Return a time and the span until it, each in the format of `--deadline`.
 
     The span can still be met a moment later: the start of waiting runs moves with the clock.
     """
@@ -159,7 +159,9 @@ def _moment(time_s: float) -> datetime:
     try:
         return datetime.fromtimestamp(time_s, UTC)
     except (OverflowError, ValueError, OSError):
-        raise RequestError(f"it would take {time_s:.3g} s: that has no date") from None
+        raise RequestError(
+            f"forecast: would finish {time_s:.3g} s after 1970: expected a date before year 10000"
+        ) from None
 
 
 def _start_where_idle(
@@ -169,7 +171,7 @@ def _start_where_idle(
     workers: Sequence[PoolWorker],
     now: datetime,
 ) -> Submitted:
-    """Start the request where a worker is idle."""
+    """Start the request if a worker is idle; return it as accepted."""
     if not workers or request.state is not RequestState.QUEUED:
         return Submitted(request, None)
     from maitre.workers.launch.graphql import launch_on_idle

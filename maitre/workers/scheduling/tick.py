@@ -1,8 +1,8 @@
-"""Rounds of the scheduler for a few seconds: what a tick of Dagster's sensor daemon does.
+"""A tick of the sensor daemon: rounds of the scheduler for a few seconds.
 
-The daemon asks a sensor every 5 s and starts what it returns after that. Within its tick the
-scheduler therefore looks again whenever something may have changed (a request has come, a worker
-may have become idle), and starts runs itself through GraphQL.
+The daemon calls a sensor every 5 s, and starts the runs that it requests only after the call. So
+the scheduler makes a round within its tick whenever something may have changed (a request was
+added, a worker may have become idle), and launches runs itself through GraphQL.
 """
 
 import time
@@ -20,7 +20,7 @@ from maitre.workers.scheduling.runs import Runs
 from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
 WATCH_S = 4.0
-"""How long a tick lasts; the daemon's loop takes 5 s, and other sensors want a turn in it."""
+"""How long a tick lasts: the daemon's loop takes 5 s, and calls other sensors in it."""
 
 _ROUND_EVERY_S = 0.4
 _LOOK_EVERY_S = 0.15
@@ -28,20 +28,20 @@ _LOOK_EVERY_S = 0.15
 
 @dataclass(frozen=True)
 class Tick:
-    """A tick. `waiting` notes what became of the runs and gives the requests without one."""
+    """One tick. `waiting` writes the states of runs to the queue; returns requests without one."""
 
     settings: Settings
     runs: Runs
     pool: WarmPool
     waiting: Callable[[], Sequence[TuningRequest]]
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     for_s: float = WATCH_S
 
     def starts(self) -> list[StartRun]:
-        """Look, decide and act until the time is up; what Dagster is left to start.
+        """Make rounds until the time is up; return the starts that are left to Dagster.
 
-        Without a webserver, or when it does not do what it is asked, that is what the last round
-        decided.
+        These are all starts of the last round when there is no webserver, or when the webserver
+        has refused to launch them.
         """
         until_s = time.monotonic() + self.for_s
         while True:
@@ -51,38 +51,38 @@ class Tick:
             pause_s = _ROUND_EVERY_S if unsettled else _LOOK_EVERY_S
             while time.monotonic() + pause_s < until_s:
                 time.sleep(pause_s)
-                if unsettled or self._has_come():
+                if unsettled or self._has_queued():
                     break
             else:
                 return []
 
     def _round(self, now: datetime) -> tuple[list[StartRun], bool]:
-        """One round: what is left to be started, and whether another could start more soon."""
+        """Make one round; return the starts that are left, and whether the next may start more."""
         done = schedule(self.settings, self.runs, self.pool, self.waiting(), now)
         for note in done.notes:
-            self.tell(note)
+            self.report(note)
         can_launch = bool(self.settings.dagster_url)
         left = [start for start in done.starts if not (can_launch and self._launched(start))]
         return left, done.unsettled
 
     def _launched(self, start: StartRun) -> bool:
-        """Whether the run was launched, or may have been."""
+        """Launch a run; return whether it was launched, or may have been."""
         what = f"{start.request.request_id} on {', '.join(start.workers)}"
         try:
             is_certain = launch_held(
                 self.settings, self._store, start.request, start.workers, start.lookup
             )
         except GraphqlError as error:
-            self.tell(f"{start.request.request_id} is left to Dagster: {error}")
+            self.report(f"{start.request.request_id} is left to Dagster: {error}")
             return False
         except TRANSIENT_ERRORS as error:
-            # It is launched and its row does not say so; the next tick sees the run by its tag.
-            self.tell(f"launched {what}, not noted: {first_line(error)}")
+            # The run is launched, but its row does not say so. The next tick finds it by its tag.
+            self.report(f"launched {what}; its request is not updated yet: {first_line(error)}")
             return True
-        self.tell(f"launched {what}" if is_certain else f"may have launched {what}")
+        self.report(f"launched {what}" if is_certain else f"may have launched {what}")
         return True
 
-    def _has_come(self) -> bool:
+    def _has_queued(self) -> bool:
         return bool(self._store.find([RequestState.QUEUED], limit=1))
 
     @property

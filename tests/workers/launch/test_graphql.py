@@ -32,7 +32,7 @@ def test_the_parameters_of_a_launch_are_those_of_the_schema(
         asked.append(variables)
         return {"launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "r"}}}
 
-    monkeypatch.setattr(graphql.DagsterClient, "_ask", ask)
+    monkeypatch.setattr(graphql.DagsterClient, "_call", ask)
     now = datetime(2030, 1, 1, tzinfo=UTC)
     request = TuningRequest("id", "task", "tiny", "t", now, now, RequestState.STARTING)
     assert graphql.DagsterClient("http://nowhere").launch(request, ["v", "w"], True) == "r"

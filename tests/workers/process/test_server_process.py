@@ -53,6 +53,6 @@ def test_a_worker_refuses_the_name_of_a_model_that_it_does_not_load(tmp_path: Pa
         check=False,
     )
     assert done.returncode == 2
-    assert "--base-model other" in done.stderr
-    assert "that is tiny" in done.stderr
+    assert "--base-model: expected the base model" in done.stderr
+    assert "settings, tiny; got other" in done.stderr
     assert not (tmp_path / "home" / "workers").exists()
