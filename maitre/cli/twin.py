@@ -1,4 +1,4 @@
-"""`maitre twin`: what a server would do under a load, which profiles there are, fitting one."""
+"""`maitre twin`: simulate a server under a load, list profiles, measure a server and fit one."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maitre.cli import twin_measure
+from maitre.cli import twin_measure, twin_simulate
 from maitre.cli.output import print_json, print_table
-from maitre.errors import UserError, reading
+from maitre.errors import UserError
 from maitre.files import write_text
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The digital twin of a multi-LoRA vLLM server.", no_args_is_help=True)
 
+app.command("simulate")(twin_simulate.simulate)
 app.command("measure")(twin_measure.measure)
 app.command("fit")(twin_measure.fit)
 
@@ -41,68 +42,6 @@ def profiles(json: Json = False) -> None:
         for profile in loaded
     ]
     print_table(rows, "Server profiles")
-
-
-@app.command()
-def simulate(
-    profile: Annotated[str, typer.Option(help="A shipped server profile, or a file.")],
-    catalogue: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet: adapter, rank, rate_rps.")
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(help="CSV or Parquet: arrival_s, adapter, input_tokens, output_tokens."),
-    ] = None,
-    max_loras: Annotated[int, typer.Option(help="GPU slots for adapters.")] = 32,
-    max_lora_rank: Annotated[
-        int | None, typer.Option(help="Rank of a slot; default: the largest served.")
-    ] = None,
-    max_num_seqs: Annotated[int, typer.Option(help="Sequences in a batch.")] = 2048,
-    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 2048,
-    lengths: Annotated[str, typer.Option(help="A named distribution.")] = "sharegpt",
-    mean_input_tokens: Annotated[
-        float | None, typer.Option(help="Mean length of a prompt, in tokens.")
-    ] = None,
-    mean_output_tokens: Annotated[
-        float | None, typer.Option(help="Mean length of an answer, in tokens.")
-    ] = None,
-    cv: Annotated[float, typer.Option(help="Variation of gaps between arrivals.")] = 1.0,
-    duration: Annotated[float, typer.Option(help="Simulated seconds.")] = 3600.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
-    json: Json = False,
-) -> None:
-    """Simulate one server under a catalogue of adapters, or a trace of requests."""
-    from maitre import twin
-
-    if (catalogue is None) == (trace is None):
-        raise UserError("give either --catalogue or --trace")
-    rank = max_lora_rank or 16
-    if trace is not None:
-        workload = twin.Workload.from_trace(_read(trace), ranks=rank)
-    else:
-        assert catalogue is not None
-        loads = _adapters(_read(catalogue), str(catalogue))
-        rank = max_lora_rank or max(load.rank for load in loads)
-        burst = twin.Burstiness() if cv == 1.0 else twin.Burstiness("gamma", cv=cv)
-        workload = twin.Workload(
-            loads,
-            twin.Lengths.named(lengths, mean_input_tokens, mean_output_tokens),
-            duration,
-            burstiness=burst,
-        )
-    server = twin.ServerConfig(
-        max_loras=max_loras,
-        max_cpu_loras=max(max_loras, len(workload.adapters)),
-        max_lora_rank=rank,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-    )
-    result = twin.simulate(twin.ServerProfile.load(profile), server, workload, seed)
-    if json:
-        rows = result.by_adapter().to_dict("records")
-        print_json(_finite({**result.summary(), "by_adapter": rows}))
-    else:
-        _print_summary(result.summary())
 
 
 @app.command()
@@ -174,7 +113,7 @@ def calibrate(
     written = write_report(found.profile, found.comparison, report)
     write_text(out, found.profile.to_yaml())
     if json:
-        print_json(_finite(_fit_document(found, out, written)))
+        print_json(_fit_document(found, out, written))
     else:
         for path in (out, *written):
             print(path)
@@ -208,50 +147,6 @@ def _fit_document(found: Any, out: Path, written: list[Path]) -> dict[str, Any]:
             "validation": errors(found.comparison[validation]),
         },
     }
-
-
-def _read(path: Path) -> Any:
-    import pandas as pd
-
-    with reading(path):
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-
-
-def _adapters(frame: Any, name: str) -> list[Any]:
-    from maitre.twin import AdapterLoad
-
-    for column in ("adapter", "rank", "rate_rps"):
-        if column not in frame:
-            raise UserError(f"{name} has no column {column!r}")
-    optional = [name for name in ("mean_input_tokens", "mean_output_tokens") if name in frame]
-    return [
-        AdapterLoad(
-            str(row["adapter"]),
-            row["rank"],
-            row["rate_rps"],
-            **{column: row[column] for column in optional if row[column] == row[column]},
-        )
-        for row in frame.to_dict("records")
-    ]
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    rows = [
-        {"figure": name, "value": f"{value:,.3f}" if isinstance(value, float) else value}
-        for name, value in summary.items()
-    ]
-    print_table(rows, "Simulated server")
-
-
-def _finite(document: Any) -> Any:
-    """The document with NaN as null, which JSON has no word for."""
-    if isinstance(document, dict):
-        return {key: _finite(value) for key, value in document.items()}
-    if isinstance(document, list):
-        return [_finite(value) for value in document]
-    if hasattr(document, "item"):
-        document = document.item()
-    return None if isinstance(document, float) and document != document else document
 
 
 def _print_progress(done: int, total: int, note: str = "") -> None:

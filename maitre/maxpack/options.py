@@ -19,8 +19,6 @@ RANK_TIERS = (8, 16, 32, 64, 128, 256, 320, 512)
 # Any number of slots will do for vLLM; in steps of an eighth or less none is far from the best.
 SLOTS = (*range(8, 32, 2), *range(32, 64, 4), *range(64, 128, 8), *range(128, 256, 16),
          *range(256, 385, 32))  # fmt: skip
-# Mean lengths of the runs that the shipped profiles were fitted on.
-MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS = 222.4, 195.0
 # Sequences and tokens of a batch where the profile holds for whatever they are.
 LARGEST_BATCH = 2048
 _MOMENT_DRAWS = 20_000
@@ -28,8 +26,8 @@ _CPU_STEP = 32
 
 
 def default_lengths() -> Lengths:
-    """The lengths assumed where nothing else is said: ShareGPT with the measured runs' means."""
-    return Lengths.named("sharegpt", MEAN_INPUT_TOKENS, MEAN_OUTPUT_TOKENS)
+    """Return the default lengths: ShareGPT with the means of the measured runs."""
+    return Lengths.named("sharegpt")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maitre.placement.catalogue_file import LENGTH_COLUMNS, check_columns, read_columns
+from maitre.placement.catalogue_file import (
+    LENGTH_COLUMNS,
+    REQUIRED_COLUMNS,
+    check_columns,
+    read_columns,
+)
 from maitre.placement.problems import CatalogueError, RowProblems
 from maitre.twin import AdapterLoad
 
@@ -46,11 +51,13 @@ class AdapterCatalogue:
         *,
         base_models: Collection[str] | None = None,
         max_rank: int | None = None,
+        base_model: str | None = None,
     ) -> AdapterCatalogue:
         """Read a CSV or Parquet file with the columns `adapter, base_model, rank, rate_rps`.
 
         `mean_input_tokens` and `mean_output_tokens` are optional columns. With `base_models` and
-        `max_rank`, rows outside them are refused too.
+        `max_rank`, rows outside them are refused too. With `base_model`, the file may lack that
+        column: all adapters are of that model then.
 
         Raises:
             CatalogueError: no table, a column missing or there twice, rows of too many fields,
@@ -59,7 +66,10 @@ class AdapterCatalogue:
                 Nothing is returned unless every row is sound.
             FileNotFoundError: there is no such file.
         """
-        frame = read_columns(Path(path))
+        required = [name for name in REQUIRED_COLUMNS if name != "base_model" or not base_model]
+        frame = read_columns(Path(path), required)
+        if "base_model" not in frame:
+            frame = frame.assign(base_model=base_model)
         return cls.from_frame(frame, source=str(path), base_models=base_models, max_rank=max_rank)
 
     @classmethod

@@ -7,7 +7,7 @@ import csv
 import gzip
 import lzma
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +28,8 @@ _OPEN: dict[str, Callable[..., IO[Any]]] = {
 }
 
 
-def read_columns(path: Path) -> pd.DataFrame:
-    """The columns of a catalogue file that a catalogue knows, as they stand there.
+def read_columns(path: Path, required: Collection[str] = REQUIRED_COLUMNS) -> pd.DataFrame:
+    """Return the columns of a catalogue file that a catalogue knows, unchanged.
 
     Raises:
         CatalogueError: no table, a column missing or there twice, rows of more fields than columns.
@@ -40,14 +40,18 @@ def read_columns(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"no adapter catalogue at {path}")
     try:
-        return _of_parquet(path) if path.suffix.lower() == ".parquet" else _of_csv(path)
+        if path.suffix.lower() == ".parquet":
+            return _of_parquet(path, required)
+        return _of_csv(path, required)
     except CatalogueError:
         raise
     except (pd.errors.ParserError, csv.Error, OSError, EOFError, ValueError) as error:
         raise CatalogueError(str(path), [f"cannot be read as a table: {error}"]) from error
 
 
-def check_columns(source: str, columns: Iterable[object]) -> None:
+def check_columns(
+    source: str, columns: Iterable[object], required: Collection[str] = REQUIRED_COLUMNS
+) -> None:
     """Refuse a header that lacks a column or has one twice.
 
     Raises:
@@ -58,7 +62,7 @@ def check_columns(source: str, columns: Iterable[object]) -> None:
     counts = Counter(found)
     problems = [
         f"column {column!r} is missing; there are {there}"
-        for column in REQUIRED_COLUMNS
+        for column in required
         if column not in counts
     ]
     problems += [
@@ -70,14 +74,14 @@ def check_columns(source: str, columns: Iterable[object]) -> None:
         raise CatalogueError(source, problems)
 
 
-def _of_parquet(path: Path) -> pd.DataFrame:
+def _of_parquet(path: Path, required: Collection[str]) -> pd.DataFrame:
     columns = pyarrow.parquet.read_schema(path).names
-    check_columns(str(path), columns)
+    check_columns(str(path), columns, required)
     return pd.read_parquet(path, columns=[column for column in columns if column in _KNOWN])
 
 
-def _of_csv(path: Path) -> pd.DataFrame:
-    _check_fields(path)
+def _of_csv(path: Path, required: Collection[str]) -> pd.DataFrame:
+    _check_fields(path, required)
     return pd.read_csv(
         path,
         usecols=lambda column: column.strip() in _KNOWN,
@@ -89,7 +93,7 @@ def _of_csv(path: Path) -> pd.DataFrame:
     ).rename(columns=str.strip)
 
 
-def _check_fields(path: Path) -> None:
+def _check_fields(path: Path, required: Collection[str]) -> None:
     """Refuse a header without the columns, and rows longer than it: pandas would shift or cut them.
 
     Raises:
@@ -104,7 +108,7 @@ def _check_fields(path: Path) -> None:
             raise CatalogueError(str(path), ["the file is empty; give at least one adapter"])
         columns = [column.strip() for column in header]
         _check_separator(path, columns)
-        check_columns(str(path), columns)
+        check_columns(str(path), columns, required)
         complaints: dict[int, str] = {}
         count = 0
         for number, row in enumerate(rows, start=1):

@@ -60,6 +60,8 @@ class RowProblems:
             value = values.iloc[row]
             # As the user wrote it, not as numpy shows it.
             shown = repr(value.item() if isinstance(value, np.generic) else value)
+            if pd.isna(value):
+                shown = "(empty)"
             self._complaints.setdefault(int(row), []).append(f"{field} {shown} {complaint}")
 
     def raise_if_any(self) -> None:

@@ -141,14 +141,7 @@ def check_servers(
     """
     servers = list(servers)
     place = {str(name): i for i, name in enumerate(catalogue.names)}
-    unknown = [
-        f"server {server.name!r} holds {held.adapter!r}, which is in no row"
-        for server in servers
-        for held in server.adapters
-        if held.adapter not in place
-    ]
-    if unknown:
-        raise CatalogueError(catalogue.source, unknown)
+    _check_known(servers, catalogue, place)
     runs = [
         (
             ServerConfig(**server.config.limits()),
@@ -172,6 +165,30 @@ def check_servers(
         )
         for server, measured in zip(servers, found, strict=True)
     ]
+
+
+def server_loads(server: PlannedServer, catalogue: AdapterCatalogue) -> list[AdapterLoad]:
+    """Return the adapters of a planned server, each at its share of the catalogue's rate.
+
+    Raises:
+        CatalogueError: the server holds adapters that the catalogue does not know.
+    """
+    place = {str(name): i for i, name in enumerate(catalogue.names)}
+    _check_known([server], catalogue, place)
+    return _loads(server, catalogue, place, 1.0)
+
+
+def _check_known(
+    servers: Iterable[PlannedServer], catalogue: AdapterCatalogue, place: dict[str, int]
+) -> None:
+    unknown = [
+        f"server {server.name!r} holds {held.adapter!r}, which is in no row"
+        for server in servers
+        for held in server.adapters
+        if held.adapter not in place
+    ]
+    if unknown:
+        raise CatalogueError(catalogue.source, unknown)
 
 
 def _loads(

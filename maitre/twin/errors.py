@@ -1,4 +1,6 @@
-"""The one error a caller of the twin has to know."""
+"""The one error that a caller of the twin has to know."""
+
+import numpy as np
 
 from maitre.errors import UserError
 
@@ -8,6 +10,11 @@ class TwinInputError(UserError):
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises `TwinInputError` with `message` unless the condition holds."""
+    """Raise `TwinInputError` with `message` unless the condition holds."""
     if not condition:
         raise TwinInputError(message)
+
+
+def shown(value: object) -> str:
+    """Return a value for a message as the user wrote it, without numpy's type."""
+    return repr(value.item() if isinstance(value, np.generic) else value)

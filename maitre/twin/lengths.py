@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from maitre.twin.errors import TwinInputError, require
+from maitre.twin.errors import TwinInputError, require, shown
 
 _F8 = NDArray[np.float64]
 
@@ -42,18 +42,18 @@ class Lengths:
             table = np.asarray(getattr(self, field), np.float64)
             require(
                 table.size > 0 and bool(np.isfinite(table).all()),
-                f"lengths.{field}: has values that are not finite (lengths must be numbers)",
+                f"lengths.{field}: expected finite numbers; got other values",
             )
             require(
                 bool((table >= 0).all()) and bool((np.diff(table, axis=-1) >= 0).all()),
-                f"lengths.{field}: quantiles must not fall and not be negative",
+                f"lengths.{field}: quantiles must rise and be at least 0",
             )
             object.__setattr__(self, field, table)
         require(self.output_quantiles.ndim == 2, "lengths.output_quantiles: must have two axes")
 
     @classmethod
     def names(cls) -> list[str]:
-        """The distributions that ship with Maitre."""
+        """Return the names of the distributions that ship with Maitre."""
         return sorted(_shipped())
 
     @classmethod
@@ -63,17 +63,19 @@ class Lengths:
         mean_input_tokens: float | None = None,
         mean_output_tokens: float | None = None,
     ) -> "Lengths":
-        """A shipped distribution, scaled to the given means if any.
+        """Return a shipped distribution, scaled to the given means, else to its own default.
 
         Raises:
             TwinInputError: no such name, or a mean that is not positive.
         """
-        require(name in _shipped(), f"lengths: no distribution {name!r}; there are {cls.names()}")
+        require(
+            name in _shipped(), f"lengths: no distribution {name!r}; expected one of {cls.names()}"
+        )
         return _named(name, mean_input_tokens, mean_output_tokens)
 
     @classmethod
     def fixed(cls, input_tokens: int, output_tokens: int) -> "Lengths":
-        """Every request alike."""
+        """Return lengths that are equal for all requests."""
         return cls(
             name=f"fixed-{input_tokens}-{output_tokens}",
             input_quantiles=np.array([input_tokens, input_tokens], np.float64),
@@ -84,7 +86,7 @@ class Lengths:
 
     @classmethod
     def from_frame(cls, frame: Any, bands: int = 16, quantiles: int = 65) -> "Lengths":
-        """The distribution of a data frame with columns `input_tokens`, `output_tokens`.
+        """Return the distribution of a frame with columns `input_tokens`, `output_tokens`.
 
         Raises:
             TwinInputError: a column is missing, empty, or holds a value below 1 or no number.
@@ -97,7 +99,7 @@ class Lengths:
             bad = ~(np.isfinite(values) & (values >= 1))
             require(
                 not bad.any(),
-                f"lengths.{field}: row {int(np.argmax(bad))} is not a number of at least 1",
+                f"lengths.{field}: row {int(np.argmax(bad))} must be a number of at least 1",
             )
             columns.append(values)
         inputs, outputs = columns
@@ -117,14 +119,14 @@ class Lengths:
     def with_means(
         self, mean_input_tokens: float | None, mean_output_tokens: float | None
     ) -> "Lengths":
-        """The distribution scaled so that draws have these means (None: as they are)."""
+        """Return the distribution scaled so that draws have these means (None: unchanged)."""
         for field, mean in (
             ("mean_input_tokens", mean_input_tokens),
             ("mean_output_tokens", mean_output_tokens),
         ):
             require(
                 mean is None or (bool(np.isfinite(mean)) and mean >= 1),
-                f"lengths.{field}: {mean!r} is not a number of at least 1",
+                f"lengths.{field}: expected a number of at least 1; got {shown(mean)}",
             )
         scaled = self
         for _ in range(6):
@@ -141,7 +143,7 @@ class Lengths:
         return scaled
 
     def means(self) -> tuple[float, float]:
-        """Mean prompt and output tokens, by a fixed fine grid of the two uniforms."""
+        """Return mean prompt and output tokens, by a fixed fine grid of the two uniforms."""
         return self._means
 
     @cached_property
@@ -152,7 +154,7 @@ class Lengths:
         return float(inputs.mean()), float(outputs.mean())
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[_F8, _F8]:
-        """`count` prompt and output lengths (whole numbers, as floats), a Latin hypercube sample.
+        """Return `count` prompt and output lengths (whole, as floats), a Latin hypercube sample.
 
         Each draw has the distribution, and draws are in random order; together they fill it evenly,
         so a short run has the mean lengths that were asked for.
@@ -172,12 +174,12 @@ class Lengths:
 
 
 def _stratified(rng: np.random.Generator, count: int) -> _F8:
-    """One uniform number in each of `count` equal parts of [0, 1), in random order."""
+    """Return one uniform number from each of `count` equal parts of [0, 1), in random order."""
     return (rng.permutation(count) + rng.random(count)) / max(count, 1)
 
 
 def _interpolate(table: _F8, row: NDArray[np.intp], probability: _F8) -> _F8:
-    """Row-wise linear interpolation in a table of equally spaced quantiles."""
+    """Interpolate linearly, row by row, in a table of equally spaced quantiles."""
     width = table.shape[1] - 1
     place = probability * width
     left = place.astype(np.intp)
@@ -197,7 +199,10 @@ def _named(name: str, mean_input: float | None, mean_output: float | None) -> Le
         max_input_tokens=int(table["max_input_tokens"]),
         max_total_tokens=int(table["max_total_tokens"]),
     )
-    return lengths.with_means(mean_input, mean_output)
+    return lengths.with_means(
+        table.get("mean_input_tokens") if mean_input is None else mean_input,
+        table.get("mean_output_tokens") if mean_output is None else mean_output,
+    )
 
 
 @lru_cache(maxsize=1)

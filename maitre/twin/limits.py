@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from maitre.twin.errors import TwinInputError, require
+from maitre.twin.errors import TwinInputError, require, shown
 
 # vLLM allocates LoRA buffers for one of these ranks only (vllm.config.LoRAConfig).
 BUFFER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -96,5 +96,5 @@ def require_count(name: str, value: object, least: int) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     require(
         is_number and value == int(value) and value >= least,  # type: ignore[call-overload, operator]
-        f"{name}: expected a whole number of at least {least}; got {value!r}",
+        f"{name}: expected a whole number of at least {least}; got {shown(value)}",
     )

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from maitre.errors import reading
 from maitre.twin.errors import TwinInputError, require
 from maitre.twin.kernel.state import StepCost
+from maitre.twin.limits import buffer_rank
 from maitre.twin.server import ServerConfig
 
 _GIB = 2.0**30
@@ -244,12 +245,12 @@ class ServerProfile(_Section):
         return (
             memory.base_tokens
             - memory.per_slot_tokens * max_loras
-            - memory.per_slot_rank_tokens * max_loras * max_lora_rank
+            - memory.per_slot_rank_tokens * max_loras * buffer_rank(max_lora_rank)
         )
 
     def step_cost(self, server: ServerConfig) -> StepCost:
         """Return the step-time coefficients of one server."""
-        step, slots, rank = self.step, server.max_loras, server.max_lora_rank
+        step, slots, rank = self.step, server.max_loras, server.buffer_rank
         return StepCost(
             base_ms=step.base_ms,
             per_token_ms=step.per_token_ms,
@@ -282,11 +283,16 @@ class ServerProfile(_Section):
         )
 
     def range_warnings(
-        self, server: ServerConfig, adapters: int, offered_rps: float, mean_total_tokens: float
+        self,
+        server: ServerConfig,
+        adapters: int,
+        offered_rps: float,
+        mean_total_tokens: float,
+        mean_output_tokens: float | None = None,
     ) -> list[str]:
         """Return one line per figure that lies outside the range that the profile was fitted on."""
-        found = []
         valid = self.valid
+        found = []
         for field, value, (low, high) in (
             ("max_loras", server.max_loras, valid.max_loras),
             ("max_lora_rank", server.max_lora_rank, valid.max_lora_rank),
@@ -300,6 +306,11 @@ class ServerProfile(_Section):
                 valid.max_num_batched_tokens or _ANY,
             ),
         ):
-            if not low <= value <= high:
-                found.append(f"{field} {value:g} is outside the profile's {low:g}..{high:g}")
+            if low <= value <= high:
+                continue
+            parts = ""
+            if field == "mean_total_tokens" and mean_output_tokens is not None:
+                inputs = mean_total_tokens - mean_output_tokens
+                parts = f" (input {inputs:.1f} + output {mean_output_tokens:.1f})"
+            found.append(f"{field} {value:g}{parts} is outside the profile's {low:g}..{high:g}")
         return found

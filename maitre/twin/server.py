@@ -1,8 +1,8 @@
-"""How one vLLM server is started: its limits, and what else the twin models."""
+"""The launch options of one vLLM server: its limits, and the others that the twin models."""
 
 from dataclasses import dataclass
 
-from maitre.twin.errors import require
+from maitre.twin.errors import require, shown
 from maitre.twin.limits import VllmLimits, require_count
 
 
@@ -30,5 +30,5 @@ class ServerConfig(VllmLimits):
                 require_count(name, getattr(self, name), least)
         require(
             self.metrics_scrape_s is None or self.metrics_scrape_s >= 0,
-            f"metrics_scrape_s: expected a number from 0; got {self.metrics_scrape_s!r}",
+            f"metrics_scrape_s: expected a number from 0; got {shown(self.metrics_scrape_s)}",
         )

@@ -1,4 +1,4 @@
-"""Runs the twin: one configuration, or many on all cores."""
+"""Run the twin: one configuration, or many on all cores."""
 
 import logging
 import math
@@ -39,9 +39,9 @@ def simulate(
     trace_rows: int = 0,
     trace_every: int = 1,
 ) -> SimulationResult:
-    """Simulates one server under one workload; the same seed gives the same result.
+    """Simulate one server under one workload; the same seed gives the same result.
 
-    `leap=False` takes every engine step by itself (slow; the same result). `trace_rows` > 0 keeps
+    `leap=False` takes every engine step by itself (slow; the same result). `trace_rows` > 0 stores
     that many records of what the engine ran, one every `trace_every` events, in `result.trace`.
 
     Raises:
@@ -49,9 +49,10 @@ def simulate(
             is for another base model than the profile.
     """
     _check(profile, server, workload)
+    inputs, outputs = workload.mean_tokens()
     warnings = tuple(
         profile.range_warnings(
-            server, len(workload.adapters), workload.offered_rps, sum(workload.lengths.means())
+            server, len(workload.adapters), workload.offered_rps, inputs + outputs, outputs
         )
     )
     for warning in warnings:
@@ -91,9 +92,9 @@ def simulate_many(
     progress: Progress | None = None,
     reduce: Callable[[SimulationResult], Any] | None = None,
 ) -> list[Any]:
-    """Simulates many configurations on all cores, run i under seed + i, in the order given.
+    """Simulate many configurations on all cores, run i under seed + i, in the order given.
 
-    Returns the results, or what `reduce` (a function that can be pickled) makes of each, which
+    Return the results, or what `reduce` (a function that can be pickled) makes of each, which
     keeps memory low over thousands of runs. `progress(done, total)` is called as runs end.
     `workers=1` stays in this process.
     """
@@ -142,7 +143,7 @@ def _check(profile: ServerProfile, server: ServerConfig, workload: Workload) -> 
 
 @lru_cache(maxsize=1024)
 def _warn_once(profile: str, warning: str) -> None:
-    """Logs a warning, but not again for each of thousands of runs; results always carry it."""
+    """Log a warning once, not for each of thousands of runs; every result carries it."""
     _log.warning("%s: %s", profile, warning)
 
 
@@ -202,7 +203,7 @@ def _run(
 
 
 def _offer_only(workload: Workload, seed: int, sim: k.Simulation) -> None:
-    """Counts what is offered to a server that never started."""
+    """Count what is offered to a server that never started."""
     for chunk in arrival_chunks(workload, seed):
         tokens = chunk.input_tokens.astype(np.int64) + chunk.output_tokens
         sim.server["offered"] += len(tokens)
@@ -242,23 +243,24 @@ def _result(
         output_tps=float(server["output_done"]) / duration_s,
         preemptions=int(server["preemptions"]),
         ttft_ms=LatencySummary(
-            1e3 * server["ttft_sum_s"] / completed if completed else math.nan,
+            1e3 * float(server["ttft_sum_s"]) / completed if completed else math.nan,
             bins_quantile(sim.ttft_bins, 0.5),
             bins_quantile(sim.ttft_bins, 0.99),
         ),
         itl_ms=LatencySummary(
-            1e3 * server["itl_sum_s"] / (gaps * kept) if gaps else math.nan,
+            1e3 * float(server["itl_sum_s"]) / (gaps * kept) if gaps else math.nan,
             bins_quantile(sim.itl_bins, 0.5),
             bins_quantile(sim.itl_bins, 0.99),
         ),
-        running_mean=server["running_area"] / duration_s,
+        running_mean=float(server["running_area"]) / duration_s,
         running_max=int(server["max_running"]),
-        waiting_mean=(server["waiting_area"] + server["waiting"] * server["now_s"]) / duration_s,
+        waiting_mean=float(server["waiting_area"] + server["waiting"] * server["now_s"])
+        / duration_s,
         waiting_max=int(server["max_waiting"]),
-        active_adapters_mean=server["active_area"] / duration_s,
+        active_adapters_mean=float(server["active_area"]) / duration_s,
         active_adapters_max=int(server["max_active"]),
-        kv_usage_mean=server["kv_area"] / duration_s / blocks,
-        kv_usage_max=1.0 - server["min_free_blocks"] / blocks,
+        kv_usage_mean=float(server["kv_area"]) / duration_s / blocks,
+        kv_usage_max=1.0 - float(server["min_free_blocks"]) / blocks,
         adapter_loads=int(server["gpu_loads"]),
         adapter_loads_from_disk=int(server["cpu_loads"]),
         steps=int(server["steps"]),

@@ -1,15 +1,17 @@
-"""What clients send to one server: adapters with rates, lengths, and how bursty it is."""
+"""The load on one server: adapters with rates, lengths of requests, and burstiness."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maitre.twin.errors import TwinInputError, require
+from maitre.twin.errors import TwinInputError, require, shown
 from maitre.twin.lengths import Lengths
 
+LONGEST_SILENCE_S = 3600.0
+MOST_TOKENS = 2**31 - 1
 ARRIVAL_KINDS = ("poisson", "gamma", "mmpp", "trace")
 
 
@@ -26,7 +28,7 @@ class AdapterLoad:
 
 @dataclass(frozen=True)
 class Burstiness:
-    """How arrivals of one adapter deviate from a Poisson process of the same mean rate.
+    """The deviation of one adapter's arrivals from a Poisson process of the same mean rate.
 
     `kind` is `poisson`; `gamma`: gaps between arrivals are gamma distributed with the coefficient
     of variation `cv`; `mmpp`: a Markov-modulated Poisson process that is `on` a fraction
@@ -42,14 +44,21 @@ class Burstiness:
     def __post_init__(self) -> None:
         require(
             self.kind in ARRIVAL_KINDS[:3],
-            f"burstiness.kind: {self.kind!r} is not one of {ARRIVAL_KINDS[:3]}",
+            f"burstiness.kind: expected one of {ARRIVAL_KINDS[:3]}; got {self.kind!r}",
         )
-        require(self.cv > 0, f"burstiness.cv: {self.cv!r} is not positive")
-        require(0 < self.on_share <= 1, f"burstiness.on_share: {self.on_share!r} is not in (0, 1]")
-        require(self.on_s > 0, f"burstiness.on_s: {self.on_s!r} is not positive")
+        require(self.cv > 0, f"burstiness.cv: expected a positive number; got {shown(self.cv)}")
+        require(
+            0 < self.on_share <= 1,
+            f"burstiness.on_share: expected a number above 0, up to 1; got {shown(self.on_share)}",
+        )
+        require(
+            self.on_s > 0,
+            f"burstiness.on_s: expected a positive number of seconds; got {shown(self.on_s)}",
+        )
         require(
             0 <= self.off_rate_share <= 1,
-            f"burstiness.off_rate_share: {self.off_rate_share!r} is not in [0, 1]",
+            f"burstiness.off_rate_share: expected a number from 0 to 1; got "
+            f"{shown(self.off_rate_share)}",
         )
 
 
@@ -88,11 +97,11 @@ class Workload:
         require(len(self.adapters) > 0, "adapters: there are none; give at least one AdapterLoad")
         require(
             _is_number(self.duration_s) and self.duration_s > 0,
-            f"duration_s: {self.duration_s!r} is not a positive number of seconds",
+            f"duration_s: expected a positive number of seconds; got {shown(self.duration_s)}",
         )
         require(
             self.max_in_flight is None or self.max_in_flight >= 1,
-            f"max_in_flight: {self.max_in_flight!r} is not at least 1",
+            f"max_in_flight: expected at least 1; got {shown(self.max_in_flight)}",
         )
         seen: set[str] = set()
         for load in self.adapters:
@@ -102,23 +111,39 @@ class Workload:
 
     @property
     def offered_rps(self) -> float:
-        """Mean requests/s over all adapters."""
+        """Return the mean requests/s over all adapters."""
         if self.trace is not None:
             return len(self.trace.arrival_s) / self.duration_s
         return float(sum(load.rate_rps for load in self.adapters))
+
+    def mean_tokens(self) -> tuple[float, float]:
+        """Return the mean prompt and output tokens of a request, over all adapters."""
+        if self.trace is not None and len(self.trace.input_tokens):
+            return float(self.trace.input_tokens.mean()), float(self.trace.output_tokens.mean())
+        of_lengths = self.lengths.means()
+        own = np.array(
+            [
+                (load.mean_input_tokens or of_lengths[0], load.mean_output_tokens or of_lengths[1])
+                for load in self.adapters
+            ]
+        )
+        rates = np.array([load.rate_rps for load in self.adapters], np.float64)
+        mean = np.average(own, axis=0, weights=rates if rates.sum() > 0 else None)
+        return float(mean[0]), float(mean[1])
 
     @classmethod
     def from_trace(
         cls,
         frame: Any,
-        ranks: dict[str, int] | int = 8,
+        ranks: Mapping[str, int] | int = 8,
         duration_s: float | None = None,
         max_in_flight: int | None = None,
     ) -> "Workload":
-        """Replays a data frame with columns `arrival_s, adapter, input_tokens, output_tokens`.
+        """Replay a data frame with columns `arrival_s, adapter, input_tokens, output_tokens`.
 
         `ranks` gives each adapter's rank (or one for all); `duration_s` defaults to the last
-        arrival. Rows may come in any order.
+        arrival. Rows may come in any order. Arrivals that begin late are shifted
+        (`shift_to_start`).
 
         Raises:
             TwinInputError: a column is missing or a row is not usable; names field and row.
@@ -127,20 +152,27 @@ class Workload:
         for name in ("arrival_s", "adapter", "input_tokens", "output_tokens"):
             require(name in frame, f"trace: the frame has no column {name!r}")
         require(len(frame["arrival_s"]) > 0, "trace: the frame is empty")
-        for name, least in (("arrival_s", 0.0), ("input_tokens", 1.0), ("output_tokens", 1.0)):
+        for name, least in (("arrival_s", 0), ("input_tokens", 1), ("output_tokens", 1)):
             try:
                 columns[name] = np.asarray(frame[name], np.float64)
             except (TypeError, ValueError) as error:
                 raise TwinInputError(f"trace.{name}: holds a value that is not a number") from error
-            bad = ~(np.isfinite(columns[name]) & (columns[name] >= least))
-            require(
-                not bad.any(),
-                f"trace.{name}: row {int(np.argmax(bad))} is not a number of at least {least:g}",
-            )
+            usable = np.isfinite(columns[name]) & (columns[name] >= least)
+            kind = "number"
+            if name != "arrival_s":
+                usable &= (np.rint(columns[name]) == columns[name]) & (columns[name] <= MOST_TOKENS)
+                kind = "whole number"
+            if not usable.all():
+                row = int(np.argmin(usable))
+                raise TwinInputError(
+                    f"trace.{name}: row {row}: expected a {kind} of at least {least}; got "
+                    f"{shown(columns[name][row])}"
+                )
+        arrival_s = shift_to_start(columns["arrival_s"], duration_s)
         names, index = np.unique(np.asarray(frame["adapter"]).astype(str), return_inverse=True)
-        order = np.argsort(columns["arrival_s"], kind="stable")
+        order = np.argsort(arrival_s, kind="stable")
         trace = Trace(
-            arrival_s=columns["arrival_s"][order],
+            arrival_s=arrival_s[order],
             adapter=index[order].astype(np.int32),
             input_tokens=columns["input_tokens"][order].astype(np.int32),
             output_tokens=columns["output_tokens"][order].astype(np.int32),
@@ -161,10 +193,28 @@ class Workload:
         )
 
 
-def _rank_of(ranks: dict[str, int] | int, name: str) -> int:
+def shift_to_start(
+    arrival_s: NDArray[np.float64], duration_s: float | None = None
+) -> NDArray[np.float64]:
+    """Return arrivals that begin at 0 where the clock did not start with them.
+
+    That is so for seconds since 1970, and for a part that was cut from a longer trace: the first
+    arrival comes after the end of the run, or, for a run until the last arrival, after more than an
+    hour without a request that is also longer than the trace. Other arrivals stay unchanged.
+    """
+    first = float(arrival_s.min())
+    ends = max(float(arrival_s.max()) - first, LONGEST_SILENCE_S)
+    late = first >= duration_s if duration_s else first > ends
+    return arrival_s - first if late else arrival_s
+
+
+def _rank_of(ranks: Mapping[str, int] | int, name: str) -> int:
     if isinstance(ranks, int):
         return ranks
-    require(name in ranks, f"ranks: none is given for adapter {name!r}")
+    require(
+        name in ranks,
+        f"ranks: adapter {name!r} has no rank; give one for each adapter of the trace",
+    )
     return ranks[name]
 
 
@@ -175,15 +225,18 @@ def _is_number(value: Any) -> bool:
 def _check_load(load: AdapterLoad) -> None:
     require(
         _is_number(load.rank) and load.rank == int(load.rank) and load.rank >= 1,
-        f"adapters[{load.adapter!r}].rank: {load.rank!r} is not a whole number of at least 1",
+        f"adapters[{load.adapter!r}].rank: expected a whole number of at least 1; got "
+        f"{shown(load.rank)}",
     )
     require(
         _is_number(load.rate_rps) and load.rate_rps >= 0,
-        f"adapters[{load.adapter!r}].rate_rps: {load.rate_rps!r} is not a rate of at least 0",
+        f"adapters[{load.adapter!r}].rate_rps: expected a rate of at least 0; got "
+        f"{shown(load.rate_rps)}",
     )
     for field_name in ("mean_input_tokens", "mean_output_tokens"):
         mean = getattr(load, field_name)
         require(
             mean is None or (_is_number(mean) and mean >= 1),
-            f"adapters[{load.adapter!r}].{field_name}: {mean!r} is not a number of at least 1",
+            f"adapters[{load.adapter!r}].{field_name}: expected a number of at least 1; got "
+            f"{shown(mean)}",
         )

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import sys
 
 import pandas as pd
@@ -8,6 +9,11 @@ from typer.testing import CliRunner
 
 from maitre.cli import main
 from maitre.cli.twin import app
+from maitre.errors import UserError
+from maitre.maxpack.options import default_lengths
+from maitre.placement.catalogue import AdapterCatalogue
+from maitre.placement.place import place
+from maitre.placement.simulate_plan import check_plan
 from maitre.twin import ServerProfile, simulate
 from maitre.twin.calibration.runs import Traffic, simulation_of
 
@@ -44,12 +50,171 @@ def test_a_missing_column_is_an_error(tmp_path):
     pd.DataFrame({"adapter": ["a"]}).to_csv(path, index=False)
     found = RUN.invoke(app, ["simulate", "--profile", LLAMA, "--catalogue", str(path)])
     assert isinstance(found.exception, ValueError)
-    assert "no column 'rank'" in str(found.exception)
+    assert "column 'rank' is missing" in str(found.exception)
 
 
-def test_neither_catalogue_nor_trace_is_an_error():
-    found = RUN.invoke(app, ["simulate", "--profile", LLAMA])
-    assert isinstance(found.exception, ValueError)
+def run(*arguments, profile=LLAMA):
+    given = [] if profile is None else ["--profile", profile]
+    return RUN.invoke(app, ["simulate", *given, *map(str, arguments)])
+
+
+def report(*arguments, profile=LLAMA):
+    found = run(*arguments, "--json", profile=profile)
+    assert found.exit_code == 0, found.output
+    return json.loads(found.stdout)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("adapter,rank,rate_rps\na,,0.1\nb,r16,0.1\n", r"row 1: rank \(empty\).*row 2: rank 'r16'"),
+        ('adapter,rank,rate_rps\na,8,0.1\nb,16,"1,5"\n', "1 row is.*row 2: rate_rps '1,5'"),
+        ("adapter,base_model,rank,rate_rps\na,qwen,8,0.1\n", "row 1: base_model 'qwen' is unknown"),
+        ("adapter,rank,rate_rps\na,1024,0.1\n", "row 1: rank 1024 is above 512"),
+        ("adapter,rank,rate_rps\na,8,0.1,9\n", "row 1: has 5 fields|row 1: has 4 fields"),
+    ],
+)
+def test_a_catalogue_is_read_as_carefully_as_place_reads_it(tmp_path, text, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    found = run("--catalogue", path)
+    assert isinstance(found.exception, UserError), found.output
+    assert re.search(message, str(found.exception), re.DOTALL)
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path):
+    path = tmp_path / "names.csv"
+    path.write_text("adapter,rank,rate_rps\nNA,8,0.1\n007,24,0.1\n1e5,8,0.1\n12e45678,8,0.1\n")
+    document = report("--catalogue", path, "--duration", 20)
+    assert [row["adapter"] for row in document["by_adapter"]] == ["NA", "007", "1e5", "12e45678"]
+    assert document["config"]["max_lora_rank"] == 32, "vLLM has no slots of rank 24"
+    refused = run("--catalogue", path, "--max-lora-rank", 24)
+    assert "--max-lora-rank: expected one that vLLM has" in str(refused.exception)
+
+
+def test_a_server_on_which_requests_wait_is_not_called_healthy(tmp_path):
+    """It delivers most of its load, and the time to first token grows."""
+    path = tmp_path / "hot.csv"
+    pd.DataFrame({"adapter": [f"a{i}" for i in range(96)], "rank": 16, "rate_rps": 0.16}).to_csv(
+        path, index=False
+    )
+    document = report("--catalogue", path, "--max-loras", 8, "--duration", 600)
+    assert document["ttft_ms"]["p99"] > 10_000
+    assert not document["verdict"]["healthy"]
+    assert document["verdict"]["reason"]
+    shown = run("--catalogue", path, "--max-loras", 8, "--duration", 600).stdout
+    assert "unhealthy: " in shown
+    assert "np.float64" not in shown
+
+
+def test_the_lengths_are_those_that_place_plans_for(catalogue):
+    document = report("--catalogue", catalogue, "--duration", 20)
+    means = (document["mean_input_tokens"], document["mean_output_tokens"])
+    assert means == pytest.approx(default_lengths().means())
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A plan of one server and its catalogue, as files."""
+    folder = tmp_path_factory.mktemp("plan")
+    path = folder / "adapters.csv"
+    profile = ServerProfile.load(LLAMA)
+    frame = pd.DataFrame({"adapter": [f"a{i}" for i in range(24)], "rank": 8, "rate_rps": 0.05})
+    frame.assign(base_model=profile.base_model).to_csv(path, index=False)
+    plan = place(AdapterCatalogue.read(path), profile, check_duration_s=0.0, baselines=False)
+    (folder / "plan.json").write_text(plan.to_json())
+    return plan, folder / "plan.json", path
+
+
+def test_a_server_of_a_plan_is_simulated_as_its_check_does(planned):
+    plan, path, adapters = planned
+    document = report("--plan", path, "--catalogue", adapters, "--duration", 900, profile=None)
+    assert document["config"] == plan.servers[0].config.limits()
+    assert document["verdict"]["healthy"]
+    profile = ServerProfile.load(LLAMA)
+    [checked] = check_plan(plan, profile, AdapterCatalogue.read(adapters), 0, 900.0).servers
+    assert document["throughput_tps"] == pytest.approx(checked.throughput_tps)
+    assert document["verdict"]["worst_ttft_p99_ms"] == checked.health.worst_ttft_p99_ms
+
+
+def test_a_plan_needs_a_server_of_its_own_and_a_catalogue(planned):
+    _, path, adapters = planned
+    wrong = run("--plan", path, "--server", "nosuch", "--catalogue", adapters, profile=None)
+    assert "got --server nosuch" in str(wrong.exception)
+    assert "--catalogue" in str(run("--plan", path, profile=None).exception)
+
+
+TRACE = "arrival_s,adapter,input_tokens,output_tokens\n" + "".join(
+    f"{1700158546 + 0.5 * i},{'ab'[i % 2]},20,5\n" for i in range(40)
+)
+
+
+def test_a_trace_in_epoch_seconds_is_replayed_from_its_first_arrival(tmp_path, catalogue):
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE)
+    document = report("--trace", path, "--catalogue", catalogue, "--duration", 30)
+    assert document["completed"] == 40
+    assert document["offered_tps"] == pytest.approx(40 * 25 / 30)
+    assert [row["rank"] for row in document["by_adapter"]] == [8, 16], "those of the catalogue"
+    assert document["notes"] == ["arrivals begin at 1700158546.000 s: shifted to 0"]
+    short = report("--trace", path, "--duration", 10)
+    assert short["offered"] == 20
+    assert "20 of 40 requests come after 10 s: left out" in short["notes"]
+
+
+def test_requests_that_name_no_adapter_are_dealt_by_rate(tmp_path, catalogue):
+    path = tmp_path / "trace.csv"
+    rows = "".join(f"{i},10,5\n" for i in range(200))
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    document = report("--trace", path, "--catalogue", catalogue)
+    a, b = (row["offered"] for row in document["by_adapter"])
+    assert a + b == 200
+    assert 115 < a < 165, "0.5 of 0.7 requests/s"
+    assert document == report("--trace", path, "--catalogue", catalogue, "--seed", "0")
+    [alone] = report("--trace", path)["by_adapter"]
+    assert alone["adapter"] == "vidur"
+
+
+def test_an_adapter_of_a_trace_that_the_catalogue_lacks_is_named(tmp_path, catalogue):
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE.replace(",b,", ",c,"))
+    found = run("--trace", path, "--catalogue", catalogue)
+    assert "1 adapters of the trace are not in the catalogue" in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--trace", "t.csv", "--cv", 2),
+        ("--trace", "t.csv", "--lengths", "sharegpt"),
+        ("--trace", "t.csv", "--mean-input-tokens", 9),
+        ("--trace", "t.csv", "--mean-output-tokens", 9),
+        ("--plan", "p.json", "--max-loras", 9),
+        ("--plan", "p.json", "--max-lora-rank", 8),
+        ("--plan", "p.json", "--max-num-seqs", 9),
+        ("--plan", "p.json", "--max-num-batched-tokens", 9),
+        ("--plan", "p.json", "--trace", "t.csv"),
+        ("--catalogue", "c.csv", "--format", "azure"),
+        ("--catalogue", "c.csv", "--server", "s"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options):
+    found = run(*options)
+    assert isinstance(found.exception, UserError)
+    assert "no effect here" in str(found.exception)
+
+
+def test_a_trace_that_names_its_adapters_takes_no_seed(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE)
+    assert "--seed: no effect here" in str(run("--trace", path, "--seed", 1).exception)
+
+
+def test_nothing_to_simulate_is_an_error():
+    found = run()
+    assert isinstance(found.exception, UserError)
+    assert "give --catalogue, --trace or --plan" in str(found.exception)
+    assert "--profile" in str(run("--catalogue", "c.csv", profile=None).exception)
 
 
 MODEL = "tiny-model"
@@ -94,9 +259,9 @@ OUTPUT_SHARE = TRAFFIC.mean_output_tokens / (TRAFFIC.mean_input_tokens + TRAFFIC
 
 def run_rows(profile):
     """What the shipped profile predicts of a few short runs, as if it had been measured."""
-    for place, (slots, rate) in enumerate(itertools.product((4, 8), (0.1, 0.4))):
+    for number, (slots, rate) in enumerate(itertools.product((4, 8), (0.1, 0.4))):
         run = {
-            "run_id": f"run{place}",
+            "run_id": f"run{number}",
             "scenario": f"rate-{rate}",
             "status": "ok",
             "contaminated": False,

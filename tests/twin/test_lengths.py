@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maitre.maxpack.options import default_lengths
 from maitre.twin import Lengths
 
 
@@ -15,6 +16,15 @@ def test_named_lengths_take_the_means_asked_for(name):
     assert outputs.min() >= 1
     assert (inputs + outputs).max() <= lengths.max_total_tokens
     assert (inputs == np.rint(inputs)).all()
+
+
+def test_sharegpt_has_the_measured_means_wherever_nothing_else_is_given():
+    default = Lengths.named("sharegpt")
+    assert default.means() == pytest.approx((222.4, 195.0), abs=0.01)
+    assert default.means() == default_lengths().means()
+    assert Lengths.named("sharegpt", mean_input_tokens=300).means()[1] == pytest.approx(
+        195, abs=0.01
+    )
 
 
 def test_sharegpt_prompts_and_answers_are_anti_correlated():

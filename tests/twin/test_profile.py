@@ -114,6 +114,20 @@ def test_a_rank_above_the_servers_is_named(profile, sharegpt):
         simulate(profile, ServerConfig(8, 8, 16), workload)
 
 
+def test_a_slot_has_the_size_that_vllm_gives_it(profile):
+    """vLLM is started with --max-lora-rank 32 for rank 24."""
+    asked, had = ServerConfig(64, 64, 24), ServerConfig(64, 64, 32)
+    assert profile.kv_cache_tokens(64, 24) == profile.kv_cache_tokens(64, 32)
+    assert profile.step_cost(asked) == profile.step_cost(had)
+
+
+def test_a_warning_names_the_means_that_were_used(profile, sharegpt):
+    load = AdapterLoad("a", 8, 0.5, mean_input_tokens=30_000, mean_output_tokens=300)
+    result = simulate(profile, ServerConfig(8, 8, 16), Workload([load], sharegpt, 20.0))
+    [warning] = [text for text in result.warnings if "mean_total_tokens" in text]
+    assert warning.startswith("mean_total_tokens 30300 (input 30000.0 + output 300.0) is outside")
+
+
 def test_a_profile_for_another_model_is_refused(profile, sharegpt):
     workload = Workload([AdapterLoad("a", 8, 0.5)], sharegpt, 20.0, base_model="qwen-2.5-7b")
     with pytest.raises(ValueError, match="base_model"):

@@ -89,12 +89,41 @@ def test_a_trace_is_replayed_as_it_is():
 
 
 @pytest.mark.parametrize(
+    ("arrivals_s", "duration_s", "first_s"),
+    [
+        ([1700158546.0, 1700158548.0], None, 0.0),
+        ([1700158546.0, 1700158548.0], 60.0, 0.0),
+        ([20_000.0, 20_030.0], None, 0.0),
+        ([600.0, 630.0], None, 600.0),
+        ([600.0, 630.0], 900.0, 600.0),
+        ([20_000.0, 90_000.0], None, 20_000.0),
+    ],
+)
+def test_arrivals_on_another_clock_are_shifted_to_the_first(arrivals_s, duration_s, first_s):
+    frame = pd.DataFrame({"arrival_s": arrivals_s, "adapter": "a"})
+    frame = frame.assign(input_tokens=5, output_tokens=5)
+    workload = Workload.from_trace(frame, duration_s=duration_s)
+    assert workload.trace.arrival_s[0] == first_s
+    assert np.ptp(workload.trace.arrival_s) == np.ptp(arrivals_s)
+    assert workload.duration_s == duration_s or first_s + np.ptp(arrivals_s)
+
+
+def test_mean_tokens_weigh_each_adapter_by_its_rate(sharegpt):
+    loads = [AdapterLoad("long", 8, 3.0, 30_000, 300), AdapterLoad("plain", 8, 1.0)]
+    inputs, outputs = Workload(loads, sharegpt).mean_tokens()
+    assert inputs == pytest.approx((3 * 30_000 + 222.4) / 4, rel=1e-4)
+    assert outputs == pytest.approx((3 * 300 + 195.0) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize(
     ("column", "value", "message"),
     [
         ("arrival_s", -1.0, r"trace\.arrival_s: row 1"),
         ("input_tokens", 0, r"trace\.input_tokens: row 1"),
         ("output_tokens", float("nan"), r"trace\.output_tokens: row 1"),
         ("output_tokens", "many", r"trace\.output_tokens"),
+        ("output_tokens", 1.5, r"trace\.output_tokens: row 1: .* got 1\.5"),
+        ("output_tokens", 1e300, r"trace\.output_tokens: row 1: .* got 1e\+300"),
     ],
 )
 def test_a_bad_trace_row_is_named(column, value, message):
