@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.serving.twin_traces import twin_traces
 from assets.serving.twin_verdict import twin_verdict
+from assets.shared.check_text import description
 from assets.shared.figures import against, curves, inline
 from assets.shared.inputs import OWNERS
 from assets.shared.retries import retry_outages
@@ -121,11 +122,18 @@ def champion_predicts_well(home: DataHome, mlflow: MlflowTracking) -> dg.AssetCh
 
     champion = load_champion(mlflow.store())
     if champion is None:
-        return dg.AssetCheckResult(passed=False, description="no version has the alias champion")
+        return dg.AssetCheckResult(
+            passed=False,
+            description="no maxpack version has the alias champion; materialise maxpack_model",
+        )
     quality = judge_champion(champion[0], home.traces())
     return dg.AssetCheckResult(
         passed=quality.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=quality.reason,
+        description=description(
+            quality.passed,
+            quality.reason,
+            "run the job refresh_maxpack with another seed or more configurations",
+        ),
         metadata=quality.scores.to_dict() if quality.scores else {},
     )

@@ -13,6 +13,7 @@ from assets.serving.maxpack_model import maxpack_model
 from assets.serving.measured_profiles import chosen_profile
 from assets.serving.observed_traffic import at_observed_rates, observed_traffic
 from assets.serving.twin_verdict import twin_verdict
+from assets.shared.check_text import description
 from assets.shared.figures import bars, inline
 from assets.shared.inputs import OWNERS
 from assets.shared.retries import retry_outages
@@ -165,8 +166,12 @@ def no_server_starves(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     )
     return dg.AssetCheckResult(
         passed=check.passed,
-        description="; ".join(f"{s.server}: {s.health.reason}" for s in check.unhealthy[:5])
-        or f"all {len(check.servers)} servers stay healthy",
+        description=description(
+            check.passed,
+            "; ".join(f"{s.server}: {s.health.reason}" for s in check.unhealthy[:5])
+            or f"all {len(check.servers)} servers stay healthy",
+            "materialise placement_plan with a smaller risk, or refresh_maxpack before it",
+        ),
         metadata={
             "servers": len(check.servers),
             "unhealthy": [server.server for server in check.unhealthy],

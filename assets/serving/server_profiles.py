@@ -12,6 +12,7 @@ from assets.serving.measured_profiles import (
 )
 from assets.serving.twin_verdict import twin_verdict
 from assets.serving.vllm_measurements import vllm_measurements
+from assets.shared.check_text import description
 from assets.shared.figures import against, inline
 from assets.shared.inputs import OWNERS, profile_files
 from assets.shared.retries import retry_outages
@@ -72,7 +73,9 @@ def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     found = measured_fidelity(home, profile, kind_of(profile.name))
     if found is None:
         return dg.AssetCheckResult(
-            passed=True, metadata={"measured": False, "profile": profile.name}
+            passed=True,
+            description=f"{profile.name}: no measured server to compare with",
+            metadata={"measured": False, "profile": profile.name},
         )
     picture = against(
         found.loads["throughput_tps"].tolist(),
@@ -84,6 +87,13 @@ def twin_fidelity(home: DataHome, inputs: Inputs) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=found.holds,
         severity=dg.AssetCheckSeverity.WARN,
+        description=description(
+            found.holds,
+            f"{profile.name}: throughput error {found.error_percent:.1f} % on the newest loads, "
+            f"{found.allowed_error_percent:.1f} % allowed",
+            "materialise server_profiles to fit the profile again, or measure the server again "
+            "(maitre twin measure)",
+        ),
         metadata={
             "measured": True,
             "profile": profile.name,

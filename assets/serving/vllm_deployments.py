@@ -5,6 +5,7 @@ import yaml
 
 from assets.serving.measured_profiles import known_profiles
 from assets.serving.placement_plan import placement_plan
+from assets.shared.check_text import description
 from assets.shared.inputs import OWNERS
 from assets.shared.retries import retry_outages
 from maitre.serving.manifests.kubernetes import DeploymentOptions, render
@@ -55,9 +56,14 @@ def manifests_are_valid(home: DataHome) -> dg.AssetCheckResult:
                 kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
             except kubernetes_validate.ValidationError as error:
                 wrong.append(f"{name}: {error.message}")
+    passed = bool(files) and not wrong
     return dg.AssetCheckResult(
-        passed=bool(files) and not wrong,
-        description=f"{len(files)} files, {len(wrong)} not valid for Kubernetes "
-        f"{KUBERNETES_VERSION}",
+        passed=passed,
+        description=description(
+            passed,
+            f"{len(files)} files, {len(wrong)} not valid for Kubernetes {KUBERNETES_VERSION}"
+            + "".join(f"; {problem}" for problem in wrong[:1]),
+            "correct the profile's engine section, then materialise vllm_deployments",
+        ),
         metadata={"files": len(files), "invalid": wrong[:20]},
     )

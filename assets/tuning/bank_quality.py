@@ -4,6 +4,7 @@ import time
 
 import dagster as dg
 
+from assets.shared.check_text import description
 from assets.tuning.prompt_bank import load_bank, prompt_bank
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -23,8 +24,14 @@ def bank_is_sound(home: DataHome, language_model: LanguageModel) -> dg.AssetChec
     bank = load_bank(home, model)
     bank.check_model(model.hash, model.tokenizer_hash)
     index = build_index(bank, FEATURE)
+    passed = len(index) == len(bank) > 0
     return dg.AssetCheckResult(
-        passed=len(index) == len(bank) > 0,
+        passed=passed,
+        description=description(
+            passed,
+            f"{len(bank)} prompts, {len(index)} of them indexed",
+            "materialise bank_prompts and prompt_bank again",
+        ),
         metadata={"prompts": len(bank), "indexed": len(index), "clusters": len(index.medoids)},
     )
 
@@ -52,11 +59,17 @@ def bank_quality(
         clock=time.monotonic,
     )
     as_good = sum(one.is_as_good for one in found)
+    passed = bool(found) and as_good >= LEAST_SHARE * len(found)
     return dg.AssetCheckResult(
-        passed=bool(found) and as_good >= LEAST_SHARE * len(found),
+        passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{as_good} of {len(found)} sampled lookups chose within {WITHIN:.0%} of the "
-        f"best loss; {LEAST_SHARE:.0%} or more pass",
+        description=description(
+            passed,
+            f"{as_good} of {len(found)} sampled lookups chose within {WITHIN:.0%} of the best loss "
+            f"({LEAST_SHARE:.0%} or more pass)",
+            "tuning still works and takes more iterations; tune more tasks of the same kinds into "
+            "the bank, and see the worst task in the check's metadata",
+        ),
         metadata={
             "tasks": ", ".join(one.task for one in found),
             "worst_excess": max((one.excess for one in found), default=0.0),

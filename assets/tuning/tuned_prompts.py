@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.shared.check_text import description
 from assets.shared.figures import curves, inline
 from assets.shared.inputs import OWNERS, base_model, task_files
 from assets.tuning.prompt_bank import load_bank, prompt_bank
@@ -295,13 +296,19 @@ def tuned_prompt_beats_majority(context: dg.AssetCheckExecutionContext) -> dg.As
     found = context.instance.fetch_materializations(tuned_prompts.key, limit=1)
     made = found.records[0].asset_materialization if found.records else None
     if made is None:
-        return dg.AssetCheckResult(passed=False, description="nothing has been tuned yet")
+        return dg.AssetCheckResult(
+            passed=False, description="no prompt is tuned yet; run maitre tune TASK"
+        )
     accuracy = float(made.metadata["eval_accuracy"].value)
     majority = float(made.metadata["majority_share"].value)
+    passed = accuracy > majority
     return dg.AssetCheckResult(
-        passed=accuracy > majority,
-        description=f"{made.partition}: accuracy {accuracy:.3f}, most frequent answer "
-        f"{majority:.3f}",
+        passed=passed,
+        description=description(
+            passed,
+            f"{made.partition}: accuracy {accuracy:.3f}, most frequent answer {majority:.3f}",
+            "tune with more iterations (max_iterations), or look at the task's examples",
+        ),
         metadata={
             "task": made.partition or "",
             "eval_accuracy": accuracy,

@@ -44,7 +44,9 @@ def main() -> None:
         serving = code_location(settings, serving_half(settings))
         bring_up_to_date(instance, tuning, serving, settings, console)
         tune_through_the_queue(instance, tuning.resolve_asset_graph(), settings, console)
-        print_summary(instance, settings, console, wall_s=time.monotonic() - started_s)
+        graphs = [defs.resolve_asset_graph() for defs in (tuning, serving)]
+        wall_s = time.monotonic() - started_s
+        print_summary(instance, graphs, settings, console, wall_s=wall_s)
 
 
 def bring_up_to_date(

@@ -1,27 +1,47 @@
 """The summary that `make run` ends with, read from what the assets recorded."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from rich.console import Console
 from rich.table import Table
 
 from maitre.settings import Settings
+from pipelines.walkthrough.checks import CheckResult, newest_results
 from pipelines.walkthrough.staleness import last_materialization
 
 
 def print_summary(
-    instance: dg.DagsterInstance, settings: Settings, console: Console, wall_s: float
+    instance: dg.DagsterInstance,
+    graphs: Iterable[BaseAssetGraph],
+    settings: Settings,
+    console: Console,
+    wall_s: float,
 ) -> None:
     """Print what was tuned, what the bank saved, the capacity model, the plan and next steps."""
     console.print()
     console.print(_tuned(instance))
     console.print(_serving(instance))
+    print_checks(newest_results(instance, graphs), console)
     console.print(
         f"Done in {wall_s:.0f} s. Next: [bold]make ui[/bold] for the asset graph and MLflow runs, "
         f"[bold]{settings.home}/plan[/bold] for the manifests, "
         "[bold]maitre.yaml[/bold] to bring your own model, tasks and adapters."
     )
+
+
+def print_checks(results: Sequence[CheckResult], console: Console) -> None:
+    """Print how many asset checks pass, and one line for each that does not."""
+    passed = sum(result.passed for result in results)
+    colour = "green" if passed == len(results) else "yellow"
+    console.print(f"[{colour}]●[/{colour}] {passed} of {len(results)} asset checks pass")
+    for result in results:
+        if not result.passed:
+            colour = "red" if result.blocking else "yellow"
+            console.print(f"[{colour}]●[/{colour}] ", end="")
+            console.print(result.line(), markup=False, soft_wrap=True)
 
 
 def _tuned(instance: dg.DagsterInstance) -> Table:
