@@ -5,7 +5,7 @@ NaN and listed in `missing`; `required` refuses such a server.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from maitre.serving.errors import MetricsError
@@ -62,6 +62,7 @@ class ServerMetrics:
     block_tokens: int | None
     by_model: dict[str, AdapterCounts]
     missing: tuple[str, ...] = field(default=())
+    engines: int = 1
 
     def required(self, address: str, names: Collection[str] = REQUIRED) -> "ServerMetrics":
         """Return these metrics when none of `names` is missing.
@@ -110,12 +111,13 @@ def parse_metrics(text: str) -> ServerMetrics:
     missing = tuple(n for n in expected if n not in names and aliases.get(n) not in names)
     kv_name = KV_USAGE if KV_USAGE in names else KV_USAGE_OLD
     running, waiting, max_loras = _adapters(samples)
-    blocks, block_tokens = _cache(samples)
+    caches = _caches(samples)
+    cache_tokens = [blocks * size for blocks, size in caches.values() if blocks and size]
     return ServerMetrics(
         running=_sum(samples, RUNNING),
         waiting=_sum(samples, WAITING),
         waiting_by_reason=_by_label(samples, WAITING_BY_REASON, "reason"),
-        kv_usage=_sum(samples, kv_name),
+        kv_usage=_kv_usage(samples, kv_name),
         preemptions=_sum(samples, PREEMPTIONS),
         prompt_tokens=_sum(samples, PROMPT_TOKENS),
         output_tokens=_sum(samples, OUTPUT_TOKENS),
@@ -125,8 +127,9 @@ def parse_metrics(text: str) -> ServerMetrics:
         running_adapters=running,
         waiting_adapters=waiting,
         max_loras=max_loras,
-        kv_cache_tokens=blocks * block_tokens if blocks and block_tokens else None,
-        block_tokens=block_tokens,
+        kv_cache_tokens=sum(cache_tokens) or None,
+        block_tokens=next((size for _, size in caches.values()), None),
+        engines=max(len({_engine(s) for s in samples if s.name == RUNNING}), 1),
         by_model=_by_model(samples),
         missing=missing,
     )
@@ -156,35 +159,63 @@ def _by_label(samples: list[_Sample], name: str, label: str) -> dict[str, float]
     return found
 
 
+def _engine(sample: _Sample) -> str:
+    """Return the engine that a sample is of: one address may serve several (data parallel)."""
+    return sample.labels.get("engine", "")
+
+
+def _kv_usage(samples: list[_Sample], name: str) -> float:
+    """Return the used part of all engines' KV cache: the mean, weighted by their blocks."""
+    used = [sample for sample in samples if sample.name == name]
+    if not used:
+        return math.nan
+    caches = _caches(samples)
+    blocks = [caches.get(_engine(sample), (None, None))[0] or 0 for sample in used]
+    weights = blocks if all(blocks) else [1] * len(used)
+    weighted = math.fsum(w * sample.value for w, sample in zip(weights, used, strict=True))
+    return weighted / sum(weights)
+
+
 def _adapters(samples: list[_Sample]) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
     """Return running adapters, waiting adapters and slots of the newest `lora_requests_info`.
 
-    The value of that series is the time of the report.
+    The value of that series is the time of the report. Adapters are those of all engines, slots
+    those of one.
     """
-    reports = [sample for sample in samples if sample.name == LORA_INFO]
-    if not reports:
-        return (), (), None
-    newest = max(reports, key=lambda sample: sample.value)
-    slots = newest.labels.get("max_lora", "")
+    newest: dict[str, _Sample] = {}
+    for sample in samples:
+        if sample.name == LORA_INFO:
+            known = newest.get(_engine(sample))
+            if known is None or sample.value > known.value:
+                newest[_engine(sample)] = sample
+    slots = [sample.labels.get("max_lora", "") for sample in newest.values()]
     return (
-        _names(newest.labels.get("running_lora_adapters", "")),
-        _names(newest.labels.get("waiting_lora_adapters", "")),
-        int(slots) if slots.isdigit() else None,
+        _names(newest.values(), "running_lora_adapters"),
+        _names(newest.values(), "waiting_lora_adapters"),
+        next((int(text) for text in slots if text.isdigit()), None),
     )
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(sorted(part.strip() for part in text.split(",") if part.strip()))
+def _names(reports: Iterable[_Sample], label: str) -> tuple[str, ...]:
+    parts = {part.strip() for report in reports for part in report.labels.get(label, "").split(",")}
+    return tuple(sorted(parts - {""}))
 
 
-def _cache(samples: list[_Sample]) -> tuple[int | None, int | None]:
-    """Return the number of KV cache blocks and the tokens per block."""
+def _caches(samples: list[_Sample]) -> dict[str, tuple[int | None, int | None]]:
+    """Return each engine's number of KV cache blocks and tokens per block."""
+    found: dict[str, tuple[int | None, int | None]] = {}
     for sample in samples:
         if sample.name == CACHE_CONFIG:
             blocks = sample.labels.get("num_gpu_blocks", "")
             size = sample.labels.get("block_size", "")
-            return int(blocks) if blocks.isdigit() else None, int(size) if size.isdigit() else None
-    return None, None
+            found.setdefault(
+                _engine(sample),
+                (
+                    int(blocks) if blocks.isdigit() else None,
+                    int(size) if size.isdigit() else None,
+                ),
+            )
+    return found
 
 
 def _by_model(samples: list[_Sample]) -> dict[str, AdapterCounts]:

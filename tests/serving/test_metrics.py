@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from maitre.serving.errors import MetricsError
-from maitre.serving.metrics import parse_metrics
+from maitre.serving.errors import MetricsError, VllmError
+from maitre.serving.measure.run import describe_server
+from maitre.serving.metrics import ServerMetrics, parse_metrics
 
 TEXT = """
 # TYPE vllm:num_requests_running gauge
@@ -47,3 +48,48 @@ def test_the_older_name_of_the_cache_usage_is_known() -> None:
     figures = parse_metrics("vllm:gpu_cache_usage_perc 0.5\n")
     assert figures.kv_usage == 0.5
     assert "vllm:kv_cache_usage_perc" not in figures.missing
+
+
+TWO_ENGINES = """
+vllm:num_requests_running{engine="0"} 3.0
+vllm:num_requests_running{engine="1"} 5.0
+vllm:num_requests_waiting{engine="0"} 1.0
+vllm:num_requests_waiting{engine="1"} 0.0
+vllm:kv_cache_usage_perc{engine="0"} 0.9
+vllm:kv_cache_usage_perc{engine="1"} 0.6
+vllm:lora_requests_info{engine="0",max_lora="4",running_lora_adapters="a"} 10
+vllm:lora_requests_info{engine="0",max_lora="4",running_lora_adapters="z"} 9
+vllm:lora_requests_info{engine="1",running_lora_adapters="a, b",waiting_lora_adapters="c"} 20
+"""
+
+
+def test_several_engines_behind_one_address_are_added_where_a_sum_means_something() -> None:
+    figures = parse_metrics(TWO_ENGINES)
+    assert figures.engines == 2
+    assert (figures.running, figures.waiting) == (8, 1)
+    assert figures.kv_usage == pytest.approx(0.75), "a part of the cache, not of two"
+    assert figures.running_adapters == ("a", "b")
+    assert figures.waiting_adapters == ("c",)
+    assert figures.max_loras == 4
+    sizes = """
+vllm:cache_config_info{engine="0",block_size="16",num_gpu_blocks="100"} 1.0
+vllm:cache_config_info{engine="1",block_size="16",num_gpu_blocks="300"} 1.0
+"""
+    sized = parse_metrics(TWO_ENGINES + sizes)
+    assert sized.kv_usage == pytest.approx((100 * 0.9 + 300 * 0.6) / 400)
+    assert sized.kv_cache_tokens == 6400
+    assert sized.block_tokens == 16
+    assert parse_metrics(TEXT).engines == 1
+
+
+def test_several_engines_are_not_measured_as_one() -> None:
+    """A profile of one engine would get the KV cache and the requests of two."""
+
+    class TwoEngines:
+        url = "http://x"
+
+        def metrics(self) -> ServerMetrics:
+            return parse_metrics(TWO_ENGINES + TEXT)
+
+    with pytest.raises(VllmError, match=r"expected one engine, .* got 2"):
+        describe_server(TwoEngines(), 64, 2048, 16)

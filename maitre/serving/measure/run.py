@@ -213,9 +213,14 @@ def describe_server(
     """Return the server's own figures, together with the limits that it does not report.
 
     Raises:
-        VllmError: the metrics lack the size of the KV cache.
+        VllmError: the metrics lack the size of the KV cache, or are those of several engines.
     """
     figures = client.metrics()
+    if figures.engines > 1:
+        raise VllmError(
+            f"{client.url}: expected one engine, as a profile is of one; got {figures.engines} "
+            "behind this address; measure a server without data parallelism"
+        )
     if figures.kv_cache_tokens is None:
         raise VllmError(
             f"{client.url}/metrics: expected vllm:cache_config_info with num_gpu_blocks; got none"
