@@ -144,6 +144,7 @@ def proxy(
     tenant: Annotated[
         str, typer.Option(help="Serve public prompts and those of this tenant.")
     ] = DEFAULT_TENANT,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request body, in MiB.")] = 64,
 ) -> None:
     """Run the proxy: one address for all servers; requests go to the servers of their model."""
     import uvicorn
@@ -151,6 +152,7 @@ def proxy(
     from maitre.serving.fleet.local_server import LaunchOptions
     from maitre.serving.proxy.embeds import PromptEmbedder
     from maitre.serving.proxy.proxy import proxy_app
+    from maitre.serving.proxy.request_body import BodyLimits
     from maitre.serving.proxy.routes import RoutedPrompt
 
     settings = settings_of(context)
@@ -171,9 +173,9 @@ def proxy(
     def embedder(base: str) -> PromptEmbedder:
         return PromptEmbedder.of_folder(Path(paths.get(base, base)))
 
-    uvicorn.run(
-        proxy_app(fleet.routes_path, embedder), host="127.0.0.1", port=port, log_level="warning"
-    )
+    limits = BodyLimits(max_bytes=max_body_mib * 1024 * 1024)
+    app = proxy_app(fleet.routes_path, embedder, limits=limits)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 
 def _prompt_folder(settings: "Settings", registered: Path, text: str, tenant: str) -> str:

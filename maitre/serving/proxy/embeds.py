@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from maitre.errors import UserError, reading
 from maitre.tuning.export import StoredPrompt, import_prompt
@@ -95,9 +96,12 @@ class PromptEmbedder:
         if isinstance(text, str):
             ids = self.tokenizer(text).input_ids
         else:
-            chat = self.tokenizer.apply_chat_template(
-                text, tokenize=False, add_generation_prompt=True
-            )
+            try:
+                chat = self.tokenizer.apply_chat_template(
+                    text, tokenize=False, add_generation_prompt=True
+                )
+            except (TemplateError, TypeError) as error:
+                raise UserError(f"the base model's chat template refused: {error}") from error
             ids = self.tokenizer(chat, add_special_tokens=False).input_ids
         if not ids:
             raise UserError("prompt: expected at least one token; got none")
@@ -115,10 +119,15 @@ def read_tuned_prompt(folder: Path) -> StoredPrompt:
     with reading(card):
         known = json.loads(card.read_text())
     stored = import_prompt(folder / REGISTERED_PROMPT)
-    return replace(
-        stored,
-        position=known["position"],
-        base_model=known["base_model"],
-        base_model_hash=known["base_model_hash"],
-        tenant=known.get("tenant"),
-    )
+    try:
+        return replace(
+            stored,
+            position=known["position"],
+            base_model=known["base_model"],
+            base_model_hash=known["base_model_hash"],
+            tenant=known.get("tenant"),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{card}: expected position, base_model and base_model_hash; got no {error}"
+        ) from error

@@ -9,26 +9,41 @@ again when it changes. On a cluster, a gateway takes its place.
 import asyncio
 import json
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from maitre.errors import UserError
-from maitre.serving.proxy.embeds import PromptEmbedder, read_tuned_prompt
-from maitre.serving.proxy.routes import RoutedPrompt, Routes, read_routes
+from maitre.serving.proxy.connection import while_connected
+from maitre.serving.proxy.request_body import (
+    BodyLimits,
+    ClientGoneError,
+    RequestError,
+    read_json,
+)
+from maitre.serving.proxy.routes import RouteFile, Routes
+from maitre.serving.proxy.tuned_prompt import EmbedderOf, TunedPrompts, under_the_prompts_name
+from maitre.serving.proxy.upstream import (
+    Answer,
+    StreamCutError,
+    answer_of_a_replica,
+    error_document,
+    events,
+    open_client,
+)
 
-CONNECT_TIMEOUT_S = 5.0
 REQUESTS = "maitre_proxy_requests"
-RETRIED = frozenset({500, 502, 503, 504})
-EmbedderOf = Callable[[str], PromptEmbedder]
+CUT_STREAMS = "maitre_proxy_cut_streams"
+CLIENT_GONE = 499
+"""The status that is counted when the client closed its connection first."""
 
 
 def proxy_app(
@@ -37,179 +52,157 @@ def proxy_app(
     *,
     transport: httpx2.AsyncBaseTransport | None = None,
     choose: random.Random | None = None,
+    limits: BodyLimits | None = None,
 ) -> Starlette:
     """Return the proxy as an ASGI application.
 
     `embedder_of(base model)` returns the base model's embedder. The proxy calls it at the first
     request for a tuned prompt.
     """
-    proxy = _Proxy(routes_path, embedder_of, choose or random.Random())
+    route_file = RouteFile(routes_path)
+    counts = _Counts()
+    forward = _Forward(
+        route_file,
+        TunedPrompts(embedder_of),
+        counts,
+        choose or random.Random(),
+        limits or BodyLimits(),
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await proxy.open(transport)
-        yield
-        await proxy.close()
+        async with open_client(transport) as forward.http:
+            yield
+
+    async def health(_: Request) -> Response:
+        """Return the number of servers, and the folder of the routes to identify the checkout."""
+        folder = str(routes_path.parent.resolve())
+        document = {"servers": len(route_file.current().servers), "folder": folder}
+        return JSONResponse(document | ({"problem": p} if (p := route_file.problem) else {}))
+
+    async def models(_: Request) -> Response:
+        data = [{"id": name, "object": "model"} for name in route_file.current().models()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def metrics(_: Request) -> Response:
+        return PlainTextResponse(generate_latest(counts.registry))
 
     return Starlette(
         lifespan=lifespan,
         routes=[
-            Route("/health", proxy.health),
-            Route("/metrics", proxy.metrics),
-            Route("/v1/models", proxy.models),
-            Route("/v1/completions", proxy.forward, methods=["POST"]),
-            Route("/v1/chat/completions", proxy.forward, methods=["POST"]),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            Route("/v1/models", models),
+            Route("/v1/completions", forward, methods=["POST"]),
+            Route("/v1/chat/completions", forward, methods=["POST"]),
         ],
     )
 
 
-class _Proxy:
-    def __init__(self, path: Path, embedder_of: EmbedderOf, choose: random.Random) -> None:
-        self._path, self._embedder_of, self._choose = path, embedder_of, choose
-        self._stamp: tuple[int, int] | None = None
-        self._routes = Routes()
-        self._embedders: dict[str, PromptEmbedder] = {}
-        self._counts: Counter[tuple[str, int]] = Counter()
-        self._http: httpx2.AsyncClient
+class _Counts:
+    """Requests by model and status; vLLM's own counters merge all adapters."""
 
-    async def open(self, transport: httpx2.AsyncBaseTransport | None) -> None:
-        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        limits = httpx2.Limits(max_connections=None)
-        self._http = httpx2.AsyncClient(timeout=timeout, limits=limits, transport=transport)
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            REQUESTS, "Requests by model and status.", ["model", "status"], registry=self.registry
+        )
+        self.cut_streams = Counter(
+            CUT_STREAMS, "Streams that a server broke off.", ["model"], registry=self.registry
+        )
 
-    async def close(self) -> None:
-        await self._http.aclose()
 
-    async def health(self, _: Request) -> Response:
-        """Return the number of servers, and the folder of the routes to identify the checkout."""
-        folder = str(self._path.parent.resolve())
-        return JSONResponse({"servers": len(self._current().servers), "folder": folder})
+class _Forward:
+    """The endpoint that forwards completions and chats; an ASGI application by itself."""
 
-    async def models(self, _: Request) -> Response:
-        data = [{"id": name, "object": "model"} for name in self._current().models()]
-        return JSONResponse({"object": "list", "data": data})
+    http: httpx2.AsyncClient
 
-    async def metrics(self, _: Request) -> Response:
-        """Return request counts by model and status; vLLM's own counters merge all adapters."""
-        lines = [f"# TYPE {REQUESTS} counter"]
-        for (model, status), count in sorted(self._counts.items()):
-            quoted = json.dumps(model, ensure_ascii=False)
-            lines.append(f'{REQUESTS}_total{{model={quoted},status="{status}"}} {count}')
-        return PlainTextResponse("\n".join(lines) + "\n")
+    def __init__(
+        self,
+        route_file: RouteFile,
+        prompts: TunedPrompts,
+        counts: _Counts,
+        choose: random.Random,
+        limits: BodyLimits,
+    ) -> None:
+        self._route_file, self._prompts, self._counts = route_file, prompts, counts
+        self._choose, self._limits = choose, limits
 
-    async def forward(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await request.json()
-            model = body["model"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-            return _refuse(400, "request body: expected a JSON object with 'model'")
-        routes = self._current()
-        weights = routes.servers_for(model) if isinstance(model, str) else {}
-        if not weights:
-            return _refuse(404, f"no server holds the model {model!r}")
-        path = request.url.path
-        if model in routes.prompts:
+            body = await read_json(receive, self._limits)
+            model = body.get("model")
+            if not isinstance(model, str):
+                raise RequestError(400, "request body: expected a text 'model'")
+            routes = self._route_file.current()
+            if not routes.servers_for(model):
+                raise self._no_server(model)
+        except RequestError as error:
+            # The rest of a refused body is not read: the connection cannot be used again.
+            headers = {"connection": "close"} if error.status in (408, 413) else None
+            refusal = JSONResponse(error_document(error.status, str(error)), error.status, headers)
+            await refusal(scope, receive, send)
+            return
+        except ClientGoneError:
+            return
+        chat = scope["path"].endswith("chat/completions")
+        try:
+            await while_connected(receive, self._answer(routes, model, body, send, chat=chat))
+        except ClientGoneError:
+            self._counts.requests.labels(model, str(CLIENT_GONE)).inc()
+
+    def _no_server(self, model: str) -> RequestError:
+        if self._route_file.problem and not self._route_file.current().servers:
+            return RequestError(503, self._route_file.problem)
+        return RequestError(404, f"model: expected one of /v1/models; got {model!r}")
+
+    async def _answer(
+        self, routes: Routes, model: str, body: dict[str, object], send: Send, *, chat: bool
+    ) -> None:
+        async with self._answer_for(routes, model, body, chat=chat) as answer:
+            self._counts.requests.labels(model, str(answer.status)).inc()
+            headers = [(b"content-type", answer.content_type.encode("latin-1"))]
+            if answer.stream is None:
+                headers.append((b"content-length", str(len(answer.body)).encode()))
+            start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+            await send(start)
+            if answer.stream is None:
+                await send({"type": "http.response.body", "body": answer.body})
+                return
             try:
-                body = await asyncio.to_thread(self._with_prompt, body, routes.prompts[model], path)
-            except UserError as error:
-                return _refuse(400, f"{model}: {error}")
-            path = "/v1/completions"
-        answer = await self._try_each(routes, weights, path, body)
-        self._counts[model, answer.status_code] += 1
-        if model in routes.prompts and answer.status_code == 200:
-            return await _renamed(answer, model, chat=request.url.path.endswith("chat/completions"))
-        return _passed_on(answer)
+                async for event in events(answer):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            except StreamCutError as error:
+                self._counts.cut_streams.labels(model).inc()
+                event = f"data: {json.dumps(error_document(502, str(error)))}\n\n".encode()
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+                # Without the last message the server closes the connection: a client that does not
+                # read the event still sees that the body is incomplete.
+                return
+            await send({"type": "http.response.body", "body": b""})
 
-    async def _try_each(
-        self, routes: Routes, weights: Mapping[str, float], path: str, body: Mapping[str, Any]
-    ) -> httpx2.Response:
-        """Return the response of the first replica that gives one; the shares draw the order."""
-        failed = httpx2.Response(502, json=_error(502, "no server"))
-        for name in self._order(weights):
-            url = routes.servers[name].url
-            try:
-                made = self._http.build_request("POST", f"{url}{path}", json=dict(body))
-                answer = await self._http.send(made, stream=True)
-            except httpx2.HTTPError as error:
-                reason = str(error) or type(error).__name__
-                failed = httpx2.Response(502, json=_error(502, f"{name} at {url}: {reason}"))
-                continue
-            if answer.status_code not in RETRIED:
-                return answer
-            await answer.aread()
-            failed = answer
-        return failed
-
-    def _order(self, weights: Mapping[str, float]) -> list[str]:
-        left, order = dict(weights), []
-        while left:
-            names = list(left)
-            shares = [max(left[name], 1e-9) for name in names]
-            order.append(self._choose.choices(names, shares)[0])
-            del left[order[-1]]
-        return order
-
-    def _with_prompt(
-        self, body: Mapping[str, Any], prompt: RoutedPrompt, path: str
-    ) -> dict[str, Any]:
-        """Return the request to the base model, with the tuned prompt in its embeddings."""
-        chat = path.endswith("chat/completions")
-        asked = body.get("messages") if chat else body.get("prompt")
-        if not (isinstance(asked, list) if chat else isinstance(asked, str)) or not asked:
-            raise UserError(
-                "'messages': expected a list of messages" if chat else "'prompt': expected one text"
+    @asynccontextmanager
+    async def _answer_for(
+        self, routes: Routes, model: str, body: dict[str, object], *, chat: bool
+    ) -> AsyncIterator[Answer]:
+        prompt = routes.prompts.get(model)
+        if prompt is None:
+            async with self._sent(routes, model, json.dumps(body).encode(), chat=chat) as answer:
+                yield answer
+            return
+        try:
+            content = await asyncio.to_thread(
+                self._prompts.request_to_base_model, body, prompt, chat=chat
             )
-        if body.get("stream"):
-            raise UserError("'stream': expected false; a tuned prompt's answers are not streamed")
-        base = prompt.base_model
-        if base not in self._embedders:
-            self._embedders[base] = self._embedder_of(base)
-        embeds = self._embedders[base].embed(read_tuned_prompt(Path(prompt.folder)), asked)
-        dropped = ("prompt", "messages", "model")
-        kept = {name: value for name, value in body.items() if name not in dropped}
-        return {**kept, "model": base, "prompt_embeds": embeds}
+        except UserError as error:
+            yield Answer.error(400, f"{model}: {error}")
+            return
+        async with self._sent(routes, model, content, chat=False) as answer:
+            yield under_the_prompts_name(answer, model, chat=chat)
 
-    def _current(self) -> Routes:
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return Routes()
-        stamp = (found.st_mtime_ns, found.st_ino)
-        if stamp != self._stamp:
-            self._routes, self._stamp = read_routes(self._path), stamp
-        return self._routes
-
-
-def _passed_on(answer: httpx2.Response) -> Response:
-    kind = answer.headers.get("content-type", "application/json")
-    if answer.is_closed or not answer.headers.get("content-type", "").startswith("text/event"):
-        return StreamingResponse(_bytes(answer), answer.status_code, media_type=kind)
-    return StreamingResponse(answer.aiter_raw(), answer.status_code, media_type=kind)
-
-
-async def _bytes(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    yield await answer.aread()
-
-
-async def _renamed(answer: httpx2.Response, model: str, *, chat: bool) -> Response:
-    """Return a completion under the tuned prompt's name; for a chat, as a chat completion."""
-    document = {**json.loads(await answer.aread()), "model": model}
-    if chat:
-        document["object"] = "chat.completion"
-        document["choices"] = [
-            {
-                "index": choice.get("index", place),
-                "finish_reason": choice.get("finish_reason"),
-                "message": {"role": "assistant", "content": choice.get("text", "")},
-            }
-            for place, choice in enumerate(document["choices"])
-        ]
-    return JSONResponse(document)
-
-
-def _error(status: int, message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "proxy", "code": status}}
-
-
-def _refuse(status: int, message: str) -> Response:
-    return JSONResponse(_error(status, message), status_code=status)
+    def _sent(
+        self, routes: Routes, model: str, content: bytes, *, chat: bool
+    ) -> AbstractAsyncContextManager[Answer]:
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        weights = routes.servers_for(model)
+        return answer_of_a_replica(self.http, routes, weights, path, content, self._choose)

@@ -12,18 +12,37 @@ names; the proxy adds the prompt to a request to the base model.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, AnyHttpUrl, Field, TypeAdapter, ValidationError
 
 from maitre.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+_HTTP_URL = TypeAdapter(AnyHttpUrl)
+
+
+def _check_url(text: str) -> str:
+    _HTTP_URL.validate_python(text)
+    return text
+
+
+HttpUrl = Annotated[str, AfterValidator(_check_url)]
+"""An http or https address, kept as it is written."""
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class RoutedServer:
     """A server's address and its base model's name."""
 
-    url: str
+    url: HttpUrl
     base_model: str
 
 
@@ -40,7 +59,7 @@ class Routes:
     """The content of a route file. Shares are weights: they need not sum to 1."""
 
     servers: Mapping[str, RoutedServer] = field(default_factory=dict)
-    adapters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    adapters: Mapping[str, Mapping[str, Weight]] = field(default_factory=dict)
     prompts: Mapping[str, RoutedPrompt] = field(default_factory=dict)
 
     def servers_for(self, model: str) -> dict[str, float]:
@@ -76,16 +95,50 @@ def read_routes(path: Path) -> Routes:
     if not path.is_file():
         return Routes()
     try:
-        document = json.loads(path.read_text())
-        return Routes(
-            servers={name: RoutedServer(**entry) for name, entry in document["servers"].items()},
-            adapters={
-                name: {server: float(share) for server, share in shares.items()}
-                for name, shares in document["adapters"].items()
-            },
-            prompts={
-                name: RoutedPrompt(**entry) for name, entry in document.get("prompts", {}).items()
-            },
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected a route file; got {error}") from error
+        return _ROUTES.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: expected a route file; got {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: expected a route file; {where}: {first['msg']}") from error
+
+
+_ROUTES = TypeAdapter(Routes)
+
+
+class RouteFile:
+    """The routes of a file that may change at any time.
+
+    While the file is damaged the last good routes hold, and `problem` says what is wrong with it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem = ""
+        self._stamp: tuple[int, int, int] | None = None
+        self._routes = Routes()
+
+    def current(self) -> Routes:
+        """Return the routes; read the file when it has changed. No file means no routes."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            self.problem, self._stamp, self._routes = "", None, Routes()
+            return self._routes
+        except OSError as error:
+            self._report(f"{self.path}: {error.strerror or error}")
+            return self._routes
+        stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._routes, self.problem = read_routes(self.path), ""
+            except UserError as error:
+                self._report(str(error))
+        return self._routes
+
+    def _report(self, problem: str) -> None:
+        if problem != self.problem:
+            logger.warning("%s; the last good routes hold", problem)
+        self.problem = problem

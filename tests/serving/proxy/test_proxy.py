@@ -147,6 +147,33 @@ def test_requests_are_counted_by_model(proxy: TestClient) -> None:
     assert requests_by_model(proxy.get("/metrics").text) == {"a": 2, "both": 1}
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "ab",
+        [],
+        [1],
+        [{"role": "user"}],
+        [{"content": "a"}],
+        [{"role": 1, "content": "a"}],
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+    ],
+)
+def test_a_chat_that_is_none_is_refused(proxy: TestClient, messages: object) -> None:
+    body = {"model": "tuned", "messages": messages}
+    answer = proxy.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert "messages" in answer.json()["error"]["message"]
+
+
+def test_a_chat_in_parts_is_its_text(proxy: TestClient, servers: Servers) -> None:
+    for content in ("ab", [{"type": "text", "text": "ab"}]):
+        messages = [{"role": "user", "content": content}]
+        body = {"model": "tuned", "messages": messages}
+        assert proxy.post("/v1/chat/completions", json=body).status_code == 200
+    assert servers.asked[0][1] == servers.asked[1][1]
+
+
 def test_bad_requests_are_refused_in_one_line(proxy: TestClient) -> None:
     assert proxy.post("/v1/completions", content=b"no json").status_code == 400
     assert proxy.post("/v1/completions", json={"prompt": "x"}).status_code == 400
