@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import lzma
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_columns(path: Path, required: Collection[str] = REQUIRED_COLUMNS) -> pd
         return _of_csv(path, required)
     except CatalogueError:
         raise
-    except (pd.errors.ParserError, csv.Error, OSError, EOFError, ValueError) as error:
+    except (csv.Error, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise CatalogueError(str(path), [f"cannot be read as a table: {error}"]) from error
 
 

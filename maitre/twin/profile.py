@@ -16,18 +16,30 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maitre.errors import reading
-from maitre.twin.errors import TwinInputError, require
+from maitre.twin.errors import TwinInputError, require, shown
 from maitre.twin.kernel.state import StepCost
 from maitre.twin.limits import buffer_rank
 from maitre.twin.server import ServerConfig
 
 _GIB = 2.0**30
 _ANY = (0.0, math.inf)
+_ERRORS_SHOWN = 3
 _VERSION_AND_SETTINGS = re.compile(r"vLLM (\d[^\s,]*)(?:, (.+))?")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    """Return the first fields that are wrong, each with what was expected and what was found."""
+    found = []
+    for part in error.errors()[:_ERRORS_SHOWN]:
+        field = ".".join(str(key) for key in part["loc"])
+        got = "" if part["type"] == "missing" else f"; got {shown(part['input'])[:60]}"
+        found.append(f"{field or 'profile'}: {part['msg']}{got}")
+    more = error.error_count() - len(found)
+    return "; ".join(found) + (f"; and {more} more" if more > 0 else "")
 
 
 class Engine(_Section):
@@ -200,9 +212,19 @@ class ServerProfile(_Section):
             with reading(path, TwinInputError):
                 text = path.read_text()
         try:
-            return cls.model_validate(yaml.safe_load(text))
-        except (ValidationError, yaml.YAMLError) as error:
-            raise TwinInputError(f"profile {name_or_path}: {error}") from error
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise TwinInputError(f"profile {name_or_path}: not YAML: {reason}") from error
+        require(
+            isinstance(document, dict),
+            f"profile {name_or_path}: expected a mapping of the profile's sections; got "
+            f"{type(document).__name__}",
+        )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise TwinInputError(f"profile {name_or_path}: {_in_one_line(error)}") from error
 
     def to_yaml(self) -> str:
         """Return the text of the file that `load` reads."""

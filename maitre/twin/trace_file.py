@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import lzma
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +163,7 @@ def _objects(lines: IO[str]) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"line {number}: not JSON: {error}") from None
         if not isinstance(found, dict):
-            raise ValueError(f"line {number}: expected a JSON object; got {line.strip()[:60]}")
+            raise ValueError(f"line {number}: expected a JSON object; got {line.strip()[:60]!r}")
         yield found
 
 
@@ -171,7 +172,7 @@ def _whole(path: Path, columns: list[str], rows: Iterator[list[str]]) -> Iterato
         require(
             len(row) == len(columns),
             f"{path}: row {number}: expected {len(columns)} fields; got {len(row)}: "
-            f"{','.join(row)[:100]}",
+            f"{','.join(row)[:100]!r}",
         )
         yield row
 
@@ -203,7 +204,15 @@ def _arrivals_s(path: Path, values: pd.Series, unit_s: float) -> np.ndarray:
 def _numbers(values: pd.Series) -> np.ndarray:
     if values.dtype == bool or pd.api.types.is_datetime64_any_dtype(values):
         return np.full(len(values), np.nan)
-    return np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+    try:
+        return np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+    except (TypeError, ValueError):
+        # Lists or mappings among the values; one at a time they are told apart from numbers.
+        return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float | np.number) else math.nan
 
 
 def _refuse_rows(path: Path, column: str, values: pd.Series, bad: np.ndarray, what: str) -> None:

@@ -84,6 +84,26 @@ def test_a_profile_with_a_bad_constant_names_it(profile, tmp_path):
         ServerProfile.load(path)
 
 
+@pytest.mark.parametrize(
+    ("replaced", "by", "message"),
+    [
+        ("base_ms: ", "base_ms: .nan #", r"step\.base_ms: .*finite.*; got nan"),
+        ("base_tokens: ", "base_tokens: .inf #", r"memory\.base_tokens: .*finite.*; got inf"),
+        ("base_ms: ", "base_ms: fast #", r"step\.base_ms: .*; got 'fast'"),
+        ("memory:", "- memory:", "not YAML"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_one_line(profile, tmp_path, replaced, by, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(profile.to_yaml().replace(replaced, by, 1))
+    with pytest.raises(TwinInputError, match=message) as found:
+        ServerProfile.load(path)
+    assert "\n" not in str(found.value)
+    path.write_text("just text")
+    with pytest.raises(TwinInputError, match=r"expected a mapping .*; got str"):
+        ServerProfile.load(path)
+
+
 def test_a_configuration_outside_the_valid_range_is_warned_about(profile):
     workload = Workload([AdapterLoad("a", 8, 0.5)], Lengths.fixed(10, 10), 20.0)
     result = simulate(profile, ServerConfig(2, 2, 8), workload)

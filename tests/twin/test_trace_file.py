@@ -1,9 +1,14 @@
 """Traces as they are published, and what is refused by row and column."""
 
+import bz2
 import gzip
 import json
+import lzma
 
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maitre.errors import UserError
 from maitre.twin import Workload
@@ -21,6 +26,8 @@ PUBLISHED = {
     "maitre": "arrival_s,adapter,input_tokens,output_tokens\n"
     "1700158546.25,007,374,44\n1700158550.564579,NA,396,109\n",
 }
+
+COMPRESS = {".csv.gz": gzip.compress, ".csv.xz": lzma.compress, ".csv.bz2": bz2.compress}
 
 
 def write(path, text):
@@ -71,7 +78,7 @@ OWN = "arrival_s,adapter,input_tokens,output_tokens\n"
         (OWN + "0,a,1,inf\n", "output_tokens: .* got row 1: 'inf'"),
         (OWN + "0,a,1,99999999999\n", "output_tokens: .* got row 1"),
         (OWN + "0, ,1,1\n", "adapter: expected the name of an adapter; got row 1"),
-        (OWN + "0,a,1,1\n1,a,1\n", "row 2: expected 4 fields; got 3: 1,a,1"),
+        (OWN + "0,a,1,1\n1,a,1\n", "row 2: expected 4 fields; got 3: '1,a,1'"),
         (OWN + "0,a,1,1,9\n", "row 1: expected 4 fields; got 5"),
         (OWN, "has no rows"),
         ("", "no known trace"),
@@ -109,3 +116,68 @@ def test_a_published_trace_is_replayed(tmp_path):
     found = read_trace(write(tmp_path / "burst.csv", PUBLISHED["burstgpt"]))
     workload = Workload.from_trace(found.frame, ranks={"GPT-4": 8, "ChatGPT": 16})
     assert workload.mean_tokens() == (385.0, 76.5)
+
+
+CELL = st.one_of(
+    st.sampled_from(["", "NA", "nan", "inf", "-1", "1e300", "9" * 400, "0x10", "\x00", "\ufeff"]),
+    st.integers(-5, 10**12).map(str),
+    st.text(max_size=8),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.lists(st.lists(CELL, min_size=2, max_size=6), min_size=0, max_size=4),
+    header=st.sampled_from([form.columns for form in FORMATS.values()]),
+    line=st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_no_table_ends_in_an_error_of_ours(rows, header, line, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz") / "trace.csv"
+    text = line.join(",".join(row) for row in [list(header), *rows])
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    check_readable_or_refused(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(PUBLISHED)),
+    suffix=st.sampled_from([".csv", ".csv.gz", ".csv.xz", ".csv.bz2", ".jsonl", ".parquet"]),
+    cut=st.integers(0, 400),
+    at=st.integers(0, 400),
+    byte=st.integers(0, 255),
+)
+def test_no_damaged_file_ends_in_an_error_of_ours(name, suffix, cut, at, byte, tmp_path_factory):
+    content = PUBLISHED[name].encode()
+    content = COMPRESS.get(suffix, bytes)(content)
+    content = content[: max(len(content) - cut, 0)]
+    content = content[:at] + bytes([byte]) + content[at + 1 :]
+    path = tmp_path_factory.mktemp("fuzz") / f"trace{suffix}"
+    path.write_bytes(content)
+    check_readable_or_refused(path)
+
+
+def check_readable_or_refused(path):
+    message = ""
+    try:
+        found = read_trace(path)
+        Workload.from_trace(found.frame.assign(adapter="a"))
+    except UserError as error:
+        message = str(error)
+    assert len(message.splitlines()) <= 1
+
+
+def test_values_of_a_parquet_file_that_are_no_numbers_are_named(tmp_path):
+    frame = pd.DataFrame(
+        {"arrival_s": [0.0, 1.0], "adapter": ["a", "b"], "input_tokens": [[1], [2, 3]]}
+    )
+    frame.assign(output_tokens=5).to_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(UserError, match=r"input_tokens: .* got row 1"):
+        read_trace(tmp_path / "lists.parquet")
+    dated = frame.assign(
+        arrival_s=pd.to_datetime(["2024-05-01 10:00", "2024-05-01 10:01"]),
+        input_tokens=[7, 8],
+        output_tokens=5,
+    )
+    dated.to_parquet(tmp_path / "dated.parquet")
+    found = read_trace(tmp_path / "dated.parquet").frame
+    assert found["arrival_s"].tolist() == [0.0, 60.0]
