@@ -19,8 +19,8 @@ FOLLOWS_INPUTS: dg.AutomationCondition = (
 ).with_label("its inputs or its code changed")
 """Make an asset again when the data version of an input, or its own code version, has changed.
 
-Dagster's `eager` would do so after each materialisation of an input. Here most of those leave the
-data version as it was: the user's files are hashed again and again without a change.
+Dagster's `eager` would do so after each materialisation of an input. Most of those do not change
+the data version here: the user's files are hashed again and again.
 """
 
 # Made only on request, because they need a server that runs, or fan the simulation out.

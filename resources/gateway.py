@@ -17,14 +17,14 @@ GATEWAY_TIMEOUT_S = 10.0
 class Gateway(dg.ConfigurableResource):
     """The route file, and the gateway (the proxy, or another) that counts requests by model.
 
-    `metrics_url` is its `/metrics`; empty: there is none, and rates are not known.
+    `metrics_url` is the gateway's `/metrics`. Without it rates are not known.
     """
 
     routes_file: str
     metrics_url: str = ""
 
     def routes(self) -> Routes:
-        """Where requests go; none where nothing was deployed from here.
+        """Return where requests go; no servers if nothing was deployed from here.
 
         Raises:
             ValueError: the file is not a route file.
@@ -45,7 +45,7 @@ class Gateway(dg.ConfigurableResource):
         return {name: server.config for name, server in fleet.items()}
 
     def sample(self, at_s: float) -> TrafficSample:
-        """Every server's figures, and the gateway's counts; what cannot be read is named."""
+        """Return every server's figures and the gateway's counts; name what cannot be read."""
         text, problem = self._gateway_metrics()
         return sample_traffic(self.routes(), at_s, text, problem)
 
@@ -53,11 +53,11 @@ class Gateway(dg.ConfigurableResource):
         import httpx2
 
         if not self.metrics_url:
-            return None, "no gateway is named in the settings (gateway_metrics_url)"
+            return None, "gateway_metrics_url: expected the URL of a gateway's /metrics; got none"
         try:
             answer = httpx2.get(self.metrics_url, timeout=GATEWAY_TIMEOUT_S)
         except httpx2.HTTPError as error:
-            return None, f"no gateway at {self.metrics_url}: {' '.join(str(error).split())}"
+            return None, f"{self.metrics_url}: no answer: {' '.join(str(error).split())}"
         if answer.status_code != 200:
             return None, f"{self.metrics_url} answered {answer.status_code}"
         return answer.text, ""

@@ -11,12 +11,12 @@ from maitre.requests.store import RequestStore
 
 
 class RequestQueue(dg.ConfigurableResource):
-    """Tuning requests kept under a SQLAlchemy URL; `store()` has all that can be done."""
+    """Tuning requests in the database of a SQLAlchemy URL; `store()` has every operation."""
 
     url: str
 
     def store(self) -> RequestStore:
-        """The queue itself."""
+        """Return the queue itself."""
         return RequestStore(self.url)
 
     def submit(
@@ -28,15 +28,15 @@ class RequestQueue(dg.ConfigurableResource):
     def find(
         self, states: Sequence[RequestState] = tuple(RequestState), limit: int | None = None
     ) -> list[TuningRequest]:
-        """Requests in any of `states`, the earliest deadline first."""
+        """Return the requests in any of `states`, the earliest deadline first."""
         return self.store().find(states, limit)
 
     def get(self, request_id: str) -> TuningRequest:
-        """The request of that id; `RequestError` when there is none."""
+        """Return the request of that id; raise `RequestError` if it does not exist."""
         return self.store().get(request_id)
 
     def move(
         self, request_id: str, *, expected: RequestState, state: RequestState, **values: Any
     ) -> bool:
-        """Change a request's state if it is still `expected`; whether it was."""
+        """Change a request's state if it is still `expected`; return whether it was."""
         return self.store().move(request_id, expected=expected, state=state, **values)

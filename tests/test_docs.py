@@ -4,8 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+import typer.main
+import yaml
+
+from benchmarks.__main__ import MODULES
+from maitre.cli.main import app
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([\w-]+)(?: [\w-]+)*:", MAKEFILE, flags=re.MULTILINE)) | {
+    name
+    for names in re.findall(r"^\.PHONY: (.+)", MAKEFILE, flags=re.MULTILINE)
+    for name in names.split()
+}
 NAMED = re.findall(
     r"`(tests/[\w/]+\.py)::(\w+)`", (REPOSITORY / "docs" / "invariants.md").read_text()
 )
@@ -46,3 +57,56 @@ def test_every_path_and_link_of_a_document_exists(document: Path) -> None:
         if link and "://" not in link and not (document.parent / link).exists()
     ]
     assert missing == []
+
+
+def commands_of(document: Path, program: str) -> list[str]:
+    """Return what follows a program's name, in code blocks and in inline code."""
+    text = document.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line.split("   ")[0] for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    found = (re.match(rf"(?:\$ )?(?:[\w./]*/)?{program} (.+)", line.strip()) for line in lines)
+    return [match[1] for match in found if match]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_and_option_of_a_document_exists(document: Path) -> None:
+    root = typer.main.get_command(app)
+    wrong = []
+    for line in commands_of(document, "maitre"):
+        command = root
+        tokens = re.sub(r"[|;#&].*", "", line).split()
+        while tokens and (below := getattr(command, "commands", {}).get(tokens[0])):
+            command = below
+            tokens.pop(0)
+        if hasattr(command, "commands") and tokens and re.fullmatch(r"[a-z-]+", tokens[0]):
+            wrong.append(line)
+        known = {n for p in command.params for n in (*p.opts, *p.secondary_opts)} | {"--help"}
+        options = [token.split("=")[0] for token in tokens if token.startswith("--")]
+        wrong += [f"{line}: {option}" for option in options if option not in known]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_target_of_make_and_every_benchmark_of_a_document_exists(document: Path) -> None:
+    wrong = [
+        line for line in commands_of(document, "make") if line.split()[0].strip(",") not in TARGETS
+    ]
+    named = re.findall(r"python -m benchmarks ([\w-]+)", document.read_text())
+    assert wrong + [name for name in named if name not in {*MODULES, "NAME"}] == []
+
+
+def test_every_command_of_the_workflow_and_the_hooks_exists() -> None:
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/checks.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    commands = [step["run"].split() for step in steps if "run" in step]
+    assert commands
+    for program, argument, *_ in commands:
+        assert program in ("make", "bash")
+        assert argument in TARGETS if program == "make" else (REPOSITORY / argument).is_file()
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    programs = {hook["entry"].split()[0] for repo in hooks for hook in repo["hooks"]}
+    checks = MAKEFILE[MAKEFILE.index("\ncheck:") : MAKEFILE.index("\nformat:")]
+    assert {program.replace(".venv/bin", "$(BIN)") for program in programs} == set(
+        re.findall(r"\$\(BIN\)/[\w-]+", checks)
+    )

@@ -95,7 +95,7 @@ def bank_prompts(
     current = {name for name, result in stored.items() if result and result.key == wanted[name]}
     fresh = [name for name in names if name not in current]
     with mlflow.run(context) as run:
-        context.log.info(f"{len(fresh)} prompts to tune, {len(names) - len(fresh)} as they were")
+        context.log.info(f"{len(fresh)} prompts to tune, {len(names) - len(fresh)} unchanged")
         if fresh:
             known = [home.bank_prompt(name) for name in sorted(current)]
             for tuned in _tuned(context, config, inputs, language_model, fresh, known):

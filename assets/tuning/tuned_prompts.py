@@ -78,7 +78,7 @@ class TuneRequestConfig(dg.Config):
     owners=OWNERS,
     code_version="1",
     pool="training",
-    # A refreshed bank is no reason to tune again what is tuned.
+    # A refreshed bank does not make a tuned prompt stale.
     tags={"maitre/kept-when-changed": "prompt_bank"},
 )
 def tuned_prompts(

@@ -1,7 +1,7 @@
 """The same requests through the live system and through the simulator: violations and cost.
 
 A figure of `benchmarks.warm.start` (`simulated`). A few requests before measure what the simulator
-is told: seconds to load, per step, and per run beside its steps. The live cost is the time that
+gets: seconds to load, per step, and per run beside its steps. The live cost is the time that
 worker processes were there, looked at five times a second.
 """
 
@@ -52,7 +52,7 @@ def workload(count: int, seed: int, mean_s: float, within_s: tuple[float, float]
 
 
 def measure(services: Services, tasks: list[str]) -> dict[str, float]:
-    """What the simulator is told, each measured as it happens in the live part.
+    """Return the simulator's inputs, each measured as it happens in the live part.
 
     Seconds until a worker is ready, of one that starts alone and of one beside a worker that works;
     and, with a queue before both, from claim to claim of a worker: so much a step, and so much
@@ -197,7 +197,7 @@ def simulated(cluster: Path, model: str, asked: list[Asked], beside: float) -> d
 
 
 def compare(folder: Path, model: Path, tasks: Path, count: int, seed: int) -> dict[str, Any]:
-    """Both ways for each workload, after what the simulator is told has been measured."""
+    """Run each workload both ways, after the simulator's inputs have been measured."""
     own = small_tasks(tasks, folder / "tasks")
     names = sorted(path.name for path in own.iterdir())
     cluster = folder / "cluster.yaml"
@@ -207,10 +207,10 @@ def compare(folder: Path, model: Path, tasks: Path, count: int, seed: int) -> di
 
     _write_cluster(cluster, model.name, warm_up_s=10.0, iteration_s=0.5)
     with services("before") as live_system:
-        told = measure(live_system, names)
-    _write_cluster(cluster, model.name, told["warm_up_s"], told["iteration_s"])
-    beside = told["beside_s"] / told["iteration_s"]
-    found: dict[str, Any] = {"measured before": told}
+        inputs = measure(live_system, names)
+    _write_cluster(cluster, model.name, inputs["warm_up_s"], inputs["iteration_s"])
+    beside = inputs["beside_s"] / inputs["iteration_s"]
+    found: dict[str, Any] = {"measured before": inputs}
     for number, (name, (mean_s, within_s)) in enumerate(WORKLOADS.items()):
         asked = workload(count, seed, mean_s, within_s)
         # Others than before: what those have learned of earlier requests, the simulator has not.

@@ -1,4 +1,4 @@
-"""Reads the columns of a catalogue file, CSV or Parquet, and refuses what is no such table."""
+"""Read the columns of a catalogue file, CSV or Parquet; refuse any other file."""
 
 from __future__ import annotations
 

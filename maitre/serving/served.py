@@ -1,4 +1,4 @@
-"""The plan in service: the routed shares on the servers as they were started."""
+"""The plan in service: the routed shares on the servers, with the limits they were started with."""
 
 import math
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune_many
 
 FEWEST_TASKS = 3
-"""The mean of fewer prompts than this is no common start."""
+"""Fewer prompts than this make no common start."""
 
 MOST_FIRST_TASKS = 12
 """So many tasks, spread evenly, take part in the first round: a mean needs no more."""

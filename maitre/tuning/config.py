@@ -1,4 +1,4 @@
-"""What a tuning run is told, what it reports on the way and what it returns."""
+"""The inputs of a tuning run, its reports on the way and its result."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -86,7 +86,7 @@ def example_from_json(line: bytes | str) -> Example:
     """Read one line: `{"prompt": …, "completion": …}` or `{"messages": [{"role", "content"}, …]}`.
 
     Raises:
-        TaskError: the line is no such object; the message names the field, not the place.
+        TaskError: the line is not such an object; the message names the field, not the place.
     """
     try:
         # Lone surrogates pass JSON but no tokenizer; `encode` finds them.

@@ -62,7 +62,7 @@ def tune_lora(
     clock: Clock = time.monotonic,
     tenant: str | None = None,
 ) -> LoraResult:
-    """Tune a LoRA adapter for one task; the base model is left as it was.
+    """Tune a LoRA adapter for one task; leave the base model unchanged.
 
     Checkpoints, resuming, stopping and `workers` are those of `maitre.tuning.tune.tune`. Raises
     `TuningInputError` for what cannot be tuned, such as layers that the model lacks.

@@ -56,7 +56,7 @@ class LoraWeights:
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
     def remove(self) -> None:
-        """Leave the base model as it was."""
+        """Remove the adapter from the base model."""
         self._wrapped.unload()
         self._base.model.requires_grad_(False)
         if hasattr(self._base.model, "peft_config"):

@@ -126,7 +126,7 @@ class TaskRun:
         )
 
     def take_step(self, loss: float, gradient: torch.Tensor) -> None:
-        """Move the values, unless loss or gradient is not a number: then the run ends as it was."""
+        """Move the values, unless loss or gradient is not a number: then end the run."""
         state = self.state
         if not np.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
             state.stopped_because = "diverged"

@@ -21,7 +21,7 @@ MOST_PARTITIONS = 100
 """From so many partitions on, Dagster compares the newest materialisation alone."""
 
 KEPT_TAG = "maitre/kept-when-changed"
-"""Names an input whose change alone is no reason to make the asset again."""
+"""Names an input whose change alone does not make the asset stale."""
 
 
 def why_stale(

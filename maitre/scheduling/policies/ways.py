@@ -135,8 +135,8 @@ class Ways:
 def efficient_speeds(model: ModelSpec, gpus: int) -> list[tuple[int, float]]:
     """(workers, seconds per iteration), cheapest first; none dearer than one as fast.
 
-    Scaling need not be monotone: a number of workers at which an iteration is no faster than at a
-    cheaper one is left out. Numbers above `gpus` are, too.
+    Scaling need not be monotone: a number of workers at which an iteration takes as long as at a
+    cheaper one, or longer, is left out. Numbers above `gpus` are, too.
     """
     speeds: list[tuple[int, float]] = []
     for workers in model.counts_by_cost:

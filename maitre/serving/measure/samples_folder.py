@@ -78,7 +78,7 @@ class Measurement:
             return dict(json.loads(file.read_text()))
 
     def server(self) -> MeasuredServer:
-        """Return the server's limits as they were at the measurement."""
+        """Return the server's limits at the time of the measurement."""
         return MeasuredServer(**self.about()["server"])
 
     def identity(self) -> ProfileIdentity:

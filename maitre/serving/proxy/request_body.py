@@ -59,7 +59,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
     Raises:
         RequestError: the text is not UTF-8, not JSON, nested too deeply, holds a number that is not
-            finite, or is no object.
+            finite, or is not an object.
     """
     try:
         document = from_json(content.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False)
