@@ -18,7 +18,7 @@ _F8 = NDArray[np.float64]
 
 
 def arrival_chunks(workload: Workload, seed: int) -> Iterator[Arrivals]:
-    """Chunks of arrivals in time order, the last one marked; never none at all."""
+    """Yield chunks of arrivals in time order, the last one marked; always at least one."""
     if workload.trace is not None:
         yield from _replay(workload)
         return
@@ -42,7 +42,7 @@ def arrival_chunks(workload: Workload, seed: int) -> Iterator[Arrivals]:
 
 
 def _stream(workload: Workload, seed: int) -> list[int]:
-    """The seed, and what sets one workload apart from another.
+    """Return the random stream of a seed and of what sets one workload apart from another.
 
     Otherwise all workloads under one seed would be busier or quieter than their mean together.
     """
@@ -84,7 +84,7 @@ def _rates(workload: Workload) -> _F8:
 def _poisson(
     workload: Workload, rng: np.random.Generator, edges_s: _F8
 ) -> Iterator[tuple[_F8, NDArray[np.intp]]]:
-    """Independent Poisson processes: one process whose points are dealt to adapters by rate."""
+    """Yield independent Poisson processes: one process, its points dealt to adapters by rate."""
     rates = _rates(workload)
     total = rates.sum()
     cumulative = np.cumsum(rates) / total if total > 0 else np.ones(len(rates))
@@ -112,7 +112,7 @@ def _merged(
 def _gamma(
     workload: Workload, rng: np.random.Generator, edges_s: _F8
 ) -> Iterator[tuple[_F8, NDArray[np.intp]]]:
-    """Renewal processes with gamma gaps, each started at a random point of a gap."""
+    """Yield renewal processes with gamma gaps, each started at a random point of a gap."""
     shape = 1.0 / workload.burstiness.cv**2
     rates = _rates(workload)
     live = rates > 0
@@ -140,7 +140,7 @@ def _gamma(
 def _mmpp(
     workload: Workload, rng: np.random.Generator, edges_s: _F8
 ) -> Iterator[tuple[_F8, NDArray[np.intp]]]:
-    """Each adapter switches between a high and a low Poisson rate, in exponential spells."""
+    """Yield Poisson arrivals; each adapter switches between two rates, in exponential spells."""
     burst = workload.burstiness
     rates = _rates(workload)
     on_rates = rates / (burst.on_share + (1 - burst.on_share) * burst.off_rate_share)

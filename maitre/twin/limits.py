@@ -67,8 +67,7 @@ class VllmLimits:
     def to_flags(self) -> list[str]:
         """Return vLLM's command-line flags for a server with adapters."""
         return [
-            f"--max-num-seqs={self.max_num_seqs}",
-            f"--max-num-batched-tokens={self.max_num_batched_tokens}",
+            *batch_flags(self.max_num_seqs, self.max_num_batched_tokens),
             "--enable-lora",
             f"--max-loras={self.max_loras}",
             f"--max-lora-rank={self.buffer_rank}",
@@ -77,6 +76,14 @@ class VllmLimits:
 
 
 LIMITS = tuple(field.name for field in fields(VllmLimits))
+
+
+def batch_flags(max_num_seqs: int, max_num_batched_tokens: int) -> list[str]:
+    """Return vLLM's flags for the limits that a server without adapters has too."""
+    return [
+        f"--max-num-seqs={max_num_seqs}",
+        f"--max-num-batched-tokens={max_num_batched_tokens}",
+    ]
 
 
 def buffer_rank(rank: int) -> int:

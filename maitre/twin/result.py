@@ -71,14 +71,14 @@ class SimulationResult:
 
     @property
     def throughput_ratio(self) -> float:
-        """Throughput over load; 1 when nothing was offered to a server that started."""
+        """Return throughput over load; 1 when nothing was offered to a server that started."""
         if self.offered_tps == 0:
             return 0.0 if self.out_of_memory else 1.0
         return self.throughput_tps / self.offered_tps
 
     @property
     def starved(self) -> bool:
-        """Throughput is under 90 % of what is offered.
+        """Return whether throughput is under 90 % of what is offered.
 
         Offered load counts the tokens of the lengths drawn, all of which a completed request
         yields. The rule of the measured runs counts the tokens asked for, while answers may stop
@@ -89,7 +89,7 @@ class SimulationResult:
         return self.throughput_ratio < STARVATION_RATIO
 
     def timeline(self) -> Any:
-        """A data frame: `t_s, running, waiting, kv_usage, active_adapters, throughput_tps`."""
+        """Return a frame: `t_s, running, waiting, kv_usage, active_adapters, throughput_tps`."""
         import pandas as pd
 
         table = self._timeline
@@ -108,7 +108,7 @@ class SimulationResult:
         )
 
     def adapter_columns(self) -> dict[str, Any]:
-        """What `by_adapter` tells, as plain arrays in the order of the workload's adapters."""
+        """Return the columns of `by_adapter` as arrays, in the order of the workload's adapters."""
         raw = self._by_adapter
         completed = raw["completed"]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -132,7 +132,7 @@ class SimulationResult:
             }
 
     def by_adapter(self) -> Any:
-        """A data frame, one row an adapter.
+        """Return a data frame, one row per adapter.
 
         Columns: `adapter, rank, rate_rps, offered, completed, offered_tps, throughput_tps,
         throughput_ratio, ttft_mean_ms, latency_mean_ms, ttft_p50_ms, ttft_p99_ms` (the last two
@@ -143,7 +143,7 @@ class SimulationResult:
         return pd.DataFrame(self.adapter_columns())
 
     def summary(self) -> dict[str, Any]:
-        """The figures that `--json` prints."""
+        """Return the figures that `--json` prints."""
         return {
             "out_of_memory": self.out_of_memory,
             "out_of_memory_reason": self.out_of_memory_reason,
@@ -171,7 +171,7 @@ class SimulationResult:
 
 
 def bins_quantile(bins: NDArray[np.int64], share: float, ratio: float = BIN_RATIO) -> float:
-    """A quantile (ms) of a logarithmic histogram, interpolated within its bin."""
+    """Return a quantile (ms) of a logarithmic histogram, interpolated within its bin."""
     total = int(bins.sum())
     if total == 0:
         return float("nan")
@@ -186,7 +186,7 @@ def bins_quantile(bins: NDArray[np.int64], share: float, ratio: float = BIN_RATI
 
 
 def row_quantiles(bins: NDArray[np.int32], share: float) -> NDArray[np.float64]:
-    """A quantile (ms) of each row's coarse histogram: the middle of its bin."""
+    """Return a quantile (ms) of each row's coarse histogram: the middle of its bin."""
     cumulative = np.cumsum(bins, axis=1, dtype=np.int64)
     total = cumulative[:, -1]
     place = (cumulative < (share * total)[:, None]).sum(axis=1)

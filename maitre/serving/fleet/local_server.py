@@ -20,7 +20,7 @@ from maitre.processes.environment import child_environment
 from maitre.processes.ports import free_port
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
-from maitre.twin.limits import buffer_rank
+from maitre.twin.limits import VllmLimits, batch_flags
 
 READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
@@ -75,24 +75,27 @@ class LaunchOptions:
             f"--port={port}",
             f"--dtype={self.dtype}",
             f"--gpu-memory-utilization={self.gpu_memory_utilization}",
-            f"--max-num-seqs={self.max_num_seqs}",
-            f"--max-num-batched-tokens={self.max_num_batched_tokens}",
+            *self._limit_flags(),
             "--enforce-eager",
             "--no-enable-log-requests",
             "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
         ]
         if self.max_model_len:
             command.append(f"--max-model-len={self.max_model_len}")
-        if self.max_loras:
-            command += [
-                "--enable-lora",
-                f"--max-loras={self.max_loras}",
-                f"--max-lora-rank={buffer_rank(self.max_lora_rank)}",
-                f"--max-cpu-loras={max(self.max_cpu_loras or 0, self.max_loras)}",
-            ]
         if self.prompt_embeds:
             command.append("--enable-prompt-embeds")
         return [*command, *self.more]
+
+    def _limit_flags(self) -> list[str]:
+        if not self.max_loras:
+            return batch_flags(self.max_num_seqs, self.max_num_batched_tokens)
+        return VllmLimits(
+            max_loras=self.max_loras,
+            max_cpu_loras=max(self.max_cpu_loras or 0, self.max_loras),
+            max_lora_rank=self.max_lora_rank,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+        ).to_flags()
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that vLLM reads."""

@@ -49,7 +49,7 @@ def calibrate(
     seed: int = 3,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Fits a profile, beginning with the constants of `start`.
+    """Fit a profile, beginning with the constants of `start`.
 
     Runs of `validation_scenarios` take no part in the fit; the comparison marks them. The front is
     that of `start`, unless `tables` has time series; the valid range is always that of `start`.
@@ -85,7 +85,7 @@ def calibrate(
 
 
 def _fitted(runs: Any, validation_scenarios: Collection[str]) -> Any:
-    """The runs that the fit may see."""
+    """Return the runs that the fit may see."""
     for scenario in validation_scenarios:
         require(
             (runs["scenario"] == scenario).any(),
@@ -111,7 +111,7 @@ def _round(
     stage: str,
     progress: Progress | None,
 ) -> ServerProfile:
-    """Simulates the runs with `profile`, and fits the adapters' terms to them."""
+    """Simulate the runs with `profile`, and fit the adapters' terms to them."""
     rows = []
     for place, (_, run) in enumerate(fitted.iterrows()):
         result = _traced(profile, run, traffic, seed)
@@ -139,7 +139,7 @@ def compare(
     seed: int = 3,
     progress: Progress | None = None,
 ) -> Any:
-    """A data frame with a row a run: launch options, what was measured, what is predicted."""
+    """Return a data frame with a row per run: launch options, measurements, predictions."""
     rows = []
     for place, (_, run) in enumerate(runs.iterrows()):
         result = simulate(profile, *simulation_of(run, traffic), seed)
@@ -150,7 +150,7 @@ def compare(
 
 
 def comparison_row(run: Any, result: SimulationResult, traffic: Traffic) -> dict[str, Any]:
-    """Measured beside predicted figures of one run.
+    """Return the measured and the predicted figures of one run.
 
     Offered load is counted as the measurement does: requests sent times the tokens asked for,
     which is a little more than the tokens that were answered.

@@ -8,19 +8,22 @@ FIGURES = {"throughput": "throughput_tps", "itl": "itl_ms", "ttft": "ttft_ms"}
 
 
 def symmetric_error_percent(predicted: Any, measured: Any) -> float:
-    """100 mean(|a - b| / (|a| + |b|)): half of the usual symmetric error (arXiv 2508.08343)."""
+    """Return 100 mean(|a - b| / (|a| + |b|)): half of the usual symmetric error.
+
+    arXiv 2508.08343 measures by it.
+    """
     a, b = np.asarray(predicted, float), np.asarray(measured, float)
     return float(100 * np.mean(np.abs(a - b) / (np.abs(a) + np.abs(b)))) if len(a) else np.nan
 
 
 def bias_percent(predicted: Any, measured: Any) -> float:
-    """100 mean(2 (predicted - measured) / (predicted + measured)): positive is too much."""
+    """Return 100 mean(2 (predicted - measured) / (predicted + measured)): positive is too much."""
     a, b = np.asarray(predicted, float), np.asarray(measured, float)
     return float(100 * np.mean(2 * (a - b) / (a + b))) if len(a) else np.nan
 
 
 def regimes(comparison: Any) -> dict[str, Any]:
-    """Boolean masks over a comparison: what kinds of runs errors are reported for."""
+    """Return boolean masks over a comparison: what kinds of runs errors are reported for."""
     starved = comparison["starved"]
     short = comparison["slots"] < comparison["adapters"]
     return {
@@ -37,7 +40,7 @@ def regimes(comparison: Any) -> dict[str, Any]:
 
 
 def errors(comparison: Any) -> dict[str, dict[str, float]]:
-    """Errors and biases of each figure, and starvation missed or falsely foretold, by regime."""
+    """Return errors and biases of each figure, and starvation missed or false, by regime."""
     found = {}
     for name, mask in regimes(comparison).items():
         part = comparison[mask]

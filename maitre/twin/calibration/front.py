@@ -32,7 +32,7 @@ def fit_front(
     seed: int = 3,
     progress: Progress | None = None,
 ) -> tuple[Api, dict[str, Any]]:
-    """The front of `profile` with what scrapes cost, and the transit of a request, refitted.
+    """Return the API constants of `profile`, the cost of scrapes and a request's transit refitted.
 
     `timeseries` has a row a scrape (`run_id, t_s`). Runs whose load generator was at its limit are
     left out. Returns the constants and what they were fitted on.
@@ -69,7 +69,7 @@ def fit_front(
 
 
 def late_scrape_ms(sample_s: Any, duration_s: float, api: Api) -> float | None:
-    """How much longer than the interval late scrapes were apart (ms); None without samples."""
+    """Return how far late scrapes were apart beyond the interval (ms); None without samples."""
     inside = sample_s[(sample_s >= duration_s * (1 - LATE_SHARE)) & (sample_s <= duration_s)]
     if len(inside) < 4:
         return None
@@ -78,13 +78,13 @@ def late_scrape_ms(sample_s: Any, duration_s: float, api: Api) -> float | None:
 
 
 def names_of(result: SimulationResult, api: Api) -> float:
-    """Adapter names in all metric series: from what the simulated scrape takes at the end."""
+    """Return the adapter names in all metric series, from the duration of the last scrape."""
     rest_ms = 1e3 * result.scrape_s - api.scrape_ms
     return (rest_ms - api.scrape_per_series_ms * result.metric_series) / api.scrape_per_name_ms
 
 
 def fit_scrape(stalls: Any) -> tuple[float, float]:
-    """Milliseconds a metric series and a name in it add to a scrape.
+    """Return the milliseconds that a metric series and a name in it add to a scrape.
 
     `stalls` has a row a run: `stall_ms` (how much longer than the interval two scrapes late in the
     run were apart), `series` and `names` (what the simulation had counted by then: distinct pairs
@@ -101,7 +101,7 @@ def fit_scrape(stalls: Any) -> tuple[float, float]:
 
 
 def delay_correction_ms(measured_p50_ms: Any, simulated_p50_ms: Any) -> float:
-    """What to add to the fixed delays: the median difference of median times to first token.
+    """Return what to add to the fixed delays: the median difference of median times to first token.
 
     To be given runs in which requests neither queue nor meet long steps.
     """

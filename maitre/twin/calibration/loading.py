@@ -9,7 +9,7 @@ from maitre.twin.profile import Loading
 
 
 def fit_loading(table: Any, switch_ms: float) -> tuple[Loading, dict[str, Any]]:
-    """Straight lines over the adapter's rank, through the medians of each source.
+    """Fit straight lines over the adapter's rank, through the medians of each source.
 
     `switch_ms` is passed on: only runs show it (`step_time.fit_lora`).
     """

@@ -9,7 +9,7 @@ from maitre.twin.profile import Memory
 
 
 def fit_memory(table: Any, max_model_len: int, block_tokens: int) -> tuple[Memory, dict[str, Any]]:
-    """Least squares of `kv_cache_tokens` on slots and slots x rank, over servers that started.
+    """Fit `kv_cache_tokens` to slots and slots x rank by least squares, over servers that started.
 
     Returns the constants and the fit: relative errors (%), and how many start-ups of the table
     (rows without `kv_cache_tokens` failed) the constants decide wrongly.

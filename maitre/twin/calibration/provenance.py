@@ -14,7 +14,7 @@ def provenance(
     rounds: int,
     front_fitted: bool,
 ) -> dict[str, Any]:
-    """The section `provenance`; who fits a profile adds to it where the measurements are from."""
+    """Return the section `provenance`; the caller adds where the measurements are from."""
     given = "" if prefill_ms_per_step is None else f"; prefill given: {prefill_ms_per_step:.5g} ms"
     origin = f"{start.name} ({start.fingerprint()})"
     return {
@@ -32,7 +32,7 @@ def provenance(
 
 
 def fit_errors(comparison: Any) -> dict[str, float]:
-    """Errors and biases (%) over the validation runs and over the others."""
+    """Return errors and biases (%) over the validation runs and over the others."""
     found: dict[str, float] = {}
     for part, mask in (
         ("validation", comparison["validation"]),

@@ -15,7 +15,7 @@ LABELS = {
 
 
 def write_report(profile: ServerProfile, comparison: Any, folder: Path) -> list[Path]:
-    """Writes `report.md`, `comparison.csv` and a plot a figure; returns their paths."""
+    """Write `report.md`, `comparison.csv` and one plot per figure; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "report.md", folder / "comparison.csv"]
     write_text(written[0], _text(profile, comparison))
@@ -43,7 +43,7 @@ def _text(profile: ServerProfile, comparison: Any) -> str:
 
 
 def table(comparison: Any) -> list[str]:
-    """A Markdown table of errors by regime."""
+    """Return a Markdown table of errors by regime."""
     lines = [
         "| runs | n | throughput | inter-token latency | time to first token | missed | false |",
         "|---|---|---|---|---|---|---|",
@@ -61,7 +61,7 @@ def table(comparison: Any) -> list[str]:
 
 
 def plot(comparison: Any, figure: str, path: Path, title: str) -> None:
-    """Predicted against measured, one point a run, as a small PNG."""
+    """Write predicted against measured figures, one point per run, as a small PNG."""
     from matplotlib.figure import Figure
 
     column = FIGURES[figure]

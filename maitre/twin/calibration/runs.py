@@ -20,20 +20,20 @@ class Traffic:
 
 
 def usable(runs: Any) -> Any:
-    """The runs that measured the server: served, not contaminated, its memory its own."""
+    """Return the runs that measured the server: served, not contaminated, its memory its own."""
     good = (runs["status"] == "ok") & ~runs["contaminated"] & ~runs["kv_anomaly"]
     return runs[good].reset_index(drop=True)
 
 
 def numbers(cell: Any) -> list[float]:
-    """The numbers of a cell that lists them, as text or as an array."""
+    """Return the numbers of a cell that lists them, as text or as an array."""
     if isinstance(cell, str):
         return [float(part) for part in cell.replace(",", " ").split()]
     return [float(part) for part in np.atleast_1d(cell)]
 
 
 def adapters_of(run: Any, seed: int = 1) -> list[AdapterLoad]:
-    """Adapters of a run: each class's count is exact, which rank has which rate is drawn."""
+    """Return a run's adapters: each class's count is exact, ranks and rates are drawn."""
     ranks = numbers(run["rank_classes"])
     counts = [int(count) for count in numbers(run["adapters_per_rate_class"])]
     rates = np.random.default_rng(seed).permutation(
@@ -46,7 +46,7 @@ def adapters_of(run: Any, seed: int = 1) -> list[AdapterLoad]:
 
 
 def simulation_of(run: Any, traffic: Traffic) -> tuple[ServerConfig, Workload]:
-    """The server and the workload of a measured run.
+    """Return the server and the workload of a measured run.
 
     The load generator's limit of requests in flight is taken from the run only where it was hit;
     everything about the server comes from its launch options.

@@ -50,7 +50,7 @@ def terms(
     rank: float,
     scanned: Any = 0.0,
 ) -> dict[str, Any]:
-    """What each coefficient multiplies in `kernel.step_time` (arrays of one shape)."""
+    """Return what each coefficient multiplies in `kernel.step_time` (arrays of one shape)."""
     tokens = np.asarray(decoding, np.float64) + np.asarray(prefill, np.float64)
     over = np.maximum(tokens - GRAPH_TOKENS, 0.0)
     has = (np.asarray(adapters) > 0).astype(float)
@@ -76,7 +76,7 @@ def terms(
 
 
 def calibration_rows(steps: Any, prefill_ms_per_step: float | None = None) -> pd.DataFrame:
-    """Equations from the step calibration: decode steps at full batch, and 2,048-token prefills.
+    """Return equations of the step calibration: decode steps at full batch, 2,048-token prefills.
 
     Where a model has no prefill calibration, `prefill_ms_per_step` stands for it.
     """
@@ -117,7 +117,7 @@ def _adapters_in_batch(step: dict[str, Any], batch: float) -> float:
 def run_row(
     run: Any, result: SimulationResult, traffic: Traffic, switch_ms: float
 ) -> dict[str, Any] | None:
-    """The equation of one measured run, given a traced simulation of it; None if it did nothing.
+    """Return the equation of one measured run from a traced simulation; None if it did nothing.
 
     `switch_ms` is the coefficient of `load` that the simulation had.
     """
@@ -148,7 +148,7 @@ def run_row(
 def _mean_step_ms(
     run: Any, result: SimulationResult, traffic: Traffic, weight: NDArray[np.float64]
 ) -> float:
-    """The measured mean step, weighted by the tokens that steps decode.
+    """Return the measured mean step, weighted by the tokens that steps decode.
 
     By Little's law: the time that requests spent in the batch per token that they got, over the
     same quantity of the simulation, times the simulation's mean step. That is the engine's own
@@ -166,7 +166,7 @@ def _mean_step_ms(
 
 
 def fit_base(calibration: pd.DataFrame) -> dict[str, float]:
-    """The coefficients of steps without adapters (ms), from `calibration_rows`."""
+    """Return the coefficients of steps without adapters (ms), from `calibration_rows`."""
     rows = calibration[calibration["adapter"] == 0]
     require(len(rows) > 0, "calibration: calib_step_latency has no steps without adapters")
     scale = 1.0 / rows["y"].to_numpy()
@@ -177,7 +177,7 @@ def fit_base(calibration: pd.DataFrame) -> dict[str, float]:
 def fit_lora(
     base: dict[str, float], calibration: pd.DataFrame, runs: pd.DataFrame
 ) -> dict[str, float]:
-    """All coefficients (ms): `base` as it is, and the adapters' from calibration and runs."""
+    """Fit all coefficients (ms): `base` unchanged, the adapters' from calibration and runs."""
     rows = calibration[calibration["adapter"] > 0]
     off = np.log(runs["concurrency"].to_numpy()) / TRUSTED_CONCURRENCY
     trust = 1.0 / np.sqrt(1.0 + off**2)
@@ -191,7 +191,7 @@ def fit_lora(
 
 
 def step_of(found: dict[str, float]) -> Step:
-    """The profile's section from fitted coefficients."""
+    """Return the profile's section from fitted coefficients."""
 
     def digits(name: str) -> float:
         return float(f"{found[name]:.5g}")
@@ -222,7 +222,7 @@ def step_of(found: dict[str, float]) -> Step:
 def _robust_nnls(
     design: NDArray[np.float64], target: NDArray[np.float64], rounds: int = 6
 ) -> NDArray[np.float64]:
-    """Non-negative least absolute deviations, by reweighting."""
+    """Find non-negative least absolute deviations by reweighting."""
     scale = np.maximum(np.abs(design).max(axis=0), 1e-12)
     weight = np.ones(len(target))
     found = np.zeros(design.shape[1])

@@ -67,7 +67,7 @@ class Tables:
 
 
 def read_tables(folder: Path, model: str, *, front: bool = False) -> Tables:
-    """Reads `calib_memory`, `calib_loading`, `calib_step_latency`, `real_runs_share` (Parquet).
+    """Read `calib_memory`, `calib_loading`, `calib_step_latency`, `real_runs_share` (Parquet).
 
     With `front` also `timeseries_share`, and the runs need their median time to first token.
 
@@ -87,7 +87,7 @@ def read_tables(folder: Path, model: str, *, front: bool = False) -> Tables:
 
 
 def prefill_ms_of(folder: Path, model: str, scale: float) -> float:
-    """A 2,048-token prefill step of another model, scaled: for a model that has none measured.
+    """Return a 2,048-token prefill step of another model, scaled, for a model that has none.
 
     Raises:
         TwinInputError: that model has no prefill calibration either, or `scale` is not positive.
@@ -100,7 +100,7 @@ def prefill_ms_of(folder: Path, model: str, scale: float) -> float:
 
 
 def is_full_prefill(steps: Any) -> Any:
-    """Rows in which every step is a prefill of 2,048 tokens: enough prompts to fill them."""
+    """Return the rows in which every step is a prefill of 2,048 tokens."""
     return (steps["kind"] == "default_prefill") & (steps["num_prompts"] > 1000)
 
 

@@ -13,7 +13,7 @@ HALVINGS = 6
 
 
 def server_config(server: MeasuredServer, adapters: int) -> ServerConfig:
-    """The measured server as the twin takes it."""
+    """Return the measured server as the twin takes it."""
     slots = max(server.max_loras, 1)
     return ServerConfig(
         max_loras=slots,
@@ -35,7 +35,7 @@ def sustained_rps(
     output_tokens: int,
     seed: int = 0,
 ) -> float:
-    """The largest rate at which the twin delivers 95 % of what is offered, by bisection (rps).
+    """Return the largest rate (rps) at which the twin delivers 95 % of the load, by bisection.
 
     At most `MOST_RPS`.
     """

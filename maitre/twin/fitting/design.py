@@ -48,7 +48,7 @@ class Budget:
 
     @classmethod
     def of(cls, total_s: float) -> "Budget":
-        """Three tenths for bursts, a seventh for loads of the fit, half for validation.
+        """Return three tenths for bursts, a seventh for loads of the fit, half for validation.
 
         Raises:
             TwinInputError: under a minute, which measures nothing.
@@ -64,7 +64,7 @@ def warm_up(adapters: Sequence[str]) -> Point:
 
 
 def bursts(adapters: Sequence[str], server: MeasuredServer, seed: int) -> list[Point]:
-    """One round of bursts and prefill probes, in random order."""
+    """Return one round of bursts and prefill probes, in random order."""
     batches = [b for b in BATCHES if b <= server.max_num_seqs]
     points = []
     for batch in batches:
@@ -96,7 +96,7 @@ def bursts(adapters: Sequence[str], server: MeasuredServer, seed: int) -> list[P
 
 
 def _distinct(batch: int, adapters: int, slots: int) -> list[int]:
-    """How many distinct adapters a burst of a batch has: none, one, a few, as many as there go."""
+    """Return how many distinct adapters a burst of a batch may have: none, one, a few, the most."""
     most = min(batch, adapters, slots)
     return sorted({0, min(1, most), min(4, most), most})
 
@@ -111,7 +111,7 @@ def loads(
     output_tokens: int,
     seed: int,
 ) -> list[Point]:
-    """Loads at shares of what the server is expected to sustain, `total_s` in all.
+    """Return loads at shares of what the server is expected to sustain, `total_s` in all.
 
     `capacity_rps` gives it by the number of adapters asked; loads take the numbers in turn, the
     largest first, so that more adapters than slots are asked below and above what is sustained.

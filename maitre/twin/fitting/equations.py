@@ -31,7 +31,7 @@ CLUMPED_PART = 0.5
 
 
 def step_equations(samples: Any) -> pd.DataFrame:
-    """One row a burst (and one a lone prefill): what each coefficient multiplies, and `y` in ms.
+    """Return one row per burst and lone prefill: what each coefficient multiplies, and `y` in ms.
 
     Columns besides: `tokens` (of the step), `steps` (how many gaps the median is of), `point`.
     `over_small` and `lora_over` are left to the fit, which knows where they begin. Bursts with a
@@ -50,7 +50,7 @@ def step_equations(samples: Any) -> pd.DataFrame:
 
 
 def decode_equation(part: Any) -> dict[str, float] | None:
-    """The median gap while all of a burst's requests decode; None where that is under 4 gaps.
+    """Return the median gap while all of a burst's requests decode; None for fewer than 4 gaps.
 
     Or where tokens came in clumps, several steps' at once: the median gap is then no step's time.
     """
@@ -84,7 +84,7 @@ def decode_equation(part: Any) -> dict[str, float] | None:
 
 
 def prefill_equation(part: Any) -> dict[str, float]:
-    """A lone request's time to first token."""
+    """Return a lone request's time to first token."""
     row = part.iloc[0]
     prompt = float(row["input_tokens"])
     has = 0.0 if row["adapter"] == BASE else 1.0

@@ -22,7 +22,7 @@ CLEAR_MARGIN = 0.1
 
 
 def compare_loads(profile: ServerProfile, samples: Any, server: MeasuredServer) -> pd.DataFrame:
-    """One row a load: measured and predicted throughput (tokens/s), latencies (ms), starvation.
+    """Return one row per load: measured and predicted throughput (tokens/s), latencies, starvation.
 
     Loads without an adapter are left out: the twin serves adapters only.
 
@@ -80,7 +80,7 @@ def _row(profile: ServerProfile, part: Any, server: MeasuredServer) -> dict[str,
 
 
 def errors_by_role(comparison: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """`summary` of the loads of each role: `fit` and `validation`."""
+    """Return `summary` of the loads of each role: `fit` and `validation`."""
     return {str(role): summary(part) for role, part in comparison.groupby("role", sort=True)}
 
 
@@ -99,7 +99,7 @@ def fit_and_compare(
 
 
 def summary(comparison: pd.DataFrame) -> dict[str, float]:
-    """Errors and biases in percent (as everywhere in the twin), and starvation called wrongly."""
+    """Return errors and biases in percent, and how often starvation was predicted wrongly."""
     found: dict[str, float] = {"loads": len(comparison)}
     for name in FIGURES:
         pair = comparison[[f"{name}_predicted", name]].dropna()

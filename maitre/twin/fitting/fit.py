@@ -54,7 +54,7 @@ class StepFit:
 
     @property
     def error_percent(self) -> float:
-        """Mean symmetric error over decode steps."""
+        """Return mean symmetric error over decode steps."""
         decodes = self.equations[self.equations["front"] == 0]
         return symmetric_error_percent(decodes["fitted"], decodes["y"])
 
@@ -93,7 +93,7 @@ def fit_step(equations: pd.DataFrame, steps: pd.DataFrame | None = None) -> Step
 
 
 def _with_knees(rows: pd.DataFrame, small: float, large: float) -> pd.DataFrame:
-    """The terms that begin beyond so many tokens."""
+    """Return the terms that begin beyond so many tokens."""
     return rows.assign(
         over_small=np.maximum(rows["tokens"] - small, 0.0),
         lora_over=rows["lora"] * np.maximum(rows["tokens"] - large, 0.0),
@@ -101,14 +101,14 @@ def _with_knees(rows: pd.DataFrame, small: float, large: float) -> pd.DataFrame:
 
 
 def _together(steps: pd.DataFrame) -> np.ndarray:
-    """A number for each run of `STEPS_TOGETHER` steps of one load."""
+    """Return a number for each run of `STEPS_TOGETHER` steps of one load."""
     place = steps.groupby("point").cumcount().to_numpy() // STEPS_TOGETHER
     load = pd.factorize(steps["point"])[0]
     return np.asarray(load * (place.max() + 1) + place)
 
 
 def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity) -> ServerProfile:
-    """The profile of the server that the samples were taken of; validation loads are not looked at.
+    """Return a profile of the server from its samples, without those of validation loads.
 
     Raises:
         TwinInputError: too few usable bursts, or no frame of samples.
@@ -150,7 +150,7 @@ def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity)
 
 
 def fit_loading(samples: Any, loads_ms: tuple[tuple[int, float], ...]) -> Loading:
-    """Loading an adapter to a slot, from the switches' times to first token beyond a warm one's.
+    """Return the times to load an adapter: the switches' times to first token beyond a warm one's.
 
     From disk to memory: a straight line over the rank through the loads measured at the server.
     """
@@ -181,7 +181,7 @@ def fit_loading(samples: Any, loads_ms: tuple[tuple[int, float], ...]) -> Loadin
 
 
 def _lone(samples: Any) -> Any:
-    """Warm lone requests for an adapter with a prompt as short as the switches'."""
+    """Return warm lone requests for an adapter with a prompt as short as the switches'."""
     lone = samples[
         (samples["kind"] == "burst") & (samples["adapter"] != BASE) & (samples["outcome"] == "ok")
     ]
@@ -217,7 +217,7 @@ def _step(fit: StepFit) -> Step:
 
 
 def _api(fit: StepFit) -> Api:
-    """The fixed way of a lone request, half before the engine and half after; no scrapes."""
+    """Return the fixed way of a lone request, half before the engine and half after; no scrapes."""
     front_ms = round(fit.coefficients["front"], 3)
     return Api(
         ingress_ms=0.0,

@@ -8,7 +8,7 @@ from maitre.twin.errors import require
 
 
 def least_deviations(design: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The x >= 0 of least `sum(weight |design x - target|)`; one column of `design` each.
+    """Return the x >= 0 of least `sum(weight |design x - target|)`; one column of `design` each.
 
     Raises:
         TwinInputError: the solver finds none, as with numbers that are not finite.

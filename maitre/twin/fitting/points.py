@@ -64,7 +64,7 @@ class PlannedRequest:
 
 
 def planned_requests(point: Point, max_total_tokens: int) -> list[PlannedRequest]:
-    """The requests of a point, by due time; the same point gives the same ones.
+    """Return the requests of a point, by due time; the same point gives the same ones.
 
     No request is longer than `max_total_tokens`, prompt and answer together.
     """
@@ -97,12 +97,12 @@ def _poisson(
 
 
 def _lengths(random: np.random.Generator, mean: int, count: int, most: int) -> np.ndarray:
-    """Whole lengths around a mean, spread as an exponential over a floor of a quarter of it."""
+    """Return whole lengths: a floor of a quarter of the mean, and an exponential above it."""
     floor = 0.25 * mean
     drawn = floor + random.exponential(max(mean - floor, 0.0), count)
     return np.clip(np.rint(drawn), 1, most).astype(int)
 
 
 def ranks_of(point: Point, ranks: Mapping[str, int]) -> dict[str, int]:
-    """The ranks of a point's adapters; the base model has none."""
+    """Return the ranks of a point's adapters; the base model has none."""
     return {name: ranks[name] for name in point.adapters if name != BASE}

@@ -30,7 +30,7 @@ LOAD_COLUMNS = {
 def fit_report(
     profile: ServerProfile, samples: Any, server: MeasuredServer, loads: pd.DataFrame
 ) -> str:
-    """What was measured, what the fit makes of it point by point, and the twin on each load.
+    """Return measurements, the fit point by point, and the twin on each load, as Markdown.
 
     `loads` is what `compare_loads` found for the profile.
     """

@@ -39,18 +39,18 @@ def check_samples(samples: Any) -> None:
 
 
 def completed_in_time(part: Any) -> Any:
-    """The rows of one load that were answered in full before its end."""
+    """Return the rows of one load that were answered in full before its end."""
     return part[(part["outcome"] == "ok") & (part["end_s"] <= part["duration_s"])]
 
 
 def gaps_ms(part: Any) -> np.ndarray:
-    """All gaps between the chunks of each request, in ms."""
+    """Return all gaps between the chunks of each request, in ms."""
     found = [np.diff(np.asarray(times, float)) for times in part["chunk_s"] if len(times) > 1]
     return 1e3 * np.concatenate(found) if found else np.zeros(0)
 
 
 def lateness_ms(samples: Any) -> dict[str, float]:
-    """How much later than due requests were sent: quantiles over all, in ms."""
+    """Return how much later than due requests were sent: quantiles over all, in ms."""
     late = 1e3 * (samples["sent_s"] - samples["due_s"]).to_numpy(float)
     late = late[np.isfinite(late)]
     if not len(late):

@@ -32,7 +32,7 @@ class _Asked:
 
 
 def load_steps(samples: Any, server: MeasuredServer) -> pd.DataFrame:
-    """One row a step of the loads: what each coefficient multiplies, `y` in ms, `point`, `at_s`.
+    """Return one row per step: what each coefficient multiplies, `y` in ms, `point`, `at_s`.
 
     Columns as `step_equations`; steps before which the engine may have been idle are left out.
     """
@@ -79,7 +79,7 @@ def _steps_of(part: Any, server: MeasuredServer) -> pd.DataFrame:
 
 
 def _arrivals(asked: list[_Asked]) -> list[tuple[float, list[int]]]:
-    """Steps as (time, requests): chunks in order, a new step where a request comes again or a
+    """Return steps as (time, requests): chunks in order, a new one where a request comes again or a
     pause is longer than chunks of one step take."""
     order = sorted((at, i) for i, one in enumerate(asked) for at in one.chunks)
     found: list[tuple[float, list[int]]] = []
@@ -100,7 +100,7 @@ def _begun(
     began_s: float,
     server: MeasuredServer,
 ) -> float:
-    """Tokens of the next prompt that fitted into this step beside its `tokens`, and take it up."""
+    """Take up the next prompt; return its tokens that fitted into this step beside its `tokens`."""
     room = server.max_num_batched_tokens - tokens
     if room <= 0 or len(members) >= server.max_num_seqs:
         return 0.0
