@@ -18,8 +18,8 @@ over all types whose rank holds adapter i, no server of any type carries more th
 so servers >= sum_i u_i. Replicas do not help: use_i is concave in the rate and 0 at rate 0.
 
 t is continuous: a type is an interval of it, over which use_i is taken at its least and the
-limits at their largest. Rates are valued at some nodes and linearly between them, which is no
-more than they use (`maitre.placement.relaxation.Nodes`). Where lengths are many, nodes at mean
+limits at their largest. Rates are valued at some nodes and linearly between them, which is at
+most what they use (`maitre.placement.relaxation.Nodes`). Where lengths are many, nodes at mean
 lengths find the multipliers, and the bound is summed over the adapters, rounded down.
 
 What it rests on: the load lasts (averages, no luck of a short run), arrivals are Poisson, servers
