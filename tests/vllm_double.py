@@ -18,7 +18,13 @@ def write_double_python(script: Path) -> Path:
 def write_adapter(folder: Path, rank: int = 8, **config: object) -> Path:
     """Write an adapter's folder; the weights are empty, which the double accepts."""
     folder.mkdir(parents=True)
-    document = {"peft_type": "LORA", "r": rank, **config}
+    document = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": ["q_proj"],
+        **config,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(document))
     (folder / "adapter_model.safetensors").write_bytes(b"")
     return folder

@@ -4,6 +4,7 @@ import contextlib
 import re
 import uuid
 
+from maitre.errors import UserError
 from maitre.serving.observe import TrafficSample
 from resources.data_home import DataHome
 
@@ -30,7 +31,8 @@ def samples_since(home: DataHome, since_s: float) -> list[TrafficSample]:
     for name, at_s in _stored(home):
         # Names hold milliseconds.
         if at_s >= since_s - 1e-3:
-            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            # Another process may have removed it; a damaged sample must not stop the sensor.
+            with contextlib.suppress(FileNotFoundError, UserError, ValueError, RecursionError):
                 found.append(TrafficSample.from_dict(home.files().read_json(f"{SAMPLES}/{name}")))
     return sorted(found, key=lambda sample: sample.at_s)
 

@@ -1,7 +1,7 @@
 """`maitre deploy`: apply a placement plan on this machine or a cluster, or render it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maitre.serving.fleet.fleet import LocalFleet
     from maitre.settings import Settings
 
+SHOWN = 20
 PARTIAL = 3
 """Exit status when some steps failed and the others were done."""
 
@@ -40,13 +41,16 @@ def local(
     max_model_len: Annotated[int, typer.Option(help="The servers' --max-model-len.")] = 2048,
     kv_cache_gib: Annotated[int, typer.Option(help="KV cache of each CPU server, in GiB.")] = 1,
     prompt_embeds: Annotated[bool, typer.Option(help="Also serve tuned soft prompts.")] = False,
+    any_base_model: Annotated[
+        bool, typer.Option("--any-base-model", help="Accept adapters of other base models.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Apply a plan to vLLM servers of this machine: start servers, load and unload adapters.
 
-    To apply the same plan again changes nothing. The exit status is 3 when some steps failed and
-    the others were done.
+    To apply the same plan again changes nothing. A plan with an adapter that vLLM would refuse is
+    refused as a whole. The exit status is 3 when some steps failed and the others were done.
     """
     from maitre.serving.fleet.local_server import LaunchOptions
 
@@ -57,6 +61,11 @@ def local(
     wanted = _read_plan(plan)
     settings = settings_of(context)
     fleet = _fleet(settings, folder, adapters, model or [], launch, needs_vllm=not dry_run)
+    fleet.options = replace(fleet.options, allow_other_base_models=any_base_model)
+    if refused := fleet.check_adapters(wanted):
+        reasons = sorted(set(refused.values()))
+        more = f"; {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        raise UserError(f"the plan cannot be served: {'; '.join(reasons[:SHOWN])}{more}")
     if dry_run:
         steps = [asdict(step) for step in fleet.steps_to(wanted)]
         print_json(steps) if json else print_table(steps, "Steps")

@@ -5,7 +5,7 @@ import traceback
 
 import typer
 
-from maitre.cli import bank, cluster, deploy, maxpack, place, requests, tune, twin, up
+from maitre.cli import bank, catalogue, cluster, deploy, maxpack, place, requests, tune, twin, up
 from maitre.errors import UserError, named_file_errors
 
 ISSUES = "https://github.com/maitre-project/maitre/issues"
@@ -23,6 +23,7 @@ app.add_typer(bank.app, name="bank")
 app.add_typer(twin.app, name="twin")
 app.add_typer(maxpack.app, name="maxpack")
 app.command("place")(place.place)
+app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(deploy.app, name="deploy")
 app.command("up")(up.up)

@@ -1,7 +1,8 @@
 """A client for servers that speak vLLM's OpenAI-compatible API."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +46,10 @@ class VllmClient:
             raise UserError(
                 f"server address: expected one that starts with http:// or https://; got {url!r}"
             )
-        self._http = httpx2.Client(base_url=self.url, timeout=timeout_s, transport=transport)
+        try:
+            self._http = httpx2.Client(base_url=self.url, timeout=timeout_s, transport=transport)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"server address: expected http://host:port; got {url!r}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -71,21 +75,23 @@ class VllmClient:
 
     def version(self) -> str:
         """Return the server's version of vLLM."""
-        return str(self._json("GET", "/version").get("version", ""))
+        with self._expecting("/version"):
+            return str(self._json("GET", "/version").get("version", ""))
 
     def models(self) -> tuple[str, ...]:
         """Return the model names that the server accepts: its base model's and its adapters'."""
-        return tuple(str(model["id"]) for model in self._json("GET", "/v1/models")["data"])
+        return tuple(str(card["id"]) for card in self._model_cards())
 
     def adapters(self) -> dict[str, str]:
         """Return the loaded adapters and the folder of each."""
-        found = self._json("GET", "/v1/models")["data"]
-        return {str(m["id"]): str(m.get("root") or "") for m in found if m.get("parent")}
+        cards = self._model_cards()
+        return {str(c["id"]): str(c.get("root") or "") for c in cards if c.get("parent")}
 
     def max_model_len(self) -> int | None:
         """Return the longest sequence in tokens; None where the server does not report it."""
-        found = [m.get("max_model_len") for m in self._json("GET", "/v1/models")["data"]]
-        lengths = [int(length) for length in found if length]
+        cards = self._model_cards()
+        with self._expecting("/v1/models"):
+            lengths = [int(card["max_model_len"]) for card in cards if card.get("max_model_len")]
         return lengths[0] if lengths else None
 
     def load_adapter(self, name: str, path: str) -> None:
@@ -134,19 +140,40 @@ class VllmClient:
         if prompt_embeds is not None:
             body["prompt_embeds"] = prompt_embeds
         answer = self._json("POST", "/v1/completions", body)
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
-        return Completion(
-            text=str(choice["text"]),
-            finish_reason=str(choice.get("finish_reason") or ""),
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
-        )
+        with self._expecting("/v1/completions"):
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            return Completion(
+                text=str(choice["text"]),
+                finish_reason=str(choice.get("finish_reason") or ""),
+                input_tokens=int(usage.get("prompt_tokens") or 0),
+                output_tokens=int(usage.get("completion_tokens") or 0),
+            )
+
+    def _model_cards(self) -> list[dict[str, Any]]:
+        with self._expecting("/v1/models"):
+            cards = self._json("GET", "/v1/models")["data"]
+            if not all(isinstance(card, dict) and card.get("id") for card in cards):
+                raise TypeError("a model without an id")
+            return list(cards)
+
+    @contextmanager
+    def _expecting(self, path: str) -> Iterator[None]:
+        """Raise `VllmError` when the JSON document is not of the kind that vLLM sends."""
+        try:
+            yield
+        except VllmError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"{type(error).__name__}: {_one_line(str(error))}"
+            raise VllmError(
+                f"{self.url}{path}: expected vLLM's JSON; got another document ({reason})"
+            ) from error
 
     def _json(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._send(method, path, body)
         try:
             return answer.json()
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise VllmError(
                 f"{self.url}{path}: expected JSON; got {_one_line(answer.text)[:80]!r}; "
                 "is this the address of a vLLM server?"
@@ -170,7 +197,7 @@ def refusal(text: str) -> str:
     """Return the message of an error response, on one line."""
     try:
         document = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return _one_line(text)
     if isinstance(document, dict):
         inner = document.get("error", document)

@@ -23,6 +23,9 @@ LORA_INFO = "vllm:lora_requests_info"
 CACHE_CONFIG = "vllm:cache_config_info"
 TTFT = "vllm:time_to_first_token_seconds"
 
+READ = ("vllm:", "maitre_")
+LARGEST = 1e15
+"""The largest value that is read: every whole number below is exact in a float."""
 REQUIRED = (RUNNING, WAITING, PROMPT_TOKENS, OUTPUT_TOKENS, SUCCESSES)
 
 
@@ -80,7 +83,9 @@ class ServerMetrics:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class MetricSample:
+    """One sample of a Prometheus text."""
+
     name: str
     labels: dict[str, str]
     value: float
@@ -90,9 +95,9 @@ def parse_metrics(text: str) -> ServerMetrics:
     """Parse the Prometheus text of a server's `/metrics`.
 
     Raises:
-        ValueError: the text is not Prometheus text.
+        MetricsError: the text is not Prometheus text, or holds a number above 1e15.
     """
-    samples = _samples(text)
+    samples = metric_samples(text)
     names = {sample.name for sample in samples}
     expected = (
         RUNNING,
@@ -135,22 +140,41 @@ def parse_metrics(text: str) -> ServerMetrics:
     )
 
 
-def _samples(text: str) -> list[_Sample]:
+def metric_samples(text: str) -> list[MetricSample]:
+    """Return the samples of a Prometheus text; those that are not finite are left out.
+
+    Raises:
+        MetricsError: the text is not Prometheus text, or holds a number above 1e15.
+    """
     from prometheus_client.parser import text_string_to_metric_families
 
-    return [
-        _Sample(sample.name, dict(sample.labels), float(sample.value))
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    ]
+    try:
+        samples = [
+            MetricSample(sample.name, dict(sample.labels), float(sample.value))
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        ]
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
+        raise MetricsError(
+            f"expected Prometheus text; got {' '.join(str(error).split())[:200]}"
+        ) from error
+    for sample in samples:
+        if sample.name.startswith(READ) and LARGEST < abs(sample.value) < math.inf:
+            raise MetricsError(f"{sample.name}: expected at most {LARGEST:g}; got {sample.value:g}")
+    return [sample for sample in samples if math.isfinite(sample.value)]
 
 
-def _sum(samples: list[_Sample], name: str) -> float:
+def _whole(text: str) -> int | None:
+    """Return a label's whole number; None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else None
+
+
+def _sum(samples: list[MetricSample], name: str) -> float:
     values = [sample.value for sample in samples if sample.name == name]
     return math.fsum(values) if values else math.nan
 
 
-def _by_label(samples: list[_Sample], name: str, label: str) -> dict[str, float]:
+def _by_label(samples: list[MetricSample], name: str, label: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for sample in samples:
         if sample.name == name:
@@ -159,12 +183,12 @@ def _by_label(samples: list[_Sample], name: str, label: str) -> dict[str, float]
     return found
 
 
-def _engine(sample: _Sample) -> str:
+def _engine(sample: MetricSample) -> str:
     """Return the engine that a sample is of: one address may serve several (data parallel)."""
     return sample.labels.get("engine", "")
 
 
-def _kv_usage(samples: list[_Sample], name: str) -> float:
+def _kv_usage(samples: list[MetricSample], name: str) -> float:
     """Return the used part of all engines' KV cache: the mean, weighted by their blocks."""
     used = [sample for sample in samples if sample.name == name]
     if not used:
@@ -176,13 +200,13 @@ def _kv_usage(samples: list[_Sample], name: str) -> float:
     return weighted / sum(weights)
 
 
-def _adapters(samples: list[_Sample]) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+def _adapters(samples: list[MetricSample]) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
     """Return running adapters, waiting adapters and slots of the newest `lora_requests_info`.
 
     The value of that series is the time of the report. Adapters are those of all engines, slots
     those of one.
     """
-    newest: dict[str, _Sample] = {}
+    newest: dict[str, MetricSample] = {}
     for sample in samples:
         if sample.name == LORA_INFO:
             known = newest.get(_engine(sample))
@@ -192,16 +216,16 @@ def _adapters(samples: list[_Sample]) -> tuple[tuple[str, ...], tuple[str, ...],
     return (
         _names(newest.values(), "running_lora_adapters"),
         _names(newest.values(), "waiting_lora_adapters"),
-        next((int(text) for text in slots if text.isdigit()), None),
+        next((slot for text in slots if (slot := _whole(text)) is not None), None),
     )
 
 
-def _names(reports: Iterable[_Sample], label: str) -> tuple[str, ...]:
+def _names(reports: Iterable[MetricSample], label: str) -> tuple[str, ...]:
     parts = {part.strip() for report in reports for part in report.labels.get(label, "").split(",")}
     return tuple(sorted(parts - {""}))
 
 
-def _caches(samples: list[_Sample]) -> dict[str, tuple[int | None, int | None]]:
+def _caches(samples: list[MetricSample]) -> dict[str, tuple[int | None, int | None]]:
     """Return each engine's number of KV cache blocks and tokens per block."""
     found: dict[str, tuple[int | None, int | None]] = {}
     for sample in samples:
@@ -211,14 +235,14 @@ def _caches(samples: list[_Sample]) -> dict[str, tuple[int | None, int | None]]:
             found.setdefault(
                 _engine(sample),
                 (
-                    int(blocks) if blocks.isdigit() else None,
-                    int(size) if size.isdigit() else None,
+                    _whole(blocks),
+                    _whole(size),
                 ),
             )
     return found
 
 
-def _by_model(samples: list[_Sample]) -> dict[str, AdapterCounts]:
+def _by_model(samples: list[MetricSample]) -> dict[str, AdapterCounts]:
     requests = _by_label(samples, SUCCESSES, "model_name")
     prompts = _by_label(samples, PROMPT_TOKENS, "model_name")
     outputs = _by_label(samples, OUTPUT_TOKENS, "model_name")

@@ -9,8 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
+from pydantic import TypeAdapter, ValidationError
+
+from maitre.errors import UserError
 from maitre.serving.client import VllmClient
-from maitre.serving.errors import VllmError
+from maitre.serving.errors import MetricsError, VllmError
+from maitre.serving.metrics import metric_samples
 from maitre.serving.proxy.proxy import REQUESTS
 from maitre.serving.proxy.routes import RoutedServer, Routes
 
@@ -53,19 +57,20 @@ class TrafficSample:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, object]) -> "TrafficSample":
-        """Read a sample that `to_dict` made."""
-        servers, requests = document["servers"], document["requests"]
-        unseen = document.get("unseen") or {}
-        assert isinstance(servers, list | tuple)
-        assert isinstance(requests, Mapping)
-        assert isinstance(unseen, Mapping)
-        return cls(
-            float(str(document["at_s"])),
-            tuple(ServerSample(**entry) for entry in servers),
-            {str(model): float(count) for model, count in requests.items()},
-            {str(server): str(reason) for server, reason in unseen.items()},
-            str(document.get("gateway") or ""),
-        )
+        """Read a sample that `to_dict` made.
+
+        Raises:
+            UserError: the document is not a sample.
+        """
+        try:
+            return _SAMPLE.validate_python(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise UserError(f"expected a traffic sample; {where}: {first['msg']}") from error
+
+
+_SAMPLE = TypeAdapter(TrafficSample)
 
 
 def sample_traffic(
@@ -84,7 +89,11 @@ def sample_traffic(
                 found.append(read)
             else:
                 unseen[name] = read
-    counts = requests_by_model(gateway_metrics) if gateway_metrics is not None else {}
+    counts: dict[str, float] = {}
+    try:
+        counts = requests_by_model(gateway_metrics) if gateway_metrics is not None else {}
+    except MetricsError as error:
+        gateway_problem = f"the gateway's /metrics: {error}"
     return TrafficSample(at_s, tuple(found), counts, unseen, gateway_problem)
 
 
@@ -108,15 +117,16 @@ def _sample_or_problem(server: tuple[str, RoutedServer]) -> ServerSample | str:
 
 
 def requests_by_model(gateway_metrics: str) -> dict[str, float]:
-    """Return the request counts in a gateway's `/metrics`, by model name."""
-    from prometheus_client.parser import text_string_to_metric_families
+    """Return the request counts in a gateway's `/metrics`, by model name.
 
+    Raises:
+        MetricsError: the text is not Prometheus text.
+    """
     counts: dict[str, float] = {}
-    for family in text_string_to_metric_families(gateway_metrics):
-        for sample in family.samples:
-            if sample.name == f"{REQUESTS}_total":
-                model = sample.labels["model"]
-                counts[model] = counts.get(model, 0.0) + float(sample.value)
+    for sample in metric_samples(gateway_metrics):
+        if sample.name == f"{REQUESTS}_total" and "model" in sample.labels:
+            model = sample.labels["model"]
+            counts[model] = counts.get(model, 0.0) + sample.value
     return counts
 
 

@@ -43,3 +43,14 @@ def test_an_address_needs_a_scheme() -> None:
 def test_no_json_is_no_vllm() -> None:
     with pytest.raises(VllmError, match="a vLLM server"):
         client(lambda request: httpx2.Response(200, text="hello")).models()
+
+
+@pytest.mark.parametrize(
+    "document", ["[]", "1", "null", '{"data": 1}', '{"data": [1]}', '{"data": [{}]}', "[" * 9999,
+                 '{"data": [{"id": "a", "max_model_len": "x"}]}'],
+)  # fmt: skip
+def test_another_document_is_one_error(document: str) -> None:
+    found = client(lambda request: httpx2.Response(200, text=document))
+    for method in (found.max_model_len, lambda: found.complete("a", "b")):
+        with pytest.raises(VllmError, match="http://server:8000"):
+            method()

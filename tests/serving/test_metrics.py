@@ -1,6 +1,9 @@
+import contextlib
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maitre.serving.errors import MetricsError, VllmError
 from maitre.serving.measure.run import describe_server
@@ -93,3 +96,37 @@ def test_several_engines_are_not_measured_as_one() -> None:
 
     with pytest.raises(VllmError, match=r"expected one engine, .* got 2"):
         describe_server(TwoEngines(), 64, 2048, 16)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'vllm:num_requests_running 1e308\nvllm:num_requests_running{a="b"} 1e308\n',
+        "vllm:num_requests_running{ 1\n",
+        "vllm:num_requests_running one\n",
+        "vllm:num_requests_running 1e16\n",
+    ],
+)
+def test_odd_metrics_are_one_error(text: str) -> None:
+    with pytest.raises(MetricsError):
+        parse_metrics(text)
+
+
+def test_values_that_are_not_finite_count_as_missing() -> None:
+    found = parse_metrics("vllm:num_requests_running NaN\nvllm:num_requests_waiting +Inf\n")
+    assert {"vllm:num_requests_running", "vllm:num_requests_waiting"} <= set(found.missing)
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "\u00b2", "-1", "1.5", ""])
+def test_labels_that_are_no_numbers_are_unknown(digits: str) -> None:
+    text = f'vllm:cache_config_info{{block_size="{digits}",num_gpu_blocks="{digits}"}} 1\n'
+    text += f'vllm:lora_requests_info{{max_lora="{digits}"}} 1\n'
+    found = parse_metrics(text)
+    assert (found.kv_cache_tokens, found.max_loras) == (None, None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet='vllm:_{}="\\,#0123456789.eE+-NaIinf \n', max_size=80))
+def test_any_text_is_metrics_or_one_error(text: str) -> None:
+    with contextlib.suppress(MetricsError):
+        parse_metrics(text)

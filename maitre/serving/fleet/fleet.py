@@ -17,9 +17,10 @@ from maitre.placement.steps import Step, ordered_steps
 from maitre.progress import ReportLine
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
-from maitre.serving.fleet.adapter_folder import check_adapter
+from maitre.serving.fleet.adapter_folder import check_adapter, without_byte_order_mark
 from maitre.serving.fleet.apply import Applied, apply_steps
 from maitre.serving.fleet.local_server import LaunchOptions, LocalServer
+from maitre.serving.names import dns_label, inside
 from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes, read_routes
 from maitre.twin.limits import VllmLimits
 
@@ -56,6 +57,7 @@ class FleetOptions:
     launch: LaunchOptions
     prefix: tuple[str, ...] = ()
     ready_timeout_s: float = 300.0
+    allow_other_base_models: bool = False
 
 
 def read_fleet(folder: Path) -> dict[str, FleetServer]:
@@ -72,7 +74,7 @@ def read_fleet(folder: Path) -> dict[str, FleetServer]:
             entry["name"]: FleetServer(**{**entry, "config": VllmLimits.of(entry["config"])})
             for entry in json.loads(file.read_text())
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: expected a list of servers; got {error}") from error
 
 
@@ -186,7 +188,9 @@ class LocalFleet:
             server.wait_until_ready(self.options.ready_timeout_s)
             with VllmClient(old.url) as before, VllmClient(server.url) as after:
                 for adapter in sorted(set(before.adapters()) & staying):
-                    after.load_adapter(adapter, str(self._checked(wanted.config, adapter)))
+                    after.load_adapter(
+                        adapter, str(self._loadable(wanted.base_model, wanted.config, adapter))
+                    )
         except UserError:
             server.stop()
             raise
@@ -196,7 +200,7 @@ class LocalFleet:
     def load(self, server: str, adapter: str) -> None:
         """Load an adapter; raise `AdapterError` when the server could not hold it."""
         held = self.known()[server]
-        folder = self._checked(held.config, adapter)
+        folder = self._loadable(held.base_model, held.config, adapter)
         with VllmClient(held.url) as client:
             if adapter not in client.adapters():
                 client.load_adapter(adapter, str(folder))
@@ -239,9 +243,28 @@ class LocalFleet:
             prefix=self.options.prefix,
         )
 
-    def _checked(self, config: VllmLimits, adapter: str) -> Path:
-        folder = self.options.adapters_folder.resolve() / adapter
-        check_adapter(folder, config.buffer_rank)
+    def check_adapters(self, plan: PlacementPlan) -> dict[tuple[str, str], str]:
+        """Return why servers would refuse adapters of the plan, by server and adapter."""
+        refused = {}
+        for server in plan.servers:
+            for held in server.adapters:
+                try:
+                    self._checked(server.base_model, server.config, held.adapter)
+                except UserError as error:
+                    refused[server.name, held.adapter] = str(error)
+        return refused
+
+    def _loadable(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
+        """Return the folder that vLLM loads; raise `UserError` if the server would refuse it."""
+        folder = self._checked(base_model, config, adapter)
+        return without_byte_order_mark(folder, self.folder / "adapters" / dns_label(adapter))
+
+    def _checked(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
+        """Return the adapter's folder; raise `UserError` if the server would refuse it."""
+        folder = inside(self.options.adapters_folder.resolve(), adapter)
+        names = {base_model, self.options.model_paths.get(base_model, base_model)}
+        any_model = self.options.allow_other_base_models
+        check_adapter(folder, config.buffer_rank, frozenset(() if any_model else names))
         return folder
 
     def _add(self, wanted: PlannedServer, server: LocalServer) -> None:

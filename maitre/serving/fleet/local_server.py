@@ -20,6 +20,7 @@ from maitre.processes.environment import child_environment
 from maitre.processes.ports import free_port
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
+from maitre.serving.names import dns_label
 from maitre.twin.limits import VllmLimits, batch_flags
 
 READY_TIMEOUT_S = 300.0
@@ -135,7 +136,7 @@ class LocalServer:
     ) -> Self:
         """Start a process and return at once; `prefix` comes before the command (`nice`)."""
         port = port or free_port(host)
-        log = log_folder / f"{name}.log"
+        log = log_folder / f"{dns_label(name)}.log"
         child = ChildProcess.start(
             name,
             [*prefix, str(python), *options.arguments(host, port)],

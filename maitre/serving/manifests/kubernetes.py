@@ -4,16 +4,16 @@ The functions are pure: they take a plan and options and return documents. `kube
 applies the folder of the documents. The container's arguments are those of `vllm serve`.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
 from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.serving.names import inside, resource_name
 from maitre.twin.profile import Engine, ServerProfile
 
 PORT = 8000
@@ -93,15 +93,6 @@ def routes(plan: PlacementPlan) -> dict[str, dict[str, float]]:
         for placed in server.adapters:
             table.setdefault(placed.adapter, {})[resource_name(server.name)] = placed.share
     return table
-
-
-def resource_name(server_name: str) -> str:
-    """Return a DNS label for a server: lower case, with a hash where characters were replaced."""
-    cleaned = re.sub(r"[^a-z0-9]+", "-", server_name.lower()).strip("-") or "server"
-    if cleaned == server_name and len(cleaned) <= 52:
-        return f"vllm-{cleaned}"
-    digest = hashlib.sha256(server_name.encode()).hexdigest()[:8]
-    return f"vllm-{cleaned[:43].strip('-')}-{digest}"
 
 
 def _selector(name: str) -> dict[str, str]:
@@ -214,6 +205,15 @@ def _pod(server: PlannedServer, options: DeploymentOptions) -> dict[str, Any]:
     }
 
 
+def adapter_path(adapter: str, options: DeploymentOptions) -> str:
+    """Return the folder of an adapter in a server's container.
+
+    Raises:
+        UserError: the adapter's name leads out of the volume.
+    """
+    return str(inside(PurePosixPath(options.adapters_path), adapter))
+
+
 def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[str]:
     """Return the arguments of `vllm serve` for one planned server."""
     return [
@@ -223,7 +223,7 @@ def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[
         f"--gpu-memory-utilization={options.gpu_memory_utilization}",
         *server.config.to_flags(),
         "--lora-modules",
-        *(f"{a.adapter}={options.adapters_path}/{a.adapter}" for a in server.adapters),
+        *(f"{a.adapter}={adapter_path(a.adapter, options)}" for a in server.adapters),
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 
 from maitre.serving.client import refusal
+from maitre.serving.errors import VllmError
 from maitre.twin.fitting.points import BASE, PlannedRequest, Point, planned_requests
 
 Row = dict[str, Any]
@@ -90,7 +91,7 @@ async def _send_request(
                 tokens = _record_chunk(line, row)
                 if tokens:
                     chunks.append(at_s)
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, VllmError) as error:
         row.update(outcome="failed", error=str(error) or type(error).__name__)
         return
     if not chunks:
@@ -103,12 +104,15 @@ async def _send_request(
 
 def _record_chunk(line: str, row: Row) -> bool:
     """Record a chunk's token counts in the row; return whether the chunk has tokens."""
-    chunk = json.loads(line[6:])
-    usage = chunk.get("usage")
-    if usage:
-        row["output_tokens"] = int(usage["completion_tokens"])
-        row["input_tokens"] = int(usage["prompt_tokens"])
-    return bool(chunk.get("choices"))
+    try:
+        chunk = json.loads(line[6:])
+        usage = chunk.get("usage")
+        if usage:
+            row["output_tokens"] = int(usage["completion_tokens"])
+            row["input_tokens"] = int(usage["prompt_tokens"])
+        return bool(chunk.get("choices"))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
+        raise VllmError(f"expected vLLM's chunks; got {line[:80]!r}") from e
 
 
 def _body(request: PlannedRequest, base_model: str) -> dict[str, Any]:

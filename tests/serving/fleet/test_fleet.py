@@ -77,6 +77,25 @@ def test_a_server_that_does_not_start_is_named_with_its_error(
     assert fleet.running() == {}
 
 
+def test_a_servers_name_leads_no_log_out_of_its_folder(
+    fleet: LocalFleet, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_adapter("a")
+    assert fleet.apply(tiny_plan({"../../escaped": {"a": 1.0}})).complete
+    [log] = tmp_path.rglob("*.log")
+    assert log.parent == fleet.folder / "logs"
+    assert set(read_routes(fleet.routes_path).servers) == {"../../escaped"}
+
+
+def test_an_adapter_with_a_byte_order_mark_is_served(
+    fleet: LocalFleet, make_adapter: Callable[..., Path]
+) -> None:
+    file = make_adapter("a") / "adapter_config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert fleet.apply(tiny_plan({"s": {"a": 1.0}})).complete
+    assert held(fleet) == {"s": {"a"}}
+
+
 def test_a_dead_server_is_started_again(
     fleet: LocalFleet, make_adapter: Callable[..., Path]
 ) -> None:
