@@ -79,7 +79,8 @@ def placement_plan(
     from maitre.maxpack.card import MaxpackError
     from maitre.placement.place import place
     from maitre.placement.promise import Promise
-    from maitre.placement.replan import replan
+    from maitre.placement.replan import MoveBudget, replan_and_check
+    from maitre.placement.settings import PlacementSettings
 
     promise = Promise(config.risk, config.ttft_slo_ms)
     champion = champion_at(mlflow.store(), promise.ttft_slo_ms, home.traces)
@@ -98,7 +99,10 @@ def placement_plan(
             running = plan_in_service(home, gateway, profile.name)
             if not running.servers:
                 running = home.plan()
-            plan = replan(running, catalogue, profile, model=model, promise=promise)
+            settings = PlacementSettings(promise, baselines=False, seed=config.seed)
+            plan = replan_and_check(
+                running, catalogue, profile, settings, MoveBudget(), model=model
+            )
         else:
             plan = place(catalogue, profile, model=model, promise=promise, seed=config.seed)
         document = plan.to_json()

@@ -23,6 +23,9 @@ PARTIAL = 3
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ServingFolder = Annotated[Path | None, typer.Option(help="Folder of fleet.json and routes.json.")]
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe", help="Take a plan that fails its check nevertheless.")
+]
 app = typer.Typer(
     help="Apply a placement plan to vLLM servers, or render it.", no_args_is_help=True
 )
@@ -44,6 +47,7 @@ def local(
     any_base_model: Annotated[
         bool, typer.Option("--any-base-model", help="Accept adapters of other base models.")
     ] = False,
+    unsafe: Unsafe = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the steps.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -58,7 +62,7 @@ def local(
         "", "", dtype=dtype, max_model_len=max_model_len, kv_cache_gib=kv_cache_gib,
         prompt_embeds=prompt_embeds,
     )  # fmt: skip
-    wanted = _read_plan(plan)
+    wanted = _read_plan(plan, unsafe=unsafe)
     settings = settings_of(context)
     fleet = _fleet(settings, folder, adapters, model or [], launch, needs_vllm=not dry_run)
     fleet.options = replace(fleet.options, allow_other_base_models=any_base_model)
@@ -109,13 +113,16 @@ def render(
     format: Annotated[  # noqa: A002 the option's name
         str, typer.Option(help="manifests, aibrix, production-stack or helm.")
     ] = "manifests",
+    unsafe: Unsafe = False,
 ) -> None:
     """Write a plan as Kubernetes manifests, or for an operator."""
     from maitre.files import write_text
     from maitre.serving.manifests.kubernetes import DeploymentOptions
     from maitre.serving.manifests.operators import render_as
 
-    for name, text in render_as(format, _read_plan(plan), DeploymentOptions()).items():
+    for name, text in render_as(
+        format, _read_plan(plan, unsafe=unsafe), DeploymentOptions()
+    ).items():
         write_text(out / name, text)
         print(out / name)
 
@@ -215,14 +222,22 @@ def _prompt_folder(settings: "Settings", registered: Path, text: str, tenant: st
     return str(folder.resolve())
 
 
-def _read_plan(path: Path) -> "PlacementPlan":
+def _read_plan(path: Path, *, unsafe: bool) -> "PlacementPlan":
+    """Read a plan; refuse one that fails its check unless `unsafe`."""
     from maitre.placement.plan import PlacementPlan
 
     if not path.is_file():
         raise UserError(f"{path}: expected a plan of `maitre place --json`; no such file")
     with reading(path):
         text = path.read_text()
-    return PlacementPlan.from_json(text)
+    found = PlacementPlan.from_json(text)
+    if found.evidence.unsound and not unsafe:
+        servers = "; ".join(f"{name}: {why}" for name, why in found.evidence.unsound.items())
+        raise UserError(
+            f"{path}: the plan fails its check ({servers}); place again with more moves, or deploy "
+            "it nevertheless with --unsafe"
+        )
+    return found
 
 
 def _fleet(

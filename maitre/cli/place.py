@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from maitre.placement.gpu_kinds import GpuKind
     from maitre.placement.plan import PlacementPlan
 
+UNSOUND = 3
+"""Exit status: the plan was written, and some of its servers fail their check."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 Profiles = Annotated[
     list[str],
@@ -72,14 +75,16 @@ def place(
     ] = None,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Place adapters on the fewest servers such that none starves."""
+    """Place adapters on the fewest servers such that none starves.
+
+    Exit status 3 where a changed plan (--from) has servers that fail their check.
+    """
     from maitre.placement.catalogue import AdapterCatalogue
     from maitre.placement.explain import explain_adapter, one_fewer
     from maitre.placement.gpu_kinds import place_at_lowest_cost
     from maitre.placement.promise import Promise
-    from maitre.placement.replan import replan
+    from maitre.placement.replan import MoveBudget, replan_and_check
     from maitre.placement.settings import Constraints, PlacementError, PlacementSettings
-    from maitre.placement.verify_and_repair import rechecked
     from maitre.placement.whatif import Addition, with_added
 
     for path in (out, report):
@@ -117,11 +122,10 @@ def place(
     progress = None if json else _print_progress
     if before is not None:
         wider = with_added(adapters, only.profile.base_model, additions)
-        plan = replan(
-            before, wider, only.profile, model=only.model, promise=settings.promise,
-            max_moves=max_moves, max_closing_moves=closing_moves, pins=constraints.pins,
+        plan = replan_and_check(
+            before, wider, only.profile, settings, MoveBudget(max_moves, closing_moves),
+            model=only.model, pins=constraints.pins, on_progress=progress,
         )  # fmt: skip
-        plan = rechecked(plan, only.profile, wider, settings, on_progress=progress)
     else:
         if additions:
             before = place_at_lowest_cost(adapters, kinds, settings, constraints=constraints)
@@ -154,8 +158,12 @@ def place(
         write_text(report, plan_page(plan, diff=diff, one_fewer=fewer.text if fewer else ""))
     if json:
         print_json({**plan.to_dict(), **extra})
-        return
-    _print_plan(plan, len(wider), extra)
+    else:
+        _print_plan(plan, len(wider), extra)
+    if plan.evidence.unsound:
+        if json:
+            print(_unsound(plan), file=sys.stderr)
+        raise typer.Exit(UNSOUND)
 
 
 def _running_plan(path: Path) -> "PlacementPlan":
@@ -262,12 +270,20 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
     if (failed := plan.evidence.servers_failed) is not None:
         checked = plan.evidence.servers_checked
         print(f"check in the twin: {checked} of {plan.gpus} servers simulated, {len(failed)} fail")
-        for name, reason in failed.items():
-            print(f"  {name}: {reason}")
+    if plan.evidence.unsound:
+        print(_unsound(plan))
     for explanation in extra.get("explanation", []):
         print(explanation["text"])
     if "one_server_fewer" in extra:
         print(extra["one_server_fewer"])
+
+
+def _unsound(plan: "PlacementPlan") -> str:
+    servers = "".join(f"\n  {name}: {why}" for name, why in plan.evidence.unsound.items())
+    return (
+        "this plan fails its check; allow more --max-moves and --closing-moves, or make a new plan "
+        f"without --from:{servers}"
+    )
 
 
 def _print_progress(done: int, total: int, note: str = "") -> None:

@@ -57,7 +57,10 @@ class Capacity:
         *,
         near_row: int | None = None,
     ) -> Choice:
-        """The configuration of least risk for each set (or the given one, `fixed_rows`).
+        """Return the configuration of least risk for each set (or the given one, `fixed_rows`).
+
+        The risk is 1 where a set has more adapters than a server may hold, or a rank above that of
+        the configuration.
 
         The physics narrows the choice to a few configurations and the model decides among them:
         the least risky, of equally risky ones that with the most room. With `near_row` the search
@@ -80,10 +83,11 @@ class Capacity:
         risk = self.model.risk_of(repeated, self.options, rows, fluid)
         order = np.lexsort((fluid[:, _FILL], risk, who))
         picked = order[np.searchsorted(who[order], every)]
-        too_many = sets.column("adapters") > self.max_adapters
+        impossible = sets.column("adapters") > self.max_adapters
+        impossible |= self.options.max_lora_rank[rows[picked]] < sets.max_rank
         return Choice(
             rows[picked],
-            np.where(too_many, 1.0, risk[picked]),
+            np.where(impossible, 1.0, risk[picked]),
             fluid[picked, _FILL],
             fluid[picked, _STEP],
         )

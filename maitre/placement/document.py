@@ -10,6 +10,7 @@ from maitre.errors import UserError
 
 _Value = TypeVar("_Value")
 _KINDS: dict[type, str] = {
+    bool: "true or false",
     str: "a text",
     int: "a whole number",
     float: "a number",
@@ -40,7 +41,7 @@ def field_of(
         return default
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = _as_float(value)
-    right = isinstance(value, kind) and not isinstance(value, bool)
+    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not right or (isinstance(value, float) and not math.isfinite(value)):
         raise PlanError(f"{where}: field {name!r}: expected {_KINDS[kind]}; got {_shown(value)}")
     return value  # type: ignore[return-value]

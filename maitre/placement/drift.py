@@ -63,7 +63,7 @@ def server_risks(
     lengths = default_lengths()
     capacity = capacity_of(profile, model, plan.promise, lengths)
     demand = as_is(catalogue, lengths)
-    carried = carried_over(plan, catalogue.names, demand, capacity)
+    carried = carried_over(plan.servers, catalogue.names, demand, capacity)
     placed = np.flatnonzero(carried.server >= 0)
     held = carried.server[placed]
     sums = carried.demand.take(placed).sums(held, len(plan.servers))

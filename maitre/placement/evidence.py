@@ -16,8 +16,9 @@ class Evidence:
 
     `servers_checked` servers were simulated for `duration_s` under `seed` at `rate_factor` times
     the catalogue's rates, after `rounds_of_repair`; `servers_failed` maps those of a changed plan
-    that were not healthy to the reason. `servers_over_risk` are the servers of a changed plan that
-    the moves did not suffice to relieve. `filled_by` says who had the last word on how full servers
+    that were not healthy to the reason, and `check_passed` says whether there are none.
+    `servers_over_risk` are the servers of a changed plan that the moves did not suffice to relieve,
+    by the capacity model. `filled_by` says who had the last word on how full servers
     are, the capacity "model" or the "twin".
     """
 
@@ -25,6 +26,7 @@ class Evidence:
     profile_fingerprint: str | None = None
     lower_bound_gpus_with_headroom: int | None = None
     servers_checked: int | None = None
+    check_passed: bool | None = None
     servers_over_risk: tuple[str, ...] | None = None
     servers_failed: Mapping[str, str] | None = None
     rounds_of_repair: int | None = None
@@ -34,6 +36,16 @@ class Evidence:
     filled_by: str | None = None
     price_per_hour: float | None = None
     gpus_by_profile: Mapping[str, int] | None = None
+
+    @property
+    def unsound(self) -> Mapping[str, str]:
+        """The servers that are expected to fail, with the reason: no such plan should be deployed.
+
+        The twin decides where it was asked, else the capacity model.
+        """
+        if self.servers_failed is not None:
+            return self.servers_failed
+        return dict.fromkeys(self.servers_over_risk or (), "risk above the promised one")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known as plain JSON values."""
@@ -70,6 +82,7 @@ class Evidence:
                 document, "lower_bound_gpus_with_headroom", int, where, None
             ),
             servers_checked=field_of(document, "servers_checked", int, where, None),
+            check_passed=field_of(document, "check_passed", bool, where, None),
             servers_over_risk=None if over is None else tuple(str(name) for name in over),
             servers_failed=None if failed is None else {k: str(v) for k, v in failed.items()},
             rounds_of_repair=field_of(document, "rounds_of_repair", int, where, None),

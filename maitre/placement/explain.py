@@ -125,7 +125,7 @@ def explain_adapter(
     if held is None:
         raise PlacementError(f"the plan does not hold adapter {adapter!r}")
     whole = as_is(catalogue, lengths, plan.promise.rate_factor)
-    carried = carried_over(plan, catalogue.names, whole, capacity)
+    carried = carried_over(plan.servers, catalogue.names, whole, capacity)
     number = {name: i for i, name in enumerate(carried.names)}
     position = {str(name): i for i, name in enumerate(catalogue.names)}[adapter]
     return tuple(

@@ -97,7 +97,7 @@ def place_one_kind(
     report(0, 1, "pack")
     demand = replicated(catalogue, lengths, capacity, settings.promise.rate_factor, constraints)
     apart = np.flatnonzero(np.isin(catalogue.names.astype(str), list(constraints.replicas)))
-    found, fuller = _packed(demand, capacity, settings, apart)
+    found, fuller = packed(demand, capacity, settings, apart)
     report(1, 1, "pack")
     names = constraints.pinned_servers
     verifier = Verifier(demand, catalogue, profile, capacity, settings, lengths, names, report)
@@ -176,12 +176,16 @@ def capacity_of(
     )
 
 
-def _packed(
+def packed(
     demand: Demand, capacity: Capacity, settings: PlacementSettings, apart: np.ndarray
 ) -> tuple[Assignment, Assignment | None]:
-    """What the model is sure of and, if there is such, what on fewer servers the twin may allow.
+    """Return the packing that the model is sure of, and a fuller one that the twin may allow.
 
-    The replicas of the adapters `apart` are on servers of their own.
+    The second is `None` where there is no packing on fewer servers. The replicas of the adapters
+    `apart` are on servers of their own.
+
+    Raises:
+        PlacementError: more GPUs are needed than allowed, or pinned adapters do not fit together.
     """
     if settings.gpus is not None:
         found = shortest_steps(demand, capacity, settings.gpus)

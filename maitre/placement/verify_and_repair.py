@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from maitre.maxpack.features import SetSums
-from maitre.maxpack.options import default_lengths
 from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.evidence import Evidence
-from maitre.placement.plan import PlacementPlan, PlannedServer
+from maitre.placement.planned_server import PlannedServer
 from maitre.placement.remove_server import judged_by_twin
 from maitre.placement.servers import planned_servers, with_accepted_risks
 from maitre.placement.settings import PlacementError, PlacementSettings
 from maitre.placement.simulate_plan import ServerCheck, check_servers
-from maitre.progress import Progress, ignore_progress
+from maitre.progress import Progress
 from maitre.twin import Lengths, ServerProfile
 
 REPAIR_ROUNDS = 10
@@ -103,7 +102,15 @@ class Verifier:
         for round_ in range(rounds):
             todo = [i for i in wanted if _content(servers[i]) not in passed]
             self.report(len(wanted) - len(todo), len(wanted), "check")
-            checks = self._check([servers[i] for i in todo], todo, margin)
+            checks = simulate_servers(
+                [servers[i] for i in todo],
+                todo,
+                self.profile,
+                self.catalogue,
+                self.settings,
+                self.lengths,
+                margin=margin,
+            )
             failures = [check for check in checks if not check.health.healthy]
             failed = [i for i, check in zip(todo, checks, strict=True) if not check.health.healthy]
             passed |= {_content(servers[i]) for i in todo if i not in failed}
@@ -142,22 +149,6 @@ class Verifier:
             self.settings.promise,
         )
 
-    def _check(
-        self, servers: list[PlannedServer], places: list[int], margin: float
-    ) -> list[ServerCheck]:
-        settings = self.settings
-        return check_servers(
-            servers,
-            self.profile,
-            self.catalogue,
-            [settings.seed + i for i in places],
-            settings.check_duration_s,
-            rate_factor=settings.promise.rate_factor * (1 + margin),
-            rule=settings.promise.rule,
-            lengths=self.lengths,
-            workers=settings.workers,
-        )
-
     def _evidence(self, checked: int, repairs: int, margin: float) -> Evidence:
         return Evidence(
             servers_checked=checked,
@@ -173,51 +164,37 @@ def _content(server: PlannedServer) -> Any:
     return server.config, server.adapters
 
 
-def rechecked(
-    plan: PlacementPlan,
+def simulate_servers(
+    servers: Sequence[PlannedServer],
+    places: Sequence[int],
     profile: ServerProfile,
     catalogue: AdapterCatalogue,
     settings: PlacementSettings,
+    lengths: Lengths,
     *,
-    lengths: Lengths | None = None,
+    margin: float = 0.0,
     on_progress: Progress | None = None,
-) -> PlacementPlan:
-    """The plan with the twin's verdict in its evidence: `servers_failed`, from name to reason.
+) -> list[ServerCheck]:
+    """Simulate some servers of a plan at the promised rates, `margin` above them.
 
-    As `check_plan`: server i for `check_duration_s` under seed + i, at rates with the headroom on
-    top. Of more than `check_servers` servers a quarter of them are the riskiest by the model, the
-    rest spread over the plan. Servers that fail stay as they are: relieving them takes moves.
+    `places` are their positions in the plan: the server at position i is simulated under the
+    settings' seed + i.
 
     Raises:
-        CatalogueError: the plan holds adapters that the catalogue does not know.
+        CatalogueError: a server holds adapters that the catalogue does not know.
     """
-    if settings.check_duration_s == 0:
-        return plan
-    risks = [each.predicted.starvation_risk if each.predicted else 0.0 for each in plan.servers]
-    places = servers_to_simulate(np.array(risks), settings.check_servers)
-    report = on_progress or ignore_progress
-    checks = check_servers(
-        [plan.servers[i] for i in places],
+    return check_servers(
+        servers,
         profile,
         catalogue,
         [settings.seed + i for i in places],
         settings.check_duration_s,
-        rate_factor=settings.promise.rate_factor,
+        rate_factor=settings.promise.rate_factor * (1 + margin),
         rule=settings.promise.rule,
-        lengths=lengths or default_lengths(),
+        lengths=lengths,
         workers=settings.workers,
-        on_progress=lambda done, total, _="": report(done, total, "check"),
+        on_progress=on_progress,
     )
-    failed = {check.server: check.health.reason for check in checks if not check.health.healthy}
-    evidence = replace(
-        plan.evidence,
-        servers_checked=len(checks),
-        servers_failed=failed,
-        rate_factor=settings.promise.rate_factor,
-        duration_s=settings.check_duration_s,
-        seed=settings.seed,
-    )
-    return replace(plan, evidence=evidence)
 
 
 def servers_to_simulate(risks: np.ndarray, most: int) -> list[int]:

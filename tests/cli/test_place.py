@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maitre.cli.main import app
+from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan
 
 RUN = CliRunner()
@@ -36,9 +37,9 @@ def written(path: Path, rate_rps: float, rank: int = 8) -> Path:
     return path
 
 
-def placed(catalogue: Path, *options: str) -> str:
+def placed(catalogue: Path, *options: str, exit_code: int = 0) -> str:
     found = RUN.invoke(app, ["place", str(catalogue), "--profile", PROFILE, *options])
-    assert found.exit_code == 0, found.exception
+    assert found.exit_code == exit_code, found.exception
     return found.stdout
 
 
@@ -92,15 +93,25 @@ def test_servers_that_a_changed_plan_leaves_overloaded_are_named(
 ) -> None:
     hotter = written(tmp_path / "hotter.csv", rate_rps=8.0)
     options = ["--from", str(running), "--max-moves", "0", *QUICK]
-    plan = document(placed(hotter, *options, "--json"))
+    path = tmp_path / "changed.json"
+    plan = document(placed(hotter, *options, "--json", "--out", str(path), exit_code=3))
     failed = plan.evidence.servers_failed
     assert failed
-    text = placed(hotter, *options)
+    assert plan.evidence.check_passed is False
+    text = placed(hotter, *options, exit_code=3)
     assert f"over the risk, for want of moves: {', '.join(plan.evidence.servers_over_risk)}" in (
         text
     )
     for name, reason in failed.items():
         assert f"{name}: {reason}" in text
+    render = ["deploy", "render", str(path), "--out", str(tmp_path / "rendered")]
+    refused = RUN.invoke(app, render)
+    assert isinstance(refused.exception, UserError)
+    assert "--unsafe" in str(refused.exception)
+    assert not (tmp_path / "rendered").exists()
+    steps = ["deploy", "local", str(path), "--adapters", str(tmp_path), "--dry-run"]
+    assert "--unsafe" in str(RUN.invoke(app, steps).exception)
+    assert RUN.invoke(app, [*render, "--unsafe"]).exit_code == 0
 
 
 def test_no_more_servers_are_checked_than_asked(running: Path, tmp_path: Path) -> None:
