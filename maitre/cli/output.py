@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -58,14 +59,40 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+SHORTEST_HEADER = 5
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or hasattr(value, "dtype")
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print rows of equal keys as a table; what the first column names is never cut."""
+    """Print rows of equal keys as a table; the first column and numbers are never cut.
+
+    In a narrow terminal headers and texts go over several lines.
+    """
     if not rows:
         print(f"{title}: none")
         return
-    table = Table(title=title, title_justify="left")
+    console = Console()
+    widths = {
+        column: max(len(str(column)), *(len(_cell(row[column])) for row in rows))
+        for column in rows[0]
+    }
+    is_narrow = sum(widths.values()) + 3 * len(widths) + 1 > console.width
+    # Lines between the columns take what numbers need.
+    table = (
+        Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        if is_narrow
+        else Table(title=title, title_justify="left")
+    )
     for number, column in enumerate(rows[0]):
-        table.add_column(str(column), no_wrap=number == 0, overflow="fold")
+        numbers = [_cell(row[column]) for row in rows if _is_number(row[column])]
+        header = str(column)
+        if numbers and is_narrow:
+            width = max(SHORTEST_HEADER, *map(len, numbers))
+            header = "\n".join(header[i : i + width] for i in range(0, len(header), width))
+        table.add_column(header, no_wrap=number == 0 or bool(numbers), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    console.print(table)

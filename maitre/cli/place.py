@@ -120,8 +120,12 @@ def place(
     before = _running_plan(running) if running else None
     extra: dict[str, Any] = {}
     progress = None if json else _print_progress
+    wider = with_added(adapters, only.profile.base_model, additions)
+    if explain is not None and explain not in wider.names:
+        raise PlacementError(
+            f"--explain {explain}: expected the name of an adapter; {catalogue} has no such row"
+        )
     if before is not None:
-        wider = with_added(adapters, only.profile.base_model, additions)
         plan = replan_and_check(
             before, wider, only.profile, settings, MoveBudget(max_moves, closing_moves),
             model=only.model, pins=constraints.pins, on_progress=progress,
@@ -129,7 +133,6 @@ def place(
     else:
         if additions:
             before = place_at_lowest_cost(adapters, kinds, settings, constraints=constraints)
-        wider = with_added(adapters, only.profile.base_model, additions)
         plan = place_at_lowest_cost(
             wider, kinds, settings, constraints=constraints, on_progress=progress
         )
@@ -249,6 +252,8 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
         ],
         f"{adapters} adapters on {plan.gpus} GPUs",
     )
+    for warning in plan.evidence.warnings or ():
+        print(f"warning: {warning}")
     print(f"lower bound: {plan.lower_bound_gpus} GPUs")
     if (bound := plan.evidence.lower_bound_gpus_with_headroom) is not None:
         print(f"lower bound with the headroom: {bound} GPUs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,10 @@ from maitre.placement.catalogue_file import (
     read_columns,
 )
 from maitre.placement.problems import CatalogueError, RowProblems
+from maitre.placement.safe_names import EXPECTED, is_safe_name
 from maitre.twin import AdapterLoad
 
 __all__ = ["AdapterCatalogue", "CatalogueError"]
-
-# Names come to stand in vLLM's command line, in paths and in routes.
-_SAFE_NAME = re.compile(r"(?![-/])[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True)
@@ -197,15 +194,6 @@ class AdapterCatalogue:
         )
 
 
-def is_safe_name(name: str) -> bool:
-    """Whether a name can stand in a path and in vLLM's command line.
-
-    Letters (ASCII), digits, `.`, `_` and `-`, and `/` between parts, as in `organisation/name`; no
-    `.` or `..` among the parts, and no `-` or `/` at the start.
-    """
-    return _SAFE_NAME.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))
-
-
 def _texts(frame: pd.DataFrame, column: str, problems: RowProblems) -> np.ndarray:
     values = frame[column]
     texts = values.astype("str").str.strip()
@@ -218,7 +206,7 @@ def _check_names(names: np.ndarray, values: pd.Series, problems: RowProblems) ->
     unsafe = given & ~np.array([is_safe_name(str(name)) for name in names], dtype=bool)
     problems.add(
         unsafe, values, "adapter",
-        "is not a safe name: it takes letters, digits, '.', '_', '-', and '/' between parts",
+        f"is not a safe name: expected {EXPECTED}",
     )  # fmt: skip
     duplicated = pd.Series(names).duplicated(keep="first").to_numpy()
     problems.add(given & duplicated, values, "adapter", "is listed more than once")

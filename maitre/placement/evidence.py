@@ -18,8 +18,8 @@ class Evidence:
     the catalogue's rates, after `rounds_of_repair`; `servers_failed` maps those of a changed plan
     that were not healthy to the reason, and `check_passed` says whether there are none.
     `servers_over_risk` are the servers of a changed plan that the moves did not suffice to relieve,
-    by the capacity model. `filled_by` says who had the last word on how full servers
-    are, the capacity "model" or the "twin".
+    by the capacity model. `warnings` say for what the profile was not fitted. `filled_by` says who
+    had the last word on how full servers are, the capacity "model" or the "twin".
     """
 
     promise: Promise | None = None
@@ -36,6 +36,7 @@ class Evidence:
     filled_by: str | None = None
     price_per_hour: float | None = None
     gpus_by_profile: Mapping[str, int] | None = None
+    warnings: tuple[str, ...] | None = None
 
     @property
     def unsound(self) -> Mapping[str, str]:
@@ -74,6 +75,7 @@ class Evidence:
             raise PlanError(f"{where}: {error}") from error
         over = field_of(document, "servers_over_risk", list, where, None)
         failed = field_of(document, "servers_failed", dict, where, None)
+        warnings = field_of(document, "warnings", list, where, None)
         gpus = field_of(document, "gpus_by_profile", dict, where, None)
         return cls(
             promise=promise,
@@ -94,4 +96,5 @@ class Evidence:
             gpus_by_profile=None
             if gpus is None
             else {k: field_of(gpus, k, int, f"{where}: gpus_by_profile") for k in gpus},
+            warnings=None if warnings is None else tuple(str(line) for line in warnings),
         )

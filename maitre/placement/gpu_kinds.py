@@ -115,6 +115,8 @@ def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
             servers_checked=checked,
             price_per_hour=round(cost, 4),
             gpus_by_profile={part.kind.profile.name: part.plan.gpus for part in parts},
+            warnings=tuple(line for part in parts for line in part.plan.evidence.warnings or ())
+            or None,
         ),
     )
 

@@ -17,6 +17,7 @@ from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
+from maitre.placement.length_warnings import length_warnings
 from maitre.placement.plan import PlacementPlan
 from maitre.placement.promise import Promise
 from maitre.placement.remove_server import on_fewer_servers
@@ -122,6 +123,7 @@ def place_one_kind(
             promise=settings.promise,
             profile_fingerprint=profile.fingerprint(),
             lower_bound_gpus_with_headroom=min(promised, len(servers)),
+            warnings=length_warnings(servers, catalogue, profile, lengths) or None,
         ),
     )
 

@@ -22,6 +22,7 @@ from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.diff import shares_by_adapter
 from maitre.placement.evidence import Evidence
+from maitre.placement.length_warnings import length_warnings
 from maitre.placement.match_servers import match_servers
 from maitre.placement.place import Model, bounds, capacity_of, packed
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
@@ -355,6 +356,8 @@ class _Planner:
                 lower_bound_gpus_with_headroom=min(promised, len(servers)),
                 servers_checked=0,
                 servers_over_risk=change.over,
+                warnings=length_warnings(servers, self.catalogue, self.profile, self.lengths)
+                or None,
             ),
         )
 

@@ -81,19 +81,27 @@ def fits_nowhere(catalogue: AdapterCatalogue, adapters: np.ndarray) -> Catalogue
     numbers, adapters = catalogue.row_numbers, np.unique(adapters)
     complaints = {
         int(numbers[i]): f"adapter {str(catalogue.names[i])!r} fits no server, not even as "
-        f"{MAX_REPLICAS} replicas"
+        f"{MAX_REPLICAS} replicas: rank {catalogue.ranks[i]}, {catalogue.rates_rps[i]:g} requests/s"
+        f"{_of_lengths(catalogue, int(i))}; lower its rate, allow a longer time to first token, or "
+        "use a profile of a larger GPU"
         for i in adapters[:ROWS_SHOWN]
     }
     return CatalogueError.of_rows(catalogue.source, complaints, len(adapters))
 
 
+def _of_lengths(catalogue: AdapterCatalogue, i: int) -> str:
+    tokens = catalogue.mean_input_tokens[i] + catalogue.mean_output_tokens[i]
+    return f" of {tokens:g} tokens each" if np.isfinite(tokens) else ""
+
+
 def separated(
     found: Assignment, demand: Demand, capacity: Capacity, adapters: np.ndarray
 ) -> Assignment:
-    """The assignment with the replicas of each of `adapters` on servers of their own.
+    """Return the assignment with the replicas of each of `adapters` on servers of their own.
 
     A replica that shares a server with another of its adapter changes places with the part of
-    another server that is most like it, else it gets a new server.
+    another server that is most like it; else it joins a server that has room; else it gets a new
+    one.
     """
     server = found.server.copy()
     count = found.servers
@@ -113,10 +121,30 @@ def separated(
                 if capacity.fits(sets).all():
                     server = swapped
                     continue
-            server[part], count = count, count + 1
+            target = _with_room(part, server, count, demand, capacity, banned=server[parts])
+            server[part] = count if target is None else target
+            count += target is None
     return found if np.array_equal(server, found.server) else Assignment.judged(
         server, demand, capacity
     )  # fmt: skip
+
+
+def _with_room(
+    part: int,
+    server: np.ndarray,
+    count: int,
+    demand: Demand,
+    capacity: Capacity,
+    banned: np.ndarray,
+) -> int | None:
+    """The server that takes the part at the least fill, if any does."""
+    allowed = np.setdiff1d(np.arange(count), banned)
+    if not len(allowed):
+        return None
+    grown = demand.sums(server, count).take(allowed).plus(demand.terms[part], demand.rank[part])
+    choice = capacity.best(grown)
+    fits = choice.risk <= capacity.risk
+    return int(allowed[np.argmin(np.where(fits, choice.fill, np.inf))]) if fits.any() else None
 
 
 def _like(part: int, server: np.ndarray, demand: Demand, banned: np.ndarray) -> int | None:

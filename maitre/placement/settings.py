@@ -9,8 +9,9 @@ import numpy as np
 
 from maitre.errors import UserError
 from maitre.maxpack.card import ModelCard
-from maitre.placement.catalogue import AdapterCatalogue, CatalogueError, is_safe_name
+from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 from maitre.placement.promise import Promise
+from maitre.placement.safe_names import EXPECTED, is_safe_name
 from maitre.twin import ServerProfile
 
 # Of a shorter check too much is in flight at its end, and good servers fail it.
@@ -105,7 +106,7 @@ class Constraints:
             if count < 1
         ]
         problems += [
-            f"pin: server {server!r} is not a safe name: it takes letters, digits, '.', '_' and '-'"
+            f"pin: server {server!r} is not a safe name: expected {EXPECTED}"
             for server in self.pinned_servers
             if not is_safe_name(server)
         ]

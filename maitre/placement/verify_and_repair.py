@@ -14,6 +14,7 @@ from maitre.placement.catalogue import AdapterCatalogue
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 from maitre.placement.evidence import Evidence
+from maitre.placement.length_warnings import length_warnings
 from maitre.placement.planned_server import PlannedServer
 from maitre.placement.remove_server import judged_by_twin
 from maitre.placement.servers import planned_servers, with_accepted_risks
@@ -68,11 +69,24 @@ class Verifier:
             return Verified(found, self.written(found), Evidence(servers_checked=0))
         verified, failures = self._until_healthy(found, self.capacity, REPAIR_ROUNDS)
         if verified is None:
-            raise PlacementError(
-                f"after {REPAIR_ROUNDS} rounds of repair these servers still fail in the twin: "
-                + "; ".join(f"{check.server} {check.health.reason}" for check in failures[:5])
-            )
+            raise PlacementError(self._no_plan(found, failures))
         return verified
+
+    def _no_plan(self, found: Assignment, failures: Sequence[ServerCheck]) -> str:
+        """The servers that fail, the likely cause, and the way out."""
+        failed = "; ".join(f"{check.server} {check.health.reason}" for check in failures[:5])
+        warnings = length_warnings(self.written(found), self.catalogue, self.profile, self.lengths)
+        cause = warnings or (
+            "the capacity model expects more of these servers than the twin delivers: fit it on "
+            "traces of such adapters",
+        )
+        promise = self.settings.promise
+        return (
+            f"after {REPAIR_ROUNDS} rounds of repair these servers still fail in the twin: "
+            f"{failed}. Cause: {'; '.join(cause)}. Way out: a headroom above "
+            f"{promise.headroom:g} (--headroom), a time to first token above "
+            f"{promise.ttft_slo_ms / 1000:g} s (--ttft-slo), or shorter requests"
+        )
 
     def judge(self, found: Assignment, most_servers: int) -> Verified | None:
         """`verify` for servers of which the model is not sure; `None` if they are not all healthy.

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from maitre.errors import UserError
+from maitre.placement.safe_names import path_of
 
 Folder = TypeVar("Folder", bound=PurePath)
 
@@ -30,6 +31,17 @@ def dns_label(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{cleaned[:43].strip('-')}-{digest}"
+
+
+def adapter_folder(folder: Folder, name: str) -> Folder:
+    """Return the folder of an adapter: its name as a path, by `maitre.placement.safe_names`.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
+    if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+        raise UserError(f"name {name!r}: expected a path inside {folder}")
+    return folder / path_of(name)
 
 
 def inside(folder: Folder, name: str) -> Folder:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maitre.cli.main import app
+from maitre.cli.output import print_table
 from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan
 
@@ -133,6 +134,34 @@ def test_what_if_adapters_are_spoken_of_only_where_there_are_any(tmp_path: Path)
 def test_a_check_too_short_and_less_than_told_are_refused(catalogue: Path) -> None:
     assert "at least 300 simulated seconds" in refused(catalogue, "--check-duration", "60")
     assert "got -0.9" in refused(catalogue, "--headroom", "-0.9")
+
+
+def test_an_adapter_to_explain_must_be_in_the_catalogue(
+    catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "maitre.placement.gpu_kinds.place_at_lowest_cost",
+        lambda *_, **__: pytest.fail("refused before the work"),
+    )
+    assert "--explain nobody: expected the name of an adapter" in refused(
+        catalogue, "--explain", "nobody"
+    )
+
+
+def test_a_table_keeps_numbers_whole_in_80_columns(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {
+        "server": "llama-3.1-8b-instruct-0000", "adapters": 128, "slots": 104, "rank": 32,
+        "requests/s": 21.61, "tokens/s": 12345, "fill": 0.9468, "limited by": "KV cache",
+        "risk": 0.00479,
+    }  # fmt: skip
+    print_table([row], "plan")
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for whole in ("128", "104", "32", "21.61", "12345", "0.9468", "0.00479", "KV", "cache"):
+        assert whole in shown
 
 
 def document(text: str) -> PlacementPlan:

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
+from maitre.placement.capacity import Capacity
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
+from maitre.placement.chain_packing import Assignment
+from maitre.placement.demand import Demand
 from maitre.placement.explain import explain_adapter, one_fewer
 from maitre.placement.gpu_kinds import GpuKind, place_at_lowest_cost
 from maitre.placement.place import place
 from maitre.placement.replan import replan
+from maitre.placement.replicas import separated
 from maitre.placement.settings import PlacementError, PlacementSettings
 from maitre.placement.whatif import Addition, AdditionError, with_added
 from maitre.twin import ServerProfile
@@ -39,6 +43,17 @@ def test_wanted_replicas_are_on_servers_of_their_own(profile: ServerProfile) -> 
     assert_sound(plan, catalogue)
     assert len(plan.servers_of()["a0"]) == 3
     assert len(plan.servers_of()["a5"]) == 2
+
+
+def test_a_replica_joins_a_server_that_has_room(profile: ServerProfile, capacity: Capacity) -> None:
+    """Two replicas share the first server; the second one has room, and nothing to swap with."""
+    rates = np.array([2.0, 0.5])
+    tokens = np.full(2, 200.0)
+    demand = Demand.of(rates, np.full(2, 8), tokens, tokens, np.array([2, 2]))
+    found = Assignment.judged(np.array([0, 0, 0, 1]), demand, capacity)
+    apart = separated(found, demand, capacity, np.array([0]))
+    assert apart.servers == 2
+    assert apart.server[0] != apart.server[1]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maitre.errors import UserError
-from maitre.serving.names import dns_label, inside
+from maitre.serving.names import adapter_folder, dns_label, inside
 
 FOLDER = Path("/x/adapters")
 
@@ -32,3 +32,12 @@ def test_any_name_is_inside_or_refused_and_has_a_label(name: str) -> None:
     except UserError:
         return
     assert FOLDER in Path(str(path)).parents
+
+
+def test_an_adapters_folder_is_its_name_by_the_rule_and_never_leads_out() -> None:
+    assert adapter_folder(FOLDER, "org/name") == FOLDER / "org/name"
+    assert adapter_folder(FOLDER, "x/y@v2") == FOLDER / "x/y%40v2"
+    assert all(len(part) <= 200 for part in adapter_folder(FOLDER, "é" * 400).parts)
+    for name in ("..", "../a", "a/../../b", "/etc/a", "a//b", "", ".", "a\0b"):
+        with pytest.raises(UserError, match="expected a path inside"):
+            adapter_folder(FOLDER, name)

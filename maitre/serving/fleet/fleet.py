@@ -20,7 +20,7 @@ from maitre.serving.errors import VllmError
 from maitre.serving.fleet.adapter_folder import check_adapter, without_byte_order_mark
 from maitre.serving.fleet.apply import Applied, apply_steps
 from maitre.serving.fleet.local_server import LaunchOptions, LocalServer
-from maitre.serving.names import dns_label, inside
+from maitre.serving.names import adapter_folder, dns_label, inside
 from maitre.serving.proxy.routes import RoutedPrompt, RoutedServer, Routes, read_routes
 from maitre.twin.limits import VllmLimits
 
@@ -261,7 +261,11 @@ class LocalFleet:
 
     def _checked(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
         """Return the adapter's folder; raise `UserError` if the server would refuse it."""
-        folder = inside(self.options.adapters_folder.resolve(), adapter)
+        root = self.options.adapters_folder.resolve()
+        folder = adapter_folder(root, adapter)
+        if not folder.is_dir() and (root / adapter).is_dir():
+            # Folders that carry the name as it is, on file systems that allow it.
+            folder = inside(root, adapter)
         names = {base_model, self.options.model_paths.get(base_model, base_model)}
         any_model = self.options.allow_other_base_models
         check_adapter(folder, config.buffer_rank, frozenset(() if any_model else names))

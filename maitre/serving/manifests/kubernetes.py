@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
 from maitre.placement.plan import PlacementPlan, PlannedServer
-from maitre.serving.names import inside, resource_name
+from maitre.serving.manifests.yaml_text import dump, dump_all
+from maitre.serving.names import adapter_folder, resource_name
 from maitre.twin.profile import Engine, ServerProfile
 
 PORT = 8000
@@ -74,7 +73,7 @@ def render(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
     files = {}
     for server in servers_with_profiles(plan):
         documents = [_deployment(server, options), _service(server, options)]
-        files[f"{resource_name(server.name)}.yaml"] = yaml.safe_dump_all(documents, sort_keys=False)
+        files[f"{resource_name(server.name)}.yaml"] = dump_all(documents)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -82,7 +81,7 @@ def render(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
         "resources": sorted(files),
     }
     files["routes.json"] = json.dumps(routes(plan), indent=2, sort_keys=True) + "\n"
-    files["kustomization.yaml"] = yaml.safe_dump(kustomization, sort_keys=False)
+    files["kustomization.yaml"] = dump(kustomization)
     return files
 
 
@@ -211,7 +210,7 @@ def adapter_path(adapter: str, options: DeploymentOptions) -> str:
     Raises:
         UserError: the adapter's name leads out of the volume.
     """
-    return str(inside(PurePosixPath(options.adapters_path), adapter))
+    return str(adapter_folder(PurePosixPath(options.adapters_path), adapter))
 
 
 def server_arguments(server: PlannedServer, options: DeploymentOptions) -> list[str]:

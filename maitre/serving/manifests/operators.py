@@ -13,12 +13,14 @@ from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.serving.manifests.kubernetes import (
     DeploymentOptions,
+    adapter_path,
     render,
     resource_name,
     routes,
     server_arguments,
     servers_with_profiles,
 )
+from maitre.serving.manifests.yaml_text import dump_all
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 
@@ -47,7 +49,7 @@ def aibrix(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
                 "spec": {
                     "baseModel": server.base_model,
                     "podSelector": {"matchLabels": selector},
-                    "artifactURL": f"{options.adapters_path}/{held.adapter}",
+                    "artifactURL": adapter_path(held.adapter, options),
                     "replicas": 1,
                 },
             }
@@ -75,7 +77,7 @@ def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[st
                 "adapterSource": {
                     "type": "local",
                     "adapterName": held.adapter,
-                    "adapterPath": f"{options.adapters_path}/{held.adapter}",
+                    "adapterPath": adapter_path(held.adapter, options),
                 },
                 "loraAdapterDeploymentConfig": {"algorithm": "default", "replicas": 1},
             },
@@ -179,4 +181,4 @@ def _label(adapter: str) -> str:
 
 
 def _dump(documents: list[dict[str, Any]]) -> str:
-    return yaml.safe_dump_all(documents, sort_keys=False)
+    return dump_all(documents)
