@@ -16,6 +16,7 @@ MODULES = {
     "bank-starts": "benchmarks.bank.starts_run",
     "bank-steps": "benchmarks.bank.steps",
     "placement": "benchmarks.placement.run",
+    "registered": "benchmarks.registered",
     "replan": "benchmarks.placement.replan",
     "scheduling": "benchmarks.scheduling",
     "tenants": "benchmarks.tenants",

@@ -14,7 +14,7 @@ from assets.tuning.tuned_prompt_record import add_to_bank
 from maitre.progress import LoggedProgress
 from maitre.requests.request import DEFAULT_ITERATIONS
 from maitre.tenants import TENANT_TAG, owner_of_prompts
-from maitre.tracking.tuned_prompt import register_tuned_prompt
+from maitre.tracking.tuned_prompt import promote_if_better, register_tuned_prompt
 from maitre.workers.process.run_context import TuningInputs, current_run
 from resources.data_home import DataHome
 from resources.inputs import Inputs
@@ -104,7 +104,17 @@ def tuned_prompts(
     worker_run.check_lease()
     worker_run.enter("registering")
     with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
-        run.params(config.model_dump() | {"task": task.name, "start": start.choice.name})
+        run.params(
+            config.model_dump()
+            | {
+                "task": task.name,
+                "task_fingerprint": task.fingerprint(),
+                "base_model": model.name,
+                "base_model_hash": model.hash,
+                "start": start.choice.name,
+                "stopped_because": results[TUNED].stopped_because,
+            }
+        )
         figures = _figures(task, start, results)
         picture = _record(task, figures, results, run)
         version = register_tuned_prompt(
@@ -113,9 +123,12 @@ def tuned_prompts(
             model,
             task,
             results[TUNED],
+            base_model=language_model.path_or_id,
             tenant=tenant,
             check=worker_run.check_lease,
         )
+        worker_run.check_lease()
+        promotion = promote_if_better(mlflow.store(), version, model, task, results[TUNED])
         figures |= _keep_in_bank(config, home, model, task, start, results, run.run_id, tenant)
     tuned, cold = results[TUNED], results.get(COLD)
     context.log.info(
@@ -131,6 +144,8 @@ def tuned_prompts(
             "cold_reached": cold.reached if cold else False,
             "curves": picture,
             "model_version": dg.MetadataValue.url(version.url),
+            "champion": promotion.is_champion,
+            "champion_because": promotion.why,
             **run_links(run),
         }
     )

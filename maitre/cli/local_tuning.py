@@ -110,6 +110,7 @@ def _tune_prompt(
 ) -> dict[str, Any]:
     from maitre.tuning.chosen_start import choose_start
     from maitre.tuning.export import export_prompt
+    from maitre.tuning.prompt_tokens import PromptTokens
 
     start = choose_start(
         model,
@@ -130,6 +131,8 @@ def _tune_prompt(
             base_model=base_model,
             base_model_hash=model.hash,
             tenant=asked.tenant,
+            fold_system=task.fold_system,
+            max_new_tokens=PromptTokens(model.tokenizer).longest_answer(task.labels),
         )
     return _report(asked, task, config, result, start)
 

@@ -144,6 +144,9 @@ class TrackingStore:
         signature: Any,
         tags: Mapping[str, str],
         requirements: Sequence[str],
+        code: Path | None = None,
+        model_config: Mapping[str, Any] | None = None,
+        description: Callable[[int], str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> RegisteredVersion:
         """Log a model with its artefacts and register it as a new version of `name`.
@@ -152,8 +155,10 @@ class TrackingStore:
         `check` raises when another worker has taken over the run; it is called directly before the
         version is created, and before the version is tagged.
 
-        The model is code: `python_model` is a source file, and nothing is pickled. The model runs
-        where this project is installed; `requirements` names the packages whose versions matter.
+        The model is code: `python_model` is a source file, and nothing is pickled. `code` is a
+        package that goes with it; without one, the model runs where this project is installed.
+        `requirements` names the packages whose versions matter, `model_config` what its user may
+        set. `description` gives the text of the version's page.
         """
         import mlflow
 
@@ -161,7 +166,19 @@ class TrackingStore:
         mlflow.set_registry_uri(self.tracking_uri)
         version = _version_of(run, name)
         if version is None:
-            uri = self._log(run, name, python_model, artifacts, signature, requirements)
+            uri = self._log(
+                run,
+                name,
+                python_model=str(python_model),
+                artifacts={key: str(path) for key, path in artifacts.items()},
+                signature=signature,
+                # This project itself is not listed: it is not a published package.
+                pip_requirements=[
+                    f"{package}=={installed_version(package)}" for package in requirements
+                ],
+                code_paths=None if code is None else [str(code)],
+                model_config=None if model_config is None else dict(model_config),
+            )
             # Logging takes seconds. Meanwhile the run may have gone to another worker and back.
             version = _version_of(run, name)
         if version is None:
@@ -171,17 +188,11 @@ class TrackingStore:
         check()
         for key, value in tags.items():
             run.client.set_model_version_tag(name, str(version), key, value)
+        if description is not None:
+            run.client.update_model_version(name, str(version), description(version))
         return self._registered(name, version)
 
-    def _log(
-        self,
-        run: TrackedRun,
-        name: str,
-        python_model: Path,
-        artifacts: Mapping[str, Path],
-        signature: Any,
-        requirements: Sequence[str],
-    ) -> str:
+    def _log(self, run: TrackedRun, name: str, **model: Any) -> str:
         """Log the model without registering it; return its URI."""
         import mlflow
 
@@ -189,16 +200,7 @@ class TrackingStore:
             # MLflow would predict an example at once; the base model may not be on this machine.
             warnings.filterwarnings("ignore", message=".*input example.*")
             warnings.filterwarnings("ignore", message=".*type hint.*")
-            logged = mlflow.pyfunc.log_model(
-                name=name.rsplit(".", 1)[-1],
-                python_model=str(python_model),
-                artifacts={key: str(path) for key, path in artifacts.items()},
-                signature=signature,
-                # This project itself is not listed: it is not a published package.
-                pip_requirements=[
-                    f"{package}=={installed_version(package)}" for package in requirements
-                ],
-            )
+            logged = mlflow.pyfunc.log_model(name=name.rsplit(".", 1)[-1], **model)
         return str(logged.model_uri)
 
     def champion(self, name: str) -> RegisteredVersion | None:

@@ -1,12 +1,15 @@
-"""Answers inputs with a tuned soft prompt: greedy generation, as evaluation presumes it."""
+"""Answer inputs with a tuned soft prompt: greedy generation, as evaluation presumes it."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Position
+from maitre.tuning.messages import Message
+from maitre.tuning.prompt_tokens import PromptTokens
 from maitre.tuning.soft_prompt import checked_prompt
 
 BATCH_ROWS = 32
@@ -15,38 +18,46 @@ BATCH_ROWS = 32
 def answer(
     model: BaseModel,
     prompt: np.ndarray,
-    inputs: Sequence[str],
+    inputs: Sequence[str | Sequence[Message]],
     *,
     position: Position = "suffix",
     max_new_tokens: int = 16,
+    fold_system: bool = False,
 ) -> list[str]:
-    """The completion of each input under `prompt` (float `[virtual_tokens, hidden]`).
+    """Return the completion of each text or chat under `prompt` (`[virtual_tokens, hidden]`).
 
-    Generation stops at the end-of-sequence token or after `max_new_tokens`. Raises
-    `TuningInputError` for a prompt of another width.
+    The tokens are those that tuning and evaluation see. Generation stops at the end-of-sequence
+    token or after `max_new_tokens`.
+
+    Raises:
+        TuningInputError: a prompt of another width, or an input that gives no tokens.
     """
     prompt = checked_prompt(model, prompt, prompt.shape[0], "prompt")
+    tokens = PromptTokens(model.tokenizer, fold_system)
+    encoded = [tokens.input_ids(asked) for asked in inputs]
     answers: list[str] = []
-    for start in range(0, len(inputs), BATCH_ROWS):
-        answers += _answer_batch(
-            model, prompt, inputs[start : start + BATCH_ROWS], position, max_new_tokens
-        )
+    for start in range(0, len(encoded), BATCH_ROWS):
+        batch = encoded[start : start + BATCH_ROWS]
+        generated = _generated(model, prompt, batch, position, max_new_tokens)
+        answers += [tokens.text_of(ids) for ids in generated]
     return answers
 
 
 @torch.inference_mode()
-def _answer_batch(
+def _generated(
     model: BaseModel,
     prompt: np.ndarray,
-    inputs: Sequence[str],
+    inputs: Sequence[Sequence[int]],
     position: Position,
     max_new_tokens: int,
-) -> list[str]:
+) -> list[list[int]]:
+    """Return the tokens that greedy decoding gives for each input."""
     soft = torch.from_numpy(prompt).to(model.device, model.dtype)
+    embed = model.model.get_input_embeddings()
     rows = []
-    for text in inputs:
-        ids = torch.tensor(model.tokenizer(text).input_ids, device=model.device)
-        parts = [model.embeddings[ids], soft]
+    for ids in inputs:
+        # The layer itself, not its matrix: some models scale in it.
+        parts = [embed(torch.tensor(ids, device=model.device)), soft]
         rows.append(torch.cat(parts if position == "suffix" else parts[::-1]))
     longest = max(len(row) for row in rows)
     embedded = torch.stack(
@@ -56,8 +67,12 @@ def _answer_batch(
     generated = model.model.generate(
         inputs_embeds=embedded,
         attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=model.tokenizer.pad_token_id,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=model.tokenizer.pad_token_id,
+            eos_token_id=model.tokenizer.eos_token_id,
+        ),
     )
-    return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in generated]
+    listed: list[list[int]] = generated.tolist()
+    return listed

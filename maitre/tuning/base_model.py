@@ -72,7 +72,7 @@ class BaseModel:
         chosen_device = _device(device)
         chosen_dtype = _dtype(dtype, chosen_device)
         folder = _folder(path_or_hub_id)
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -88,6 +88,9 @@ class BaseModel:
             vocabulary = tokenizer_hash(folder)
         except Exception as error:
             raise UserError(f"base model {path_or_hub_id}: cannot be loaded: {error}") from error
+        # Evaluation presumes greedy decoding; a model's own settings (a repetition penalty, other
+        # ends) would give other answers.
+        model.generation_config = GenerationConfig()
         model.requires_grad_(False)
         model.eval()
         model.to(chosen_device)

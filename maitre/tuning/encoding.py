@@ -1,10 +1,12 @@
 """Examples as token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuningInputError
+from maitre.tuning.prompt_tokens import PromptTokens
 from maitre.tuning.tasks import Example, Task
 
 
@@ -41,17 +43,19 @@ def encode(
     """Tokenise a task for a model which is to take `virtual_tokens` besides.
 
     `train` and `eval` pick examples by their places, in the order given; `None` is all of them.
-    Chats go through the tokenizer's chat template. Raises `TuningInputError` for a completion or
-    input that tokenises to nothing, an example longer than the model's context, or chats where
-    the tokenizer has no chat template; the message names task, split and example (from 1).
+
+    Raises:
+        TuningInputError: a completion or input that tokenises to nothing, an example longer than
+            the model's context, a chat that the tokenizer's chat template refuses; the message
+            names the task and the example's line (its number, from 1, where it has none).
     """
+    tokens = PromptTokens(model.tokenizer, task.fold_system)
     answers = {
-        example.completion: _tokens(model, example.completion)
-        for example in (*task.train, *task.eval)
+        example.completion: _answer_ids(tokens, task, split, place, example)
+        for split, examples in (("train", task.train), ("eval", task.eval))
+        for place, example in enumerate(examples)
     }
-    end: tuple[int, ...] = ()
-    if any(len(ids) > 1 for ids in answers.values()) and model.tokenizer.eos_token_id is not None:
-        end = (model.tokenizer.eos_token_id,)
+    end = tokens.end_ids(answers.values())
 
     def encoded(
         examples: tuple[Example, ...], split: str, picked: Sequence[int] | None
@@ -59,17 +63,16 @@ def encode(
         rows = []
         for place in range(len(examples)) if picked is None else picked:
             example = examples[place]
-            where = f"task {task.name!r}, {split} example {place + 1}"
-            answer_ids = answers[example.completion]
-            if not answer_ids:
-                raise TuningInputError(f"{where}: the completion tokenises to nothing")
-            row = EncodedExample(_input_ids(model, example, where), answer_ids + end)
-            length = len(row.input_ids) + virtual_tokens + len(row.answer_ids)
-            if length > model.max_context_tokens:
-                raise TuningInputError(
-                    f"{where}: {length} tokens with the soft prompt, "
-                    f"but {model.name} takes {model.max_context_tokens}"
+            with _naming(task, split, place, example):
+                row = EncodedExample(
+                    tokens.input_ids(example.asked), answers[example.completion] + end
                 )
+                length = len(row.input_ids) + virtual_tokens + len(row.answer_ids)
+                if length > model.max_context_tokens:
+                    raise TuningInputError(
+                        f"{length} tokens with the soft prompt, "
+                        f"but {model.name} takes {model.max_context_tokens}"
+                    )
             rows.append(row)
         return tuple(rows)
 
@@ -81,19 +84,22 @@ def encode(
     )
 
 
-def _input_ids(model: BaseModel, example: Example, where: str) -> tuple[int, ...]:
-    if example.messages is None:
-        ids = tuple(model.tokenizer(example.prompt).input_ids)
-    else:
-        if not model.tokenizer.chat_template:
-            raise TuningInputError(f"{where} is a chat, but {model.name} has no chat template")
-        chat = [{"role": m.role, "content": m.content} for m in example.messages[:-1]]
-        text = model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        ids = _tokens(model, text)
-    if not ids:
-        raise TuningInputError(f"{where}: the prompt tokenises to nothing")
-    return ids
+def _answer_ids(
+    tokens: PromptTokens, task: Task, split: str, place: int, example: Example
+) -> tuple[int, ...]:
+    with _naming(task, split, place, example):
+        return tokens.answer_ids(example.completion)
 
 
-def _tokens(model: BaseModel, text: str) -> tuple[int, ...]:
-    return tuple(model.tokenizer(text, add_special_tokens=False).input_ids)
+@contextmanager
+def _naming(task: Task, split: str, place: int, example: Example) -> Iterator[None]:
+    """Let an error name the task and the example's line, or its number where it has no line."""
+    try:
+        yield
+    except TuningInputError as error:
+        if example.line is None:
+            where = f"{split} example {place + 1}"
+        else:
+            where = f"{split}.jsonl:{example.line}"
+        between = " " if str(error).startswith("is ") else ": "
+        raise TuningInputError(f"task {task.name!r}, {where}{between}{error}") from error

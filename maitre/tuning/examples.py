@@ -5,23 +5,11 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from maitre.errors import UserError
-
-
-class TaskError(UserError):
-    """A task that cannot be used; the message is one line and names the file, and its line."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a chat: `role` is `system`, `user`, `assistant` or `tool`."""
-
-    role: str
-    content: str
+from maitre.tuning.messages import Message, TaskError, read_chat
 
 
 @dataclass(frozen=True)
@@ -30,20 +18,32 @@ class Example:
 
     `messages` is the whole chat, its answer last, when the line was written as a chat, so that a
     tokenizer's chat template can render it; `prompt` is then the text of the messages before the
-    answer, `completion` the answer.
+    answer, `completion` the answer. `line` is the line of the file that it was read from.
     """
 
     prompt: str
     completion: str
     messages: tuple[Message, ...] | None = None
+    line: int | None = field(default=None, compare=False, repr=False)
 
-
-_ROLES = ("system", "user", "assistant", "tool")
+    @property
+    def asked(self) -> str | tuple[Message, ...]:
+        """The input as it is tokenised: the text, or the messages before the answer."""
+        return self.prompt if self.messages is None else self.messages[:-1]
 
 
 def normalised(prompt: str) -> str:
-    """Return the form in which prompts are compared: NFKC, case folded, blanks collapsed."""
+    """Return a prompt's words whatever their writing: NFKC, case folded, blanks collapsed."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
+def compared(example: Example) -> str:
+    """Return the form in which the prompts of two splits are compared.
+
+    Case, width and spacing count: they are what some tasks are about. Only the two ways of Unicode
+    to write the same character are one.
+    """
+    return unicodedata.normalize("NFC", example.prompt)
 
 
 def overlap(
@@ -55,8 +55,8 @@ def overlap(
     """
     first: dict[str, int] = {}
     for number, example in train:
-        first.setdefault(normalised(example.prompt), number)
-    keys = ((number, normalised(example.prompt)) for number, example in evaluation)
+        first.setdefault(compared(example), number)
+    keys = ((number, compared(example)) for number, example in evaluation)
     return [(number, first[key]) for number, key in keys if key in first]
 
 
@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[tuple[int, Example]]:
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             try:
-                examples.append((number, example_from_json(line)))
+                examples.append((number, replace(example_from_json(line), line=number)))
             except TaskError as error:
                 raise TaskError(f"{path}:{number}: {error}") from error
     if not examples:
@@ -119,27 +119,12 @@ def _from_pair(record: dict[str, Any]) -> Example:
 
 
 def _from_chat(record: dict[str, Any]) -> Example:
-    _check_fields(record, ("messages",))
-    listed = record["messages"]
-    if not isinstance(listed, list) or len(listed) < 2:
-        raise TaskError("messages must be a list of at least a question and its answer")
-    messages = tuple(_message(item, index) for index, item in enumerate(listed, start=1))
-    if messages[-1].role != "assistant":
-        raise TaskError(f"the last message must be the assistant's, not the {messages[-1].role}'s")
+    """Read a chat; fields beside the messages do not matter, but for tools, which are not tuned."""
+    if record.get("tools") or record.get("functions"):
+        raise TaskError("tools are not supported: only text is tuned")
+    messages = read_chat(record["messages"])
     prompt = "\n".join(message.content for message in messages[:-1])
     return Example(prompt, messages[-1].content, messages)
-
-
-def _message(item: object, index: int) -> Message:
-    try:
-        if not isinstance(item, dict):
-            raise TaskError('must be an object {"role": …, "content": …}')
-        _check_fields(item, ("role", "content"))
-        if item["role"] not in _ROLES:
-            raise TaskError(f"role must be one of {', '.join(_ROLES)}, not {item['role']!r}")
-        return Message(item["role"], _text(item, "content"))
-    except TaskError as error:
-        raise TaskError(f"message {index}: {error}") from error
 
 
 def _check_fields(record: dict[str, Any], wanted: tuple[str, ...]) -> None:

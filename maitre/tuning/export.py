@@ -26,7 +26,8 @@ _TENSOR = "prompt"
 class StoredPrompt:
     """A prompt read from a folder: float32 `[virtual_tokens, hidden]`, its place and its model.
 
-    `tenant` None means that the prompt is public.
+    `tenant` None means that the prompt is public. `fold_system` is the task's. `max_new_tokens` is
+    the length of the task's longest answer, None where it is not known.
     """
 
     prompt: np.ndarray
@@ -34,6 +35,8 @@ class StoredPrompt:
     base_model: str
     base_model_hash: str | None
     tenant: str | None = None
+    fold_system: bool = False
+    max_new_tokens: int | None = None
 
 
 def export_prompt(
@@ -44,6 +47,8 @@ def export_prompt(
     base_model: str,
     base_model_hash: str,
     tenant: str | None = None,
+    fold_system: bool = False,
+    max_new_tokens: int | None = None,
 ) -> Path:
     """Write a prompt `[virtual_tokens, hidden]` as a folder; whole or not at all.
 
@@ -59,6 +64,10 @@ def export_prompt(
     }
     if tenant is not None:
         metadata["tenant"] = tenant
+    if fold_system:
+        metadata["fold_system"] = "true"
+    if max_new_tokens is not None:
+        metadata["max_new_tokens"] = str(max_new_tokens)
 
     def write(into: Path) -> None:
         if position == "suffix":
@@ -105,7 +114,13 @@ def import_prompt(path: Path) -> StoredPrompt:
         base_model=metadata.get("base_model", ""),
         base_model_hash=metadata.get("base_model_hash"),
         tenant=metadata.get("tenant"),
+        fold_system=metadata.get("fold_system") == "true",
+        max_new_tokens=_whole_number(metadata.get("max_new_tokens")),
     )
+
+
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -9,6 +9,7 @@ from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Position
 from maitre.tuning.encoding import EncodedExample
 from maitre.tuning.forward import answer_logits, answer_losses
+from maitre.tuning.prompt_tokens import PromptTokens
 from maitre.tuning.rows import InputCache, RowBatch, repeated
 
 PROBES = (
@@ -61,8 +62,9 @@ def output_distributions(
     Per probe, the square roots of the next-token probabilities (whose inner product is the
     Bhattacharyya coefficient) after one fixed random projection.
     """
+    tokens = PromptTokens(model.tokenizer)
     stop = model.tokenizer.eos_token_id or 0
-    examples = [EncodedExample(tuple(model.tokenizer(text).input_ids), (stop,)) for text in probes]
+    examples = [EncodedExample(tokens.input_ids(text), (stop,)) for text in probes]
     together = range(len(examples))
     batch = InputCache(model, examples, position, 1 << 32, [together]).batch(together)
     generator = torch.Generator().manual_seed(_PROJECTION_SEED)

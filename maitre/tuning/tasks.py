@@ -1,7 +1,7 @@
 """A tuning task: what it asks, and its train and eval examples.
 
-On disk a task is a folder with `task.yaml` (`name`, `description`, `instruction`, `metric`,
-`group`; instruction and group optional), `train.jsonl` and `eval.jsonl`.
+On disk a task is a folder with `task.yaml` (`name`, `description`, `metric`, and optional
+`instruction`, `group` and `fold_system`), `train.jsonl` and `eval.jsonl`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,7 @@ class _TaskYaml(BaseModel):
     instruction: str | None = None
     metric: Metric
     group: str | None = None
+    fold_system: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Task:
     `metric` says by which figure the task is judged: `accuracy` is the share of eval examples whose
     completion is answered exactly, `loss` the mean negative log-likelihood of the completion's
     tokens. `instruction` is the text with which a person would ask the model. `group` names
-    related tasks together.
+    related tasks together. With `fold_system`, a chat's system message becomes the beginning of its
+    first user message: some chat templates refuse the role.
 
     Raises:
         TaskError: bad name, unknown metric, no examples, or an eval prompt that is in train.
@@ -81,6 +84,7 @@ class Task:
     group: str | None
     train: tuple[Example, ...]
     eval: tuple[Example, ...]
+    fold_system: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -102,6 +106,11 @@ class Task:
         """Return the share (0..1) of eval examples which the commonest completion answers."""
         counts = Counter(example.completion for example in self.eval)
         return max(counts.values()) / len(self.eval)
+
+    def eval_fingerprint(self) -> str:
+        """Return a SHA-256 (hex) of the eval split: equal splits measure prompts alike."""
+        lines = [*map(example_to_json, self.eval), str(self.fold_system)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 (hex) of all that the task says, examples in order."""
@@ -138,6 +147,7 @@ class Task:
             group=header.group,
             train=tuple(example for _, example in train),
             eval=tuple(example for _, example in evaluation),
+            fold_system=header.fold_system,
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -156,13 +166,14 @@ class Task:
                 lines = "".join(f"{example_to_json(example)}\n" for example in examples)
                 (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
 
-    def _header(self) -> dict[str, str]:
-        fields = {
+    def _header(self) -> dict[str, str | bool]:
+        fields: dict[str, str | bool | None] = {
             "name": self.name,
             "description": self.description,
             "instruction": self.instruction,
             "metric": self.metric,
             "group": self.group,
+            "fold_system": self.fold_system or None,
         }
         return {key: value for key, value in fields.items() if value is not None}
 
@@ -230,9 +241,9 @@ def _read_header(path: Path) -> _TaskYaml:
     return header
 
 
-def _yaml(header: dict[str, str]) -> str:
+def _yaml(header: Mapping[str, str | bool]) -> str:
     # Escaped where it must be: PyYAML reads control characters back only when they are.
-    plain = all(value.isprintable() for value in header.values())
+    plain = all(str(value).isprintable() for value in header.values())
     return yaml.safe_dump(header, sort_keys=False, allow_unicode=plain, width=100)
 
 

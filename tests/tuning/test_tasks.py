@@ -136,11 +136,25 @@ def test_a_missing_folder_is_named(tmp_path):
     assert error_of(tmp_path / "none") == f"{tmp_path / 'none'}: no such task folder"
 
 
-def test_overlap_is_judged_on_the_normalised_prompt(tmp_path):
-    evaluation = EVAL + '{"prompt": " Cherry ", "completion": " blue"}\n' + TRAIN
-    message = error_of(make_task(tmp_path, evaluation=evaluation))
+def test_overlap_is_named_with_its_lines(tmp_path):
+    message = error_of(make_task(tmp_path, evaluation=EVAL + TRAIN + "\n"))
     assert message.startswith(f"{tmp_path / 'eval.jsonl'}:2: ")
-    assert "2 eval prompts are in train too, the first ' Cherry ' (train.jsonl:1)" in message
+    first = json.loads(TRAIN.splitlines()[0])["prompt"]
+    assert f"in train too, the first {first!r} (train.jsonl:1)" in message
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation"),
+    [("polish", "Polish"), ("a b", "a  b"), ("ab", " ab"), ("ＡＢ", "AB"), ("Ⴀ", "ⴀ"), ("ß", "SS")],
+    ids=["case", "spacing", "leading blank", "width", "Georgian capitals", "sharp s"],
+)
+def test_tasks_about_case_width_and_spacing_do_not_overlap(train, evaluation):
+    Task("t", "", None, "accuracy", None, (Example(train, "x"),), (Example(evaluation, "y"),))
+
+
+def test_two_ways_of_unicode_to_write_a_character_overlap():
+    with pytest.raises(TaskError, match="eval overlaps train"):
+        Task("t", "", None, "loss", None, (Example("\u00e9", "x"),), (Example("e\u0301", "x"),))
 
 
 def test_a_task_made_in_memory_is_checked_too():

@@ -8,17 +8,18 @@ its folder; the model is not loaded.
 import base64
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
-from maitre.errors import UserError, reading
+from maitre.errors import UserError
 from maitre.tuning.export import StoredPrompt, import_prompt
+from maitre.tuning.messages import Message, read_messages
+from maitre.tuning.prompt_card import CARD_FILE, read_prompt
+from maitre.tuning.prompt_tokens import PromptTokens
 
-REGISTERED_CARD, REGISTERED_PROMPT = "prompt.json", "prompt.safetensors"
 EMBEDDING_TENSORS = ("model.embed_tokens.weight", "transformer.wte.weight")
 
 
@@ -94,17 +95,10 @@ class PromptEmbedder:
                 f"got {tuned.prompt.shape[1]}"
             )
         if isinstance(text, str):
-            ids = self.tokenizer(text).input_ids
+            asked: str | tuple[Message, ...] = text
         else:
-            try:
-                chat = self.tokenizer.apply_chat_template(
-                    text, tokenize=False, add_generation_prompt=True
-                )
-            except (TemplateError, TypeError) as error:
-                raise UserError(f"the base model's chat template refused: {error}") from error
-            ids = self.tokenizer(chat, add_special_tokens=False).input_ids
-        if not ids:
-            raise UserError("prompt: expected at least one token; got none")
+            asked = read_messages(text)
+        ids = PromptTokens(self.tokenizer, tuned.fold_system).input_ids(asked)
         parts = [tuned.prompt, self.embeddings[np.asarray(ids)]]
         if tuned.position == "suffix":
             parts.reverse()
@@ -113,21 +107,27 @@ class PromptEmbedder:
 
 def read_tuned_prompt(folder: Path) -> StoredPrompt:
     """Read a tuned prompt from a folder that `maitre` exported or of a registered version."""
-    card = folder / REGISTERED_CARD
+    card = folder / CARD_FILE
     if not card.is_file():
         return import_prompt(folder)
-    with reading(card):
-        known = json.loads(card.read_text())
-    stored = import_prompt(folder / REGISTERED_PROMPT)
-    try:
-        return replace(
-            stored,
-            position=known["position"],
-            base_model=known["base_model"],
-            base_model_hash=known["base_model_hash"],
-            tenant=known.get("tenant"),
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{card}: expected position, base_model and base_model_hash; got no {error}"
-        ) from error
+    known, prompt = read_prompt(folder)
+    return StoredPrompt(
+        prompt=prompt,
+        position=known.position,
+        base_model=known.base_model,
+        base_model_hash=known.base_model_hash,
+        tenant=known.tenant,
+        fold_system=known.fold_system,
+        max_new_tokens=known.max_new_tokens,
+    )
+
+
+def answer_settings(tuned: StoredPrompt) -> dict[str, Any]:
+    """Return the settings of a request with which vLLM answers as the prompt was evaluated.
+
+    Evaluation presumes greedy decoding of as many tokens as the task's longest answer has.
+    """
+    settings: dict[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.0}
+    if tuned.max_new_tokens is not None:
+        settings["max_tokens"] = tuned.max_new_tokens
+    return settings

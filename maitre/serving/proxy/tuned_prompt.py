@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maitre.errors import UserError
-from maitre.serving.proxy.embeds import PromptEmbedder, read_tuned_prompt
+from maitre.serving.proxy.embeds import PromptEmbedder, answer_settings, read_tuned_prompt
 from maitre.serving.proxy.routes import RoutedPrompt
 from maitre.serving.proxy.upstream import Answer
 
@@ -42,9 +42,10 @@ class TunedPrompts:
         with self._loading:
             if base not in self._embedders:
                 self._embedders[base] = self._embedder_of(base)
-        embeds = self._embedders[base].embed(read_tuned_prompt(Path(prompt.folder)), text)
+        tuned = read_tuned_prompt(Path(prompt.folder))
+        embeds = self._embedders[base].embed(tuned, text)
         kept = {name: value for name, value in body.items() if name not in _REPLACED}
-        return json.dumps({**kept, "model": base, "prompt_embeds": embeds}).encode()
+        return json.dumps({**answer_settings(tuned), **kept, "model": base, "prompt_embeds": embeds}).encode()
 
 
 def chat_messages(messages: Any) -> list[dict[str, str]]:
