@@ -288,11 +288,13 @@ def _is_vllm_equal(embedder: PromptEmbedder, stored: object, model: BaseModel, t
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options: none."""
+    """Add no options."""
+    del parser
 
 
 def measure(options: argparse.Namespace) -> Report:
     """Measure all cells; each is to be equal."""
+    del options
     torch.set_num_threads(1)
     figures, details = [], []
     with tempfile.TemporaryDirectory() as folder:

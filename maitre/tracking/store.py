@@ -166,19 +166,18 @@ class TrackingStore:
         mlflow.set_registry_uri(self.tracking_uri)
         version = _version_of(run, name)
         if version is None:
-            uri = self._log(
-                run,
-                name,
-                python_model=str(python_model),
-                artifacts={key: str(path) for key, path in artifacts.items()},
-                signature=signature,
+            logged = {
+                "python_model": str(python_model),
+                "artifacts": {key: str(path) for key, path in artifacts.items()},
+                "signature": signature,
                 # This project itself is not listed: it is not a published package.
-                pip_requirements=[
+                "pip_requirements": [
                     f"{package}=={installed_version(package)}" for package in requirements
                 ],
-                code_paths=None if code is None else [str(code)],
-                model_config=None if model_config is None else dict(model_config),
-            )
+                "code_paths": None if code is None else [str(code)],
+                "model_config": None if model_config is None else dict(model_config),
+            }
+            uri = self._log(run, name, logged)
             # Logging takes seconds. Meanwhile the run may have gone to another worker and back.
             version = _version_of(run, name)
         if version is None:
@@ -192,7 +191,7 @@ class TrackingStore:
             run.client.update_model_version(name, str(version), description(version))
         return self._registered(name, version)
 
-    def _log(self, run: TrackedRun, name: str, **model: Any) -> str:
+    def _log(self, run: TrackedRun, name: str, model: Mapping[str, Any]) -> str:
         """Log the model without registering it; return its URI."""
         import mlflow
 

@@ -96,7 +96,7 @@ class PromptTokens:
     def _rendered(self, messages: Sequence[Message]) -> str:
         import jinja2
 
-        if not self.tokenizer.chat_template:
+        if not getattr(self.tokenizer, "chat_template", True):
             raise TuningInputError("is a chat, but the base model has no chat template")
         folded = fold_system(messages) if self.folds_system else messages
         chat = [{"role": message.role, "content": message.content} for message in folded]

@@ -92,7 +92,7 @@ def test_a_system_message_is_folded_into_the_first_user_message() -> None:
     ("template", "expected"),
     [
         (REFUSING, "System role not supported; `fold_system: true` in task.yaml"),
-        ("{{ messages[0].nothing.more }}", "is undefined"),
+        ("{{ messages[0].nothing.more }}", "has no attribute"),
         ("{% for %}", "chat template refuses the chat"),
         ("{{ 1 + 'a' }}", "unsupported operand"),
         ("{{ 1 / 0 }}", "division by zero"),

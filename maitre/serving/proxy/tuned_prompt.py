@@ -45,7 +45,9 @@ class TunedPrompts:
         tuned = read_tuned_prompt(Path(prompt.folder))
         embeds = self._embedders[base].embed(tuned, text)
         kept = {name: value for name, value in body.items() if name not in _REPLACED}
-        return json.dumps({**answer_settings(tuned), **kept, "model": base, "prompt_embeds": embeds}).encode()
+        return json.dumps(
+            {**answer_settings(tuned), **kept, "model": base, "prompt_embeds": embeds}
+        ).encode()
 
 
 def chat_messages(messages: Any) -> list[dict[str, str]]:
