@@ -3,16 +3,15 @@
 import dagster as dg
 
 from assets.tuning.tuned_prompts import TASKS
-from maitre.requests import RequestState, TuningRequest
-from maitre.requests.request import OPEN_STATES
+from maitre.requests import TuningRequest
 from maitre.settings import Settings
 from maitre.workers.launch.dagster_runs import DagsterRuns
 from maitre.workers.launch.request_states import without_run
 from maitre.workers.launch.run_tags import config_of, tags_of
 from maitre.workers.pool.factory import pool_of
 from maitre.workers.running_services import with_running_services
-from maitre.workers.scheduling.cluster_file import unplanned
-from maitre.workers.scheduling.round import HOLD_S, StartRun, now_utc
+from maitre.workers.scheduling.cluster_file import planned_cluster, unplanned
+from maitre.workers.scheduling.round import HOLD_S, StartRun, now_utc, open_requests
 from maitre.workers.scheduling.tick import Tick
 from resources.request_queue import RequestQueue
 
@@ -38,8 +37,7 @@ def tuning_scheduler(
     store = request_queue.store()
     queued: set[TuningRequest] = set()
 
-    def waiting() -> list[TuningRequest]:
-        requests = store.find(OPEN_STATES, limit=1000)
+    def without_runs(requests: list[TuningRequest]) -> list[TuningRequest]:
         return without_run(context.instance, store, requests, queued)
 
     pool = pool_of(settings)
@@ -47,15 +45,22 @@ def tuning_scheduler(
         now = now_utc()
         starts = [
             StartRun(request, lookup=request.lookup)
-            for request in waiting()
+            for request in without_runs(open_requests(store))
             if store.take(request.request_id, owner="sensor", now=now, hold_s=HOLD_S)
         ]
     else:
-        for note in unplanned(settings, store.find([RequestState.QUEUED])):
+        for note in unplanned(settings, store.count_queued()):
             context.log.warning(note)
+        models = planned_cluster(settings).models
         completed = with_running_services(settings)
         runs = DagsterRuns(completed, context.instance)
-        starts = Tick(completed, runs, pool, waiting, context.log.info).starts()
+        starts = Tick(
+            completed,
+            runs,
+            pool,
+            lambda: without_runs(open_requests(store, models)),
+            context.log.info,
+        ).starts()
     tasks = sorted({start.request.task for start in starts})
     return dg.SensorResult(
         run_requests=[_run_request(start) for start in starts],

@@ -4,11 +4,11 @@ Every change of state is one compare-and-set statement: of any number of process
 change, exactly one succeeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -25,6 +25,15 @@ from maitre.requests.request import (
     new_request,
 )
 from maitre.requests.tables import engine, requests
+
+
+class QueuedWork(NamedTuple):
+    """The part of a queued request that a forecast for another request needs."""
+
+    deadline_at: datetime
+    iterations_cold: float
+    iterations_bank: float
+    lookup: bool
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,88 @@ class RequestStore:
         with self._transaction() as connection:
             return [_request(row) for row in connection.execute(query)]
 
+    def in_flight(self) -> list[TuningRequest]:
+        """Return all requests that have a run or may have one, the earliest deadline first.
+
+        These are the starting and launched requests, and the queued ones with a run or with
+        `cancel_requested`. There is no limit: their number does not grow with the queue.
+        """
+        started = requests.c.state.in_([str(RequestState.STARTING), str(RequestState.LAUNCHED)])
+        cancelled = _is_queued() & (requests.c.cancel_requested == sa.true())
+        # Not `IS NOT NULL`, for which SQLite reads every queued row.
+        with_run = (
+            _is_queued() & (requests.c.cancel_requested == sa.false()) & (requests.c.run_id > "")
+        )
+        query = (
+            sa.select(requests)
+            .where(started | cancelled | with_run)
+            .order_by(requests.c.deadline_at, requests.c.submitted_at)
+        )
+        with self._transaction() as connection:
+            return [_request(row) for row in connection.execute(query)]
+
+    def first_queued(self, base_models: Collection[str], limit: int) -> list[TuningRequest]:
+        """Return, of each base model, the first `limit` queued requests by deadline.
+
+        The queue of one model does not hide that of another, nor do requests of other models.
+        """
+        found: list[TuningRequest] = []
+        with self._transaction() as connection:
+            for base_model in base_models:
+                query = (
+                    sa.select(requests)
+                    .where(_is_queued(), requests.c.base_model == base_model)
+                    .order_by(requests.c.deadline_at, requests.c.submitted_at)
+                    .limit(limit)
+                )
+                found += [_request(row) for row in connection.execute(query)]
+        return found
+
+    def has_queued(self, base_models: Collection[str] | None = None) -> bool:
+        """Return whether a request of one of the base models is queued; by default of any model."""
+        query = sa.select(requests.c.request_id).where(_is_queued()).limit(1)
+        if base_models is not None:
+            query = query.where(requests.c.base_model.in_(list(base_models)))
+        with self._transaction() as connection:
+            return connection.execute(query).first() is not None
+
+    def count_queued(self) -> dict[str, int]:
+        """Return how many requests of each base model are queued."""
+        query = (
+            sa.select(requests.c.base_model, sa.func.count())
+            .where(_is_queued())
+            .group_by(requests.c.base_model)
+        )
+        with self._transaction() as connection:
+            return dict(connection.execute(query).tuples().all())
+
+    def queued_work(self, base_model: str, until: datetime | None = None) -> list[QueuedWork]:
+        """Return the work of all queued requests of a base model, the earliest deadline first.
+
+        With `until`, only of those with deadlines up to that time.
+        """
+        is_before = sa.true() if until is None else requests.c.deadline_at <= until
+        query = (
+            sa.select(
+                requests.c.deadline_at,
+                requests.c.iterations_cold,
+                requests.c.iterations_bank,
+                requests.c.lookup,
+            )
+            .where(_is_queued(), requests.c.base_model == base_model, is_before)
+            .order_by(requests.c.deadline_at, requests.c.submitted_at)
+        )
+        with self._transaction() as connection:
+            return [QueuedWork(*row) for row in connection.execute(query)]
+
     def last_ended(self, limit: int) -> list[TuningRequest]:
         """Return the requests that have ended, the last one first."""
         query = (
             sa.select(requests)
-            .where(requests.c.state.in_([str(s) for s in FINAL_STATES]))
+            .where(
+                requests.c.state.in_([str(s) for s in FINAL_STATES]),
+                requests.c.finished_at.is_not(None),
+            )
             .order_by(requests.c.finished_at.desc())
             .limit(limit)
         )
@@ -367,11 +453,15 @@ def _belongs_to(tenant: str | None) -> sa.ColumnElement[bool]:
     return sa.true() if tenant is None else requests.c.tenant == tenant
 
 
+def _is_queued() -> sa.ColumnElement[bool]:
+    return requests.c.state == str(RequestState.QUEUED)
+
+
 def _is_free(now: datetime) -> sa.ColumnElement[bool]:
     """Return the condition that a request is queued, or was held too long without a run."""
     starting = requests.c.state == str(RequestState.STARTING)
     held_too_long = starting & (requests.c.held_until < now) & requests.c.run_id.is_(None)
-    return (requests.c.state == str(RequestState.QUEUED)) | held_too_long
+    return _is_queued() | held_too_long
 
 
 def _request(row: sa.Row) -> TuningRequest:

@@ -112,6 +112,59 @@ def test_of_two_movers_one_wins(queue: RequestStore) -> None:
     assert queue.get(request.request_id).run_id == "r1"
 
 
+def test_what_is_in_flight_is_read_whole_and_of_each_models_queue_the_first(
+    queue: RequestStore,
+) -> None:
+    def add(task: str, base_model: str, minutes: int) -> str:
+        at = LATER + timedelta(minutes=minutes)
+        made = queue.submit(task, deadline_at=at, now=NOW, base_model=base_model, lookup=False)
+        return made.request_id
+
+    for minute in range(5):
+        add(f"other {minute}", "other", minute)
+    ids = {task: add(task, "tiny", 10 + i) for i, task in enumerate(["starts", "runs", "bound"])}
+    for task in ("late", "next"):
+        ids[task] = add(task, "tiny", 30 - len(task))
+    ids["next"] = add("first", "tiny", 20)
+    assert queue.take(ids["starts"], owner="o", now=NOW, hold_s=9.0)
+    assert queue.move(
+        ids["runs"], expected=RequestState.QUEUED, state=RequestState.LAUNCHED, run_id="r"
+    )
+    assert queue.bind_run(ids["bound"], attempt=1, run_id="b")
+    assert [r.task for r in queue.in_flight()] == ["starts", "runs", "bound"]
+    first = queue.first_queued(["tiny", "nobody", "other"], 2)
+    assert [r.task for r in first] == ["bound", "first", "other 0", "other 1"]
+    assert queue.count_queued() == {"other": 5, "tiny": 4}
+    assert queue.has_queued()
+    assert queue.has_queued(["other"])
+    assert not queue.has_queued(["nobody"])
+    assert [work.deadline_at for work in queue.queued_work("other", LATER)] == [LATER]
+    assert len(queue.queued_work("other")) == 5
+    assert queue.queued_work("other")[0][1:] == (40.0, 40.0, False)
+
+
+def test_what_a_round_reads_does_not_scan_the_table(tmp_path: Path) -> None:
+    queue = RequestStore(f"sqlite:///{tmp_path}/requests.db")
+    plans: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[3] for row in cursor.fetchall())
+
+    queue.find(limit=1)
+    sa.event.listen(engine(queue.url), "before_cursor_execute", explain)
+    queue.in_flight()
+    queue.first_queued(["tiny"], 10)
+    queue.has_queued(["tiny"])
+    queue.queued_work("tiny", LATER)
+    queue.last_ended(10)
+    reads = [plan for plan in plans if plan.startswith(("SCAN", "SEARCH"))]
+    assert len(reads) == 7
+    assert not [plan for plan in reads if "INDEX" not in plan]
+    assert "USING COVERING INDEX queue_by_model" in reads[-2]
+
+
 def test_a_deadline_in_the_past_is_refused_and_adds_nothing(queue: RequestStore) -> None:
     with pytest.raises(RequestError, match="has passed"):
         queue.submit("task", deadline_at=NOW, now=NOW)
@@ -292,6 +345,8 @@ def test_a_table_of_an_older_version_gains_the_missing_columns(tmp_path: Path) -
     request = RequestStore(url).get("a")
     assert (request.attempt, request.cancel_requested) == (1, False)
     assert request.deadline_at == datetime(2030, 1, 2, tzinfo=UTC)
+    indexes = {index["name"] for index in sa.inspect(engine(url)).get_indexes("tuning_requests")}
+    assert {index.name for index in requests.indexes} <= indexes
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ from sensors.tuning_scheduler import tuning_scheduler
 from tests.sensors.said_pool import NOW, SaidPool, submit
 
 
+@dg.job
+def _nothing() -> None:
+    pass
+
+
 def test_queued_requests_go_to_idle_workers_and_the_tick_replays(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
@@ -156,6 +161,43 @@ def test_a_run_that_waits_is_planned_with_what_it_has_done(settings: Settings) -
     again = leases.current("run")
     assert again is not None
     assert (again.number, again.iterations) == (2, 30)
+
+
+@pytest.mark.parametrize("has_pool", [True, False])
+def test_requests_of_another_model_hide_neither_runs_nor_requests(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    has_pool: bool,
+) -> None:
+    monkeypatch.setattr("maitre.workers.scheduling.round.QUEUE_WINDOW", 2)
+    store = RequestStore(settings.request_queue_url)
+    soon = NOW + timedelta(minutes=1)
+    for index in range(3):
+        store.submit(f"other {index}", deadline_at=soon, now=NOW, base_model="another")
+    submit(store, "ended", "waits")
+    ended, waits = store.first_queued(["tiny"], 2)
+    run = instance.create_run_for_job(_nothing, tags={})
+    instance.report_run_failed(run)
+    assert store.move(
+        ended.request_id,
+        expected=RequestState.QUEUED,
+        state=RequestState.LAUNCHED,
+        run_id=run.run_id,
+    )
+    pool = SaidPool(idle=1) if has_pool else None
+    monkeypatch.setattr("sensors.tuning_scheduler.pool_of", lambda _: pool)
+    queue = RequestQueue(url=settings.request_queue_url)
+    with dg.build_sensor_context(instance=instance) as context:
+        result = tuning_scheduler(context, request_queue=queue, settings=settings)
+    assert store.get(ended.request_id).state is RequestState.FAILED
+    started = {request.partition_key for request in result.run_requests}
+    if has_pool:
+        assert started == {"waits"}
+        assert store.get(waits.request_id).state is RequestState.STARTING
+    else:
+        # Every request that is taken makes room: the next tick starts the next ones.
+        assert started == {"other 0", "other 1"}
 
 
 def test_requests_that_no_plan_covers_are_named_once_a_tick(

@@ -1,11 +1,9 @@
 """The cluster file: the GPUs and the models that the scheduler plans with."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from maitre.requests.request import TuningRequest
 from maitre.scheduling.cluster import Cluster, read_cluster
 from maitre.scheduling.errors import SchedulingError
 from maitre.settings import Settings
@@ -45,12 +43,15 @@ def cluster_knowing(settings: Settings, base_model: str) -> Cluster:
     return cluster
 
 
-def unplanned(settings: Settings, requests: Sequence[TuningRequest]) -> list[str]:
-    """A line for each base model whose requests are never scheduled, as the file has no speeds."""
-    cluster = planned_cluster(settings)
-    counts = Counter(r.base_model for r in requests if r.base_model not in cluster.models)
+def unplanned(settings: Settings, queued: Mapping[str, int]) -> list[str]:
+    """Return a line for each base model with queued requests that no worker can hold.
+
+    `queued` counts the queued requests by base model.
+    """
+    models = planned_cluster(settings).models
     return [
         f"{count} queued of {name or 'no base model'}, which no worker here holds, or of which "
         f"{settings.cluster} has no speeds: add them under models, or cancel"
-        for name, count in sorted(counts.items())
+        for name, count in sorted(queued.items())
+        if name not in models
     ]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.store import QueuedWork
 from maitre.scheduling.cluster import Cluster, ModelSpec
 from maitre.scheduling.snapshot import (
     Completion,
@@ -47,9 +48,7 @@ def job_view(request: TuningRequest, model: ModelSpec, done: float = 0.0) -> Job
     A lookup that saves no iterations, which only improves the result, adds the iterations that its
     time is worth.
     """
-    extra = 0.0
-    if request.lookup and request.iterations_bank >= request.iterations_cold:
-        extra = model.lookup_s / model.iteration_s[model.worker_counts[0]]
+    extra = lookup_iterations(request, model)
     return JobView(
         job_id=request.request_id,
         base_model=request.base_model,
@@ -60,6 +59,13 @@ def job_view(request: TuningRequest, model: ModelSpec, done: float = 0.0) -> Job
         iterations_done=done + extra if done else 0.0,
         started=done > 0,
     )
+
+
+def lookup_iterations(request: TuningRequest | QueuedWork, model: ModelSpec) -> float:
+    """Return the iterations that the time of the lookup is worth, where it saves none itself."""
+    if request.lookup and request.iterations_bank >= request.iterations_cold:
+        return model.lookup_s / model.iteration_s[model.worker_counts[0]]
+    return 0.0
 
 
 def _pool(

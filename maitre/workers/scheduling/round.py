@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from maitre.requests.request import HANDED_TO, OPEN_STATES, RequestState, TuningRequest
+from maitre.requests.request import HANDED_TO, RequestState, TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.scheduling import actions as act
 from maitre.scheduling.policies import named_policy
@@ -28,6 +28,8 @@ from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 POLICY = "maitre"
 HOLD_S = 60.0
 """How long a request is held for the run that this round asks for."""
+QUEUE_WINDOW = 1000
+"""How many queued requests of each base model a policy sees: those with the earliest deadlines."""
 _REMEMBERED = 500
 _DRAINED_S = 60.0
 """After how long a drained worker that is still there is ended."""
@@ -48,7 +50,7 @@ class Round:
 
     `leaving` and `growth` (workers by base model) are gathered, and the pool is called once at the
     end: giving a worker back takes seconds on Kubernetes. `unsettled` says that something waits
-    which the next round might start.
+    which the next round might start. `base_models` are those that the round has planned.
     """
 
     starts: list[StartRun] = field(default_factory=list)
@@ -57,6 +59,7 @@ class Round:
     leaving: list[PoolWorker] = field(default_factory=list)
     growth: Counter[str] = field(default_factory=Counter)
     unsettled: bool = False
+    base_models: Collection[str] | None = None
 
 
 def schedule(
@@ -77,8 +80,9 @@ def schedule(
     staying = [worker for worker in workers if not worker.is_draining]
     done.to_spare = len(staying) - settings.min_warm_workers
     to_resume = runs.to_resume(pool, done.notes.append)
-    requests = store.last_ended(_REMEMBERED) + store.find(OPEN_STATES)
     cluster = planned_cluster(settings)
+    done.base_models = tuple(cluster.models)
+    requests = store.last_ended(_REMEMBERED) + open_requests(store, cluster.models)
     snapshot = live_snapshot(now.timestamp(), cluster, requests, workers, to_resume)
     policy = policy or named_policy(POLICY)
     actions = list(policy.decide(snapshot))
@@ -118,6 +122,22 @@ def schedule(
     _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
     done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
     return done
+
+
+def open_requests(
+    store: RequestStore, base_models: Collection[str] | None = None
+) -> list[TuningRequest]:
+    """Return all requests in flight and the first queued ones, the earliest deadline first.
+
+    The first `QUEUE_WINDOW` queued requests of each base model; without `base_models`, of the queue
+    as a whole.
+    """
+    if base_models is None:
+        queued = store.find([RequestState.QUEUED], limit=QUEUE_WINDOW)
+    else:
+        queued = store.first_queued(base_models, QUEUE_WINDOW)
+    found = {request.request_id: request for request in [*store.in_flight(), *queued]}
+    return sorted(found.values(), key=lambda request: (request.deadline_at, request.submitted_at))
 
 
 def _unknown_names(

@@ -9,21 +9,20 @@ from pathlib import Path
 from maitre.requests.request import (
     DEFAULT_ITERATIONS,
     DEFAULT_TENANT,
-    OPEN_STATES,
     RequestError,
     RequestState,
     TuningRequest,
     new_request,
 )
 from maitre.requests.store import RequestStore
-from maitre.scheduling.cluster import Cluster, read_cluster
+from maitre.scheduling.cluster import Cluster, ModelSpec, read_cluster
 from maitre.settings import Settings
 from maitre.workers.pool.factory import pool_of
 from maitre.workers.pool.pool import PoolWorker
 from maitre.workers.running_services import with_running_services
 from maitre.workers.scheduling.cluster_file import cluster_knowing
-from maitre.workers.scheduling.forecast import earliest_deadline_s, forecast
-from maitre.workers.scheduling.live_snapshot import job_view, live_snapshot
+from maitre.workers.scheduling.forecast import WorkAhead, earliest_deadline_s, forecast
+from maitre.workers.scheduling.live_snapshot import job_view, live_snapshot, lookup_iterations
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,28 @@ def _predict(
     workers = pool.workers() if pool is not None else []
     if cluster is None:
         return workers, replace(request, predicted_finish_at=None, predicted_price=None)
-    snapshot = live_snapshot(now.timestamp(), cluster, store.find(OPEN_STATES), workers, {})
-    job = job_view(request, cluster.models[request.base_model])
-    predicted = forecast(snapshot, job)
+    model = cluster.models[request.base_model]
+    snapshot = live_snapshot(now.timestamp(), cluster, store.in_flight(), workers, {})
+    job = job_view(request, model)
+    predicted = forecast(snapshot, job, _queue(store, model, request.deadline_at))
     finish_at = _moment(predicted.finish_s)
     if predicted.finish_s > job.deadline_s and not accept_late:
+        earliest_s = earliest_deadline_s(snapshot, job, _queue(store, model))
         raise RequestError(
             f"{request.task}: cannot meet this deadline; earliest is "
-            f"{_as_deadlines(earliest_deadline_s(snapshot, job), now)}; "
-            "--accept-late queues it anyway)"
+            f"{_as_deadlines(earliest_s, now)}; --accept-late queues it anyway)"
         )
     return workers, replace(request, predicted_finish_at=finish_at, predicted_price=predicted.price)
+
+
+def _queue(store: RequestStore, model: ModelSpec, until: datetime | None = None) -> list[WorkAhead]:
+    """Return the work of a model's queued requests with deadlines up to `until`, in their order."""
+    return [
+        WorkAhead(
+            work.deadline_at.timestamp(), work.iterations_cold + lookup_iterations(work, model)
+        )
+        for work in store.queued_work(model.name, until)
+    ]
 
 
 def _cluster(settings: Settings, base_model: str, has_pool: bool) -> Cluster | None:

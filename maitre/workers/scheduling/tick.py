@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from maitre.requests.request import RequestState, TuningRequest
+from maitre.requests.request import TuningRequest
 from maitre.requests.store import RequestStore
 from maitre.settings import Settings
 from maitre.workers.launch.graphql import GraphqlError, launch_held
 from maitre.workers.pool.pool import WarmPool
-from maitre.workers.scheduling.round import StartRun, now_utc, schedule
+from maitre.workers.scheduling.round import Round, StartRun, now_utc, schedule
 from maitre.workers.scheduling.runs import Runs
 from maitre.workers.transient_errors import TRANSIENT_ERRORS, first_line
 
@@ -45,25 +45,25 @@ class Tick:
         """
         until_s = time.monotonic() + self.for_s
         while True:
-            left, unsettled = self._round(now_utc())
+            left, done = self._round(now_utc())
             if left or not self.settings.dagster_url:
                 return left
-            pause_s = _ROUND_EVERY_S if unsettled else _LOOK_EVERY_S
+            pause_s = _ROUND_EVERY_S if done.unsettled else _LOOK_EVERY_S
             while time.monotonic() + pause_s < until_s:
                 time.sleep(pause_s)
-                if unsettled or self._has_queued():
+                if done.unsettled or self._store.has_queued(done.base_models):
                     break
             else:
                 return []
 
-    def _round(self, now: datetime) -> tuple[list[StartRun], bool]:
-        """Make one round; return the starts that are left, and whether the next may start more."""
+    def _round(self, now: datetime) -> tuple[list[StartRun], Round]:
+        """Make one round; return the starts that it could not launch, and its result."""
         done = schedule(self.settings, self.runs, self.pool, self.waiting(), now)
         for note in done.notes:
             self.report(note)
         can_launch = bool(self.settings.dagster_url)
         left = [start for start in done.starts if not (can_launch and self._launched(start))]
-        return left, done.unsettled
+        return left, done
 
     def _launched(self, start: StartRun) -> bool:
         """Launch a run; return whether it was launched, or may have been."""
@@ -81,9 +81,6 @@ class Tick:
             return True
         self.report(f"launched {what}" if is_certain else f"may have launched {what}")
         return True
-
-    def _has_queued(self) -> bool:
-        return bool(self._store.find([RequestState.QUEUED], limit=1))
 
     @property
     def _store(self) -> RequestStore:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from maitre.requests.request import HANDED_TO, RequestState, TuningRequest
@@ -207,6 +208,7 @@ STATES = st.sampled_from(["idle", "loading", "busy", "draining", None])
     runs=st.integers(0, 2),
     done=st.integers(0, 12),
 )
+@hypothesis_settings(deadline=None)
 def test_a_decision_survives_its_document(
     states: list[str | None], waits: int, runs: int, done: int
 ) -> None:
