@@ -14,10 +14,13 @@ from maitre.workers.leases import LeaseStore, RunLease
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.claimed_run import Execute
+from maitre.workers.process.header_timeout import HeaderTimeoutProtocol
 from maitre.workers.process.run_context import current_run
 from maitre.workers.process.server import app_for
 from maitre.workers.process.worker import Worker
 from tests.workers.live import until
+
+TOKEN = "secret-of-the-tests"
 
 
 class Steps:
@@ -58,12 +61,13 @@ class Held:
         )
         # Dagster's interrupts are not at hand here; the steps ask by themselves.
         self.worker._interrupt = lambda: None
-        app = app_for(self.worker, "secret")
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        app = app_for(self.worker, TOKEN)
+        config = uvicorn.Config(app, port=0, http=HeaderTimeoutProtocol, log_config=None)
+        self.server = uvicorn.Server(config)
         threading.Thread(target=self.server.run, daemon=True).start()
         until(lambda: self.server.started)
         port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.client = WorkerClient(f"http://127.0.0.1:{port}", "secret")
+        self.client = WorkerClient(f"http://127.0.0.1:{port}", TOKEN)
         self.thread = threading.Thread(target=self.worker.serve, daemon=True)
         self.thread.start()
 

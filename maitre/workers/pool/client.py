@@ -9,6 +9,9 @@ from typing import Any
 
 from maitre.workers.pool.protocol import Claim, WorkerView
 
+_MAX_ANSWER_BYTES = 1024 * 1024
+_MAX_ERROR_BYTES = 1000
+
 
 class WorkerUnreachableError(ConnectionError):
     """A worker did not answer. `is_gone` says that no process listens at its address."""
@@ -32,7 +35,12 @@ class WorkerClient:
 
     def status(self) -> WorkerView:
         """Return the worker's state; raise `WorkerUnreachableError` when it does not answer."""
-        return WorkerView.from_json(self._call("GET", "/status"))
+        document = self._call("GET", "/status")
+        try:
+            return WorkerView.from_json(document)
+        except (TypeError, ValueError, AttributeError) as error:
+            reason = f"not a worker's answer: {type(error).__name__}"
+            raise WorkerUnreachableError(f"{self.url}/status: {reason}", is_gone=False) from None
 
     def claim(self, claim: Claim) -> None:
         """Give the worker a run; raise `ClaimRefusedError` when it is not idle."""
@@ -62,20 +70,23 @@ class WorkerClient:
         )
         try:
             with direct().open(request, timeout=self.timeout_s) as answer:
-                return json.load(answer)
+                text = answer.read(_MAX_ANSWER_BYTES)
+            return json.loads(text)
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
+            text = error.read(_MAX_ERROR_BYTES).decode(errors="replace")
             raise ClaimRefusedError(f"{self.url}{path}: {error.code} {text}") from None
         except (
             urllib.error.URLError,
             TimeoutError,
             ConnectionError,
             http.client.HTTPException,
-            json.JSONDecodeError,
         ) as error:
             reason = getattr(error, "reason", error)
             is_gone = isinstance(reason, ConnectionRefusedError)
             raise WorkerUnreachableError(f"{self.url}{path}: {reason}", is_gone) from None
+        except (ValueError, RecursionError):
+            reason = "not a worker's answer: expected JSON"
+            raise WorkerUnreachableError(f"{self.url}{path}: {reason}", is_gone=False) from None
 
 
 def direct() -> urllib.request.OpenerDirector:

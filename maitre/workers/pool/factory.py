@@ -6,7 +6,7 @@ from maitre.scheduling.cluster import read_cluster
 from maitre.settings import Settings
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.pool import WarmPool
-from maitre.workers.pool.registry import read_token
+from maitre.workers.pool.token import read_token
 
 
 def pool_of(settings: Settings) -> WarmPool | None:

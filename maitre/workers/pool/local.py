@@ -16,7 +16,8 @@ from maitre.processes.environment import child_environment
 from maitre.settings import Settings
 from maitre.workers.pool.client import WorkerClient
 from maitre.workers.pool.pool import PoolError, PoolWorker, with_views
-from maitre.workers.pool.registry import RegisteredWorker, WorkerRegistry, read_token
+from maitre.workers.pool.registry import RegisteredWorker, WorkerRegistry
+from maitre.workers.pool.token import read_token
 
 _ANSWER_S = 2.0
 _AFTER_FAILURE_S = 30.0

@@ -1,15 +1,24 @@
-"""The workers of one machine: one file per worker in the data home, and their shared token."""
+"""The workers of one machine: one file per worker in the data home."""
 
 import json
-import secrets
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
+
+from maitre.errors import UserError, reading
 from maitre.files import create_text, write_text
 from maitre.processes.identity import identity_of, is_alive
-from maitre.settings import Settings
 
 _FAILURE = "last-failure-"
+_log = logging.getLogger(__name__)
+
+
+class RegistrationError(UserError):
+    """A file in the workers' folder is not a worker's; the message names it and the reason."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +26,17 @@ class RegisteredWorker:
     """A worker process of this machine at its registration."""
 
     name: str
-    url: str
+    url: Annotated[str, Field(pattern=r"^(http://\S+)?$")]
     base_model: str
-    pid: int
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
     identity: str | None = None
 
     def is_alive(self) -> bool:
         """Return whether the process that was registered still runs."""
         return is_alive(self.pid, self.identity)
+
+
+_REGISTRATION = TypeAdapter(RegisteredWorker)
 
 
 @dataclass(frozen=True)
@@ -74,22 +86,35 @@ class WorkerRegistry:
         """Return the registered workers that run, by name; remove the files of the others."""
         found = []
         for path in sorted(self.folder.glob("*.json")):
-            try:
-                worker = RegisteredWorker(**json.loads(path.read_text()))
-            except FileNotFoundError:
+            worker = _read(path)
+            if worker is None:
                 continue
             if worker.is_alive():
                 found.append(worker)
             else:
-                self.remove(worker.name)
+                path.unlink(missing_ok=True)
         return found
 
 
-def read_token(settings: Settings) -> str:
-    """Return the token between launcher and workers: the settings', or one made in the home."""
-    if settings.worker_token:
-        return settings.worker_token
-    path = settings.scratch / "workers" / "token"
-    if not path.exists():
-        create_text(path, secrets.token_hex(32), private=True)
-    return path.read_text()
+def _read(path: Path) -> RegisteredWorker | None:
+    """Read a worker's file; return `None` when it is gone, or holds anything else.
+
+    A file that is not a worker's is left alone: it must neither stop a submission nor name a
+    process to be ended.
+    """
+    try:
+        with reading(path, RegistrationError):
+            worker = _REGISTRATION.validate_json(path.read_bytes())
+        if worker.name != path.stem:
+            raise RegistrationError(f"{path}: expected the name {path.stem}; got {worker.name!r}")
+    except RegistrationError as error:
+        if path.exists():
+            _warn(str(error))
+        return None
+    return worker
+
+
+@lru_cache(maxsize=256)
+def _warn(message: str) -> None:
+    """Log a warning once in this process: the folder is read in every round."""
+    _log.warning("ignored a file among the workers: %s", message)

@@ -4,7 +4,6 @@ An HTTP thread answers from the start. The main thread loads the base model and 
 then executes claimed runs. SIGTERM drains the worker.
 """
 
-import hmac
 import json
 import logging
 import os
@@ -19,42 +18,48 @@ from typing import Annotated, Any
 
 import typer
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from maitre.errors import UserError
 from maitre.settings import Settings
 from maitre.workers.checkpoints import CheckpointStore
 from maitre.workers.leases import LeaseStore
 from maitre.workers.pool.protocol import Claim
-from maitre.workers.pool.registry import WorkerRegistry, read_token
+from maitre.workers.pool.registry import WorkerRegistry
+from maitre.workers.pool.token import read_token
 from maitre.workers.process.executor import Executor
+from maitre.workers.process.guard import RequestGuard
+from maitre.workers.process.header_timeout import HeaderTimeoutProtocol
 from maitre.workers.process.worker import BusyError, NoSuchClaimError, Worker
 
+OPEN_PATHS = ("/healthz", "/readyz")
+"""The probes, which need no token."""
 _STREAM_EVERY_S = 0.25
+# A run's id becomes a part of its checkpoint's file name.
+_ID = r"^[A-Za-z0-9_-]{1,64}$"
+_MAX_COUNT = 2**31 - 1
 
 
 class ClaimBody(BaseModel):
     """A claim in a request's body."""
 
-    attempt: str
-    run_id: str
-    number: int = 1
+    attempt: str = Field(pattern=_ID)
+    run_id: str = Field(pattern=_ID)
+    number: int = Field(1, ge=1, le=_MAX_COUNT)
     resume: bool = False
-    rank: int = 0
-    size: int = 1
+    rank: int = Field(0, ge=0, le=_MAX_COUNT)
+    size: int = Field(1, ge=1, le=_MAX_COUNT)
 
 
 def app_for(worker: Worker, token: str) -> FastAPI:
-    """Return the worker's HTTP interface. Probes are open; everything else needs the token."""
-
-    def authenticated(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            raise HTTPException(401, "a bearer token is needed")
+    """Return the worker's HTTP interface; `RequestGuard` checks the token."""
 
     app = FastAPI(title="Maitre warm worker", docs_url=None, redoc_url=None, openapi_url=None)
-    guarded = [Depends(authenticated)]
+    app.add_middleware(RequestGuard, token=token, open_paths=OPEN_PATHS)
+    app.add_exception_handler(RequestValidationError, _explain_invalid)
 
     @app.get("/healthz")
     def alive() -> PlainTextResponse:
@@ -67,15 +72,15 @@ def app_for(worker: Worker, token: str) -> FastAPI:
             raise HTTPException(503, state)
         return PlainTextResponse(state)
 
-    @app.get("/status", dependencies=guarded)
+    @app.get("/status")
     def status() -> dict[str, Any]:
         return worker.view().to_json()
 
-    @app.get("/metrics", dependencies=guarded)
+    @app.get("/metrics")
     def metrics() -> Response:
         return Response(worker.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.post("/claims", status_code=202, dependencies=guarded)
+    @app.post("/claims", status_code=202)
     def claim(body: ClaimBody) -> dict[str, str]:
         try:
             worker.claim(Claim(**body.model_dump()))
@@ -83,24 +88,32 @@ def app_for(worker: Worker, token: str) -> FastAPI:
             raise HTTPException(409, str(error)) from None
         return {"attempt": body.attempt}
 
-    @app.get("/claims/{attempt}/progress", dependencies=guarded)
+    @app.get("/claims/{attempt}/progress")
     def progress(attempt: str) -> StreamingResponse:
         return StreamingResponse(_stream(worker, attempt), media_type="application/x-ndjson")
 
-    @app.post("/claims/{attempt}/cancel", status_code=202, dependencies=guarded)
+    @app.post("/claims/{attempt}/cancel", status_code=202)
     def cancel(attempt: str) -> dict[str, str]:
         return _for_claim(worker.cancel, attempt)
 
-    @app.post("/claims/{attempt}/preempt", status_code=202, dependencies=guarded)
+    @app.post("/claims/{attempt}/preempt", status_code=202)
     def preempt(attempt: str) -> dict[str, str]:
         return _for_claim(worker.preempt, attempt)
 
-    @app.post("/drain", status_code=202, dependencies=guarded)
+    @app.post("/drain", status_code=202)
     def drain(preempt: bool = True) -> dict[str, str]:
         worker.drain(preempt)
         return {"worker": worker.name}
 
     return app
+
+
+def _explain_invalid(_: Request, error: Exception) -> PlainTextResponse:
+    """Answer 422 with the places and reasons, without the values: not all of them are JSON."""
+    assert isinstance(error, RequestValidationError)
+    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    text = "; ".join(reasons).encode(errors="replace")
+    return PlainTextResponse(text, status_code=422)
 
 
 def _for_claim(action: Callable[[str], None], attempt: str) -> dict[str, str]:
@@ -148,14 +161,13 @@ def main(
     """Load one base model and take tuning runs, one at a time, until drained."""
     log = _own_log(name)
     started_s = time.monotonic()
-    settings = Settings.read()
-    if base_model not in ("", settings.base_model_name):
-        typer.echo(
-            f"--base-model: expected the base model of the settings, {settings.base_model_name}; "
-            f"got {base_model}; set MAITRE_BASE_MODEL (or base_model in maitre.yaml)",
-            err=True,
-        )
-        raise typer.Exit(2)
+    try:
+        settings = Settings.read()
+        _check_base_model(settings, base_model)
+        token = read_token(settings)
+    except UserError as error:
+        typer.echo(f"worker {name}: {error}", err=True)
+        raise typer.Exit(2) from None
     base_model = settings.base_model_name
     checkpoints = CheckpointStore.of(settings)
     executor = Executor(module, job, settings)
@@ -172,7 +184,12 @@ def main(
     listener = socket.create_server((host, port))
     url = f"http://{host}:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(app_for(worker, read_token(settings)), log_config=None, access_log=False)
+        uvicorn.Config(
+            app_for(worker, token),
+            http=HeaderTimeoutProtocol,
+            log_config=None,
+            access_log=False,
+        )
     )
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     threading.Thread(
@@ -211,6 +228,15 @@ def main(
         if register:
             registry.remove(name)
         log.info("worker %s ends", name)
+
+
+def _check_base_model(settings: Settings, base_model: str) -> None:
+    """Raise `UserError` for another base model than that of the settings, which a worker holds."""
+    if base_model not in ("", settings.base_model_name):
+        raise UserError(
+            f"--base-model: expected the base model of the settings, {settings.base_model_name}; "
+            f"got {base_model}; set MAITRE_BASE_MODEL (or base_model in maitre.yaml)"
+        )
 
 
 def _own_log(name: str) -> logging.Logger:

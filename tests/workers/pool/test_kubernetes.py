@@ -270,7 +270,7 @@ def test_an_api_server_that_does_not_answer_is_not_waited_for(
     ("allowed", "message"),
     [
         ({("list", "pods")}, "403.*Role does not allow it"),
-        (None, "404.*not there; apply"),
+        (None, "404.*does not exist; apply"),
     ],
 )
 def test_what_cannot_be_done_is_said(

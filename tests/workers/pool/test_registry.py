@@ -62,6 +62,40 @@ def test_a_process_that_has_a_workers_pid_now_is_none_and_is_left_alone(
         process.wait(0.2)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"name": "odd"}',
+        '{"name": "odd", "url": "", "base_model": "tiny", "pid": "x"}',
+        '{"name": "odd", "url": "", "base_model": "tiny", "pid": -1}',
+        '{"name": "odd", "url": "", "base_model": "tiny", "pid": 0}',
+        '{"name": "odd", "url": "", "base_model": "tiny", "pid": 1e400}',
+        '{"name": "odd", "url": "file:///etc/passwd", "base_model": "tiny", "pid": 2}',
+        '{"name": "../other", "url": "", "base_model": "tiny", "pid": 999999}',
+        "[" * 100_000,
+        "\ud800",
+    ],
+)
+def test_a_file_that_is_not_a_workers_is_ignored_and_stays(
+    tmp_path: Path, process: subprocess.Popen[bytes], content: str
+) -> None:
+    registry = WorkerRegistry(str(tmp_path))
+    registry.add("w", "", "tiny", process.pid)
+    odd = registry.folder / "odd.json"
+    odd.write_bytes(content.encode(errors="surrogatepass"))
+    other = tmp_path / "other.json"
+    other.write_text("not a worker's")
+    (registry.folder / "folder.json").mkdir()
+    assert [worker.name for worker in registry.workers()] == ["w"]
+    assert odd.exists()
+    assert other.exists()
+
+
 def test_without_proc_a_worker_lives_as_long_as_its_pid(
     tmp_path: Path, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from maitre.workers.pool.protocol import Claim
 from maitre.workers.process.run_context import current_run
 from maitre.workers.process.worker import Worker
 from tests.workers.live import until
-from tests.workers.worker_thread import Held, Steps
+from tests.workers.worker_thread import TOKEN, Held, Steps
 
 
 @pytest.fixture
@@ -173,6 +174,27 @@ def test_an_answer_that_breaks_off_is_none() -> None:
     assert not broken.value.is_gone
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"null", b'"x"', b"{}", b'{"worker": "w", "more": 1}', b"[" * 50_000, b"x" * 2**21],
+)
+def test_an_answer_that_is_not_a_workers_counts_as_none(body: bytes) -> None:
+    """Another server may have got the address of a worker that has ended."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        with suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    client = WorkerClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "secret")
+    with listener, pytest.raises(WorkerUnreachableError, match="not a worker's answer"):
+        client.status()
+
+
 def test_everything_but_the_probes_needs_the_token(held: Held) -> None:
     import urllib.error
     import urllib.request
@@ -201,7 +223,7 @@ def test_metrics_and_progress_tell_what_it_does(held: Held, execute: Steps) -> N
     execute.steps = 200
     placed = held.place("r")
     held.claim(placed)
-    headers = {"Authorization": "Bearer secret"}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
     path = f"{held.client.url}/claims/{placed.attempt}/progress"
     with urllib.request.urlopen(urllib.request.Request(path, headers=headers)) as stream:
         told = [json.loads(line) for line in stream]
