@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from os import PathLike
+from typing import Any
 
 import fsspec
 
 from maitre.bank.entry import BankError
 from maitre.bank.ita import StartRecord
 from maitre.files import write_stored
+from maitre.fingerprints import of_text
 
 FOLDER = "history"
 MOST_FILES = 400
@@ -38,7 +40,7 @@ def append_history(
     if source is not None and any(path.endswith(f"-{source}.jsonl") for path in there):
         return False
     path = f"{folder}/{len(there) + 1:08d}-{source or uuid.uuid4().hex[:12]}.jsonl"
-    content = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    content = "".join(_line(asdict(record)) for record in records)
     write_stored(fs, path, content.encode(), durable=True)
     return True
 
@@ -57,7 +59,20 @@ def load_history(url: str | PathLike[str]) -> tuple[StartRecord, ...]:
     found = []
     for path in paths[-MOST_FILES:]:
         try:
-            found += [StartRecord(**json.loads(line)) for line in fs.cat_file(path).splitlines()]
-        except (TypeError, ValueError) as error:
+            found += [_record(line) for line in fs.cat_file(path).splitlines()]
+        except (AttributeError, TypeError, ValueError) as error:
             raise BankError(f"{path} is damaged: {error}") from None
     return tuple(found)
+
+
+def _line(facts: dict[str, Any]) -> str:
+    return json.dumps(facts | {"sha256": of_text(json.dumps(facts))}) + "\n"
+
+
+def _record(line: bytes) -> StartRecord:
+    """Read a line; raise `ValueError` where its digest is another. Old lines have none."""
+    facts = json.loads(line)
+    digest = facts.pop("sha256", None)
+    if digest is not None and digest != of_text(json.dumps(facts)):
+        raise ValueError("its checksum is another")
+    return StartRecord(**facts)

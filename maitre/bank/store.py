@@ -1,7 +1,8 @@
 """The bank in files: segments of Parquet and safetensors, through fsspec.
 
 A stored bank is a folder of segments. A segment is written once and never changed: the vectors
-(`*.safetensors`) first, then the table (`*.parquet`), whose presence makes it count. Writers only
+(`*.safetensors`) and the table's digest (`*.sha256`) first, then the table (`*.parquet`), whose
+presence makes it count. The table holds the digest of the vectors. Writers only
 ever add segments, so two at once lose nothing, and a writer that dies leaves nothing that counts.
 Reading applies the segments in order of their number: later facts of an entry replace earlier
 ones, and a segment may drop entries. A merge replaces many segments by one; only one writer merges
@@ -141,7 +142,7 @@ def _merge(url: str) -> None:
     _write(url, entries, number=newest, replaces=replaced)
     fs, root = fsspec.core.url_to_fs(url)
     for name in replaced:
-        for ending in (".parquet", ".safetensors"):
+        for ending in (".parquet", ".safetensors", ".sha256"):
             if fs.exists(f"{root}/{name}{ending}"):
                 fs.rm(f"{root}/{name}{ending}")
 
@@ -200,7 +201,11 @@ def _applied(segments: Sequence[_Segment]) -> list[BankEntry]:
 def _read_segment(fs: Any, root: str, name: str) -> _Segment:
     where = f"{root}/{name}"
     try:
-        table = pq.read_table(io.BytesIO(fs.cat_file(f"{where}.parquet")))
+        stored = fs.cat_file(f"{where}.parquet")
+        # A segment of an earlier version has no digest.
+        if fs.exists(f"{where}.sha256") and fs.cat_file(f"{where}.sha256") != _digest(stored):
+            raise BankError(f"{where}.parquet is damaged or truncated: its checksum is another")
+        table = pq.read_table(io.BytesIO(stored))
         meta = json.loads((table.schema.metadata or {})[_META])
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise BankError(f"{where}.parquet is damaged or no part of a prompt bank") from error
@@ -267,7 +272,12 @@ def _write(
     # The random part keeps apart two writers who take the same number.
     name = f"{number:08d}-{uuid.uuid4().hex[:12]}"
     write_stored(fs, f"{root}/{name}.safetensors", raw, durable=True)
+    write_stored(fs, f"{root}/{name}.sha256", _digest(sink.getvalue()), durable=True)
     write_stored(fs, f"{root}/{name}.parquet", sink.getvalue(), durable=True)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _next_number(url: str) -> int:
