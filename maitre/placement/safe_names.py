@@ -1,10 +1,10 @@
 """Names of adapters and servers in files, paths and command lines: one rule, both ways.
 
-A name is what vLLM serves: any visible characters, in any script, but for those that vLLM's command
-line (`--lora-modules NAME=PATH`) or a path would misread. Its path is the name with `/` between
-folders; in each part ASCII letters, digits, `.`, `_`, `-` and `~` stand for themselves, and every
-other byte of UTF-8 is written `%XX`, as in URLs. A part of more than `LONGEST_PART` characters
-continues in a folder inside: all pieces but the last end with `%`.
+A name is what vLLM serves: visible characters and blanks, in any script, but for those that vLLM's
+command line (`--lora-modules NAME=PATH`) or a path would misread. Its path is the name with `/`
+between folders; in each part ASCII letters, digits, `.`, `_`, `-` and `~` stand for themselves,
+and every other byte of UTF-8 is written `%XX`, as in URLs. A part of more than `LONGEST_PART`
+characters continues in a folder inside: all pieces but the last end with `%`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ LONGEST_PART = 200
 _CONTINUES = "%"
 _MISREAD = frozenset("=,{}\\")
 EXPECTED = (
-    "visible characters without blanks, '=', ',', '{', '}' or '\\', and '/' between parts that are "
-    "not empty, '.' or '..'; no '-' at the start"
+    "visible characters without '=', ',', '{', '}' or '\\', and '/' between parts that are not "
+    "empty, '.' or '..'; no '-' or blank at the start, no blank at the end"
 )
 
 
 def is_safe_name(name: str) -> bool:
     """Return whether a name can stand in vLLM's command line and has a path."""
-    visible = all(unicodedata.category(character)[0] not in "ZC" for character in name)
+    visible = name == name.strip() and all(
+        character == " " or unicodedata.category(character)[0] not in "ZC" for character in name
+    )
     parts_are_names = not {"", ".", ".."} & set(name.split("/"))
     return visible and parts_are_names and not _MISREAD & set(name) and not name.startswith("-")
 

@@ -15,6 +15,7 @@ from maitre.placement.safe_names import LONGEST_PART, is_safe_name, name_of, pat
         ("acme/support@v2", "acme/support%40v2"),
         ("größe", "gr%C3%B6%C3%9Fe"),
         ("100%25", "100%2525"),
+        ("a b", "a%20b"),
         ("../escaped", "%2E%2E/escaped"),
         ("a" * 201, f"{'a' * 199}%/aa"),
     ],
@@ -38,11 +39,15 @@ def test_every_name_has_a_path_of_its_own_that_stays_in_its_folder(name: str) ->
     assert not {".", ".."} & set(parts)
 
 
-@pytest.mark.parametrize("name", ["a:b", "x/y@v2", "größe", "模型", "a+b", "a..b", "a#b?c", "~x"])
+@pytest.mark.parametrize(
+    "name", ["a:b", "x/y@v2", "größe", "模型", "a+b", "a..b", "a#b?c", "~x", "a b"]
+)
 def test_what_vllm_serves_is_accepted(name: str) -> None:
     assert is_safe_name(name)
 
 
-@pytest.mark.parametrize("name", ["a b", "a=b", "a,b", "-a", "/a", "a//b", "a\n", "a\u200b", "{a}"])
+@pytest.mark.parametrize(
+    "name", [" a", "a ", "a\tb", "a=b", "a,b", "-a", "/a", "a//b", "a\n", "a\u200b", "{a}"]
+)
 def test_what_a_command_line_or_a_path_would_misread_is_refused(name: str) -> None:
     assert not is_safe_name(name)
