@@ -24,7 +24,7 @@ from maitre.requests.request import (
     in_utc,
     new_request,
 )
-from maitre.requests.tables import engine, requests
+from maitre.requests.tables import requests, transaction
 
 
 class QueuedWork(NamedTuple):
@@ -445,7 +445,7 @@ class RequestStore:
 
     def _transaction(self) -> AbstractContextManager[sa.Connection]:
         """Return a transaction, which commits when its block ends."""
-        return engine(self.url).begin()
+        return transaction(self.url)
 
 
 def _belongs_to(tenant: str | None) -> sa.ColumnElement[bool]:

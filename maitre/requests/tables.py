@@ -1,5 +1,9 @@
 """The table of the request queue, and the engine of a database URL."""
 
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +17,8 @@ from maitre.requests.request import (
     RequestError,
     in_utc,
 )
+
+_log = logging.getLogger(__name__)
 
 
 class Moment(sa.types.TypeDecorator[datetime]):
@@ -81,6 +87,36 @@ _DRIVER_TIMEOUTS: dict[str, dict[str, float]] = {
     },
 }
 """How long each driver waits for a lock or for an answer."""
+
+
+NOTICE_AFTER_S = 3.0
+"""After how long a transaction that waits for the database logs that it does."""
+
+
+@contextmanager
+def transaction(
+    url: str, tables: sa.MetaData = REQUEST_TABLES, notice_after_s: float = NOTICE_AFTER_S
+) -> Iterator[sa.Connection]:
+    """Yield a connection in a transaction, which commits when the block ends.
+
+    While another process locks the database, or it does not answer, the driver waits for up to half
+    a minute. A warning says so after some seconds.
+    """
+    notice = threading.Timer(notice_after_s, _log_waiting, (url,))
+    notice.daemon = True
+    notice.start()
+    try:
+        with engine(url, tables).begin() as connection:
+            yield connection
+    finally:
+        notice.cancel()
+
+
+def _log_waiting(url: str) -> None:
+    # SQLAlchemy shows no password in a URL's text.
+    _log.warning(
+        "waiting for %s: another process has locked it, or it does not answer", sa.make_url(url)
+    )
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ that is gone.
 
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from maitre.requests.tables import Moment, engine
+from maitre.requests.tables import Moment, transaction
 
 LEASE_S = 10.0
 """How long a worker that does not answer counts as alive; it renews three times in that span."""
@@ -98,14 +99,14 @@ class LeaseStore:
     def current(self, run_id: str) -> RunLease | None:
         """Return the run's lease; `None` when the run never had one."""
         query = sa.select(_leases).where(_leases.c.run_id == run_id)
-        with self._engine().begin() as connection:
+        with self._transaction() as connection:
             row = connection.execute(query).first()
         return None if row is None else _lease(row)
 
     def find(self, state: LeaseState) -> list[RunLease]:
         """Return all leases in a state, the oldest first."""
         query = sa.select(_leases).where(_leases.c.state == str(state))
-        with self._engine().begin() as connection:
+        with self._transaction() as connection:
             rows = connection.execute(query.order_by(_leases.c.placed_at)).all()
         return [_lease(row) for row in rows]
 
@@ -142,7 +143,7 @@ class LeaseStore:
             "others": ",".join(others),
         }
         try:
-            with self._engine().begin() as connection:
+            with self._transaction() as connection:
                 if after is None:
                     connection.execute(_leases.insert().values(**values))
                     return granted
@@ -158,7 +159,7 @@ class LeaseStore:
         query = sa.select(_leases.c.attempt).where(
             _leases.c.run_id == run_id, _leases.c.state == str(LeaseState.HELD)
         )
-        with self._engine().begin() as connection:
+        with self._transaction() as connection:
             row = connection.execute(query).first()
         return row is not None and row[0] == attempt
 
@@ -203,7 +204,7 @@ class LeaseStore:
     def close(self, run_id: str, attempt: str) -> bool:
         """Record that the run is over, whether or not the attempt still holds it."""
         change = _leases.update().where(_leases.c.run_id == run_id, _leases.c.attempt == attempt)
-        with self._engine().begin() as connection:
+        with self._transaction() as connection:
             ended = change.values(state=str(LeaseState.ENDED))
             return connection.execute(ended).rowcount == 1
 
@@ -214,11 +215,11 @@ class LeaseStore:
             _leases.c.attempt == attempt,
             _leases.c.state == str(LeaseState.HELD),
         )
-        with self._engine().begin() as connection:
+        with self._transaction() as connection:
             return connection.execute(change.values(**values)).rowcount == 1
 
-    def _engine(self) -> sa.Engine:
-        return engine(self.url, LEASE_TABLES)
+    def _transaction(self) -> AbstractContextManager[sa.Connection]:
+        return transaction(self.url, LEASE_TABLES)
 
 
 def _iterations(iterations: int) -> dict[str, int]:

@@ -1,8 +1,10 @@
+import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Timer
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from maitre.requests import RequestError, RequestState
 from maitre.requests.request import OPEN_STATES
 from maitre.requests.store import RequestStore
-from maitre.requests.tables import engine, requests
+from maitre.requests.tables import engine, requests, transaction
 from tests.postgres import postgres_server
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -163,6 +165,27 @@ def test_what_a_round_reads_does_not_scan_the_table(tmp_path: Path) -> None:
     assert len(reads) == 7
     assert not [plan for plan in reads if "INDEX" not in plan]
     assert "USING COVERING INDEX queue_by_model" in reads[-2]
+
+
+def test_a_wait_for_a_locked_database_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = RequestStore(f"sqlite:///{tmp_path}/requests.db")
+    queue.submit("first", deadline_at=LATER, now=NOW)
+    waiting = sqlite3.connect(tmp_path / "requests.db", check_same_thread=False)
+    waiting.execute("BEGIN EXCLUSIVE")
+    release = Timer(0.6, waiting.rollback)
+    release.start()
+    with transaction(queue.url, notice_after_s=0.1) as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(requests)) == 1
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"waiting for sqlite:///{tmp_path}/requests.db: another process")
+    release.join()
+    waiting.close()
+    with transaction(queue.url, notice_after_s=0.5):
+        pass
+    time.sleep(0.6)
+    assert len(caplog.records) == 1
 
 
 def test_a_deadline_in_the_past_is_refused_and_adds_nothing(queue: RequestStore) -> None:

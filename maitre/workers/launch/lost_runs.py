@@ -1,6 +1,7 @@
 """Runs that no worker works on: those to resume on another worker, and those that are over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 
@@ -13,6 +14,7 @@ from maitre.workers.lease_health import why_lost
 from maitre.workers.leases import LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.pool import WarmPool
 
+_CALLED_TOGETHER = 128
 MOST_TAKEN = 20
 """How many workers may take one run, one after the other; then it ends as failed."""
 
@@ -32,29 +34,42 @@ def runs_to_resume(
     if not isinstance(instance.run_launcher, WarmPoolRunLauncher):
         return found
     store = LeaseStore(settings.request_queue_url)
+    open_runs: list[tuple[dg.DagsterRun, RunLease]] = []
     for state in (LeaseState.HELD, LeaseState.RELEASED):
         for lease in store.find(state):
             run = instance.get_run_by_id(lease.run_id)
             if run is None or run.is_finished:
                 _close(settings, store, lease, report)
-                continue
-            if waits_in_dagsters_queue(run, lease):
-                continue
-            if why_lost(store, pool, lease) is None:
-                continue
-            if run.status is dg.DagsterRunStatus.CANCELING:
-                instance.report_run_canceled(run)
-                continue
-            if lease.taken >= MOST_TAKEN:
-                instance.report_run_failed(run, f"gave up after {lease.taken} workers")
-                continue
-            # It waits from now on. Only the first of the rounds that see it reports that.
-            if store.release(lease.run_id, lease.attempt, "its worker is gone"):
-                free_slots(instance, lease.run_id)
-                report(f"{lease.run_id} waits for a worker")
-            # A lost worker's count is as old as its last renewal; 1 means that the run has begun.
-            found[lease.run_id] = max(1, lease.iterations)
+            elif not waits_in_dagsters_queue(run, lease):
+                open_runs.append((run, lease))
+    for run, lease in _lost(store, pool, open_runs):
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run)
+            continue
+        if lease.taken >= MOST_TAKEN:
+            instance.report_run_failed(run, f"gave up after {lease.taken} workers")
+            continue
+        # It waits from now on. Only the first of the rounds that see it reports that.
+        if store.release(lease.run_id, lease.attempt, "its worker is gone"):
+            free_slots(instance, lease.run_id)
+            report(f"{lease.run_id} waits for a worker")
+        # A lost worker's count is as old as its last renewal; 1 means that the run has begun.
+        found[lease.run_id] = max(1, lease.iterations)
     return found
+
+
+def _lost(
+    store: LeaseStore, pool: WarmPool, runs: Sequence[tuple[dg.DagsterRun, RunLease]]
+) -> list[tuple[dg.DagsterRun, RunLease]]:
+    """Return the runs whose worker is gone; call all workers at the same time.
+
+    Workers that do not answer cost one time-out together, not one each.
+    """
+    if not runs:
+        return []
+    with ThreadPoolExecutor(min(len(runs), _CALLED_TOGETHER)) as threads:
+        reasons = list(threads.map(lambda one: why_lost(store, pool, one[1]), runs))
+    return [one for one, reason in zip(runs, reasons, strict=True) if reason is not None]
 
 
 def _close(

@@ -9,7 +9,7 @@ from maitre.errors import UserError
 from maitre.workers.pool.client import ClaimRefusedError, WorkerClient, WorkerUnreachableError
 from maitre.workers.pool.protocol import WorkerView
 
-_ASKED_TOGETHER = 32
+_ASKED_TOGETHER = 128
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which runs without a worker the scheduler places again, and which it forgets."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +91,24 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
         launcher.register_instance(instance)
         instance._run_launcher = launcher
         yield Runs(settings, instance)
+
+
+def test_workers_that_do_not_answer_are_waited_for_together(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, waits_s = 10, 0.5
+
+    def why_lost(*_: object) -> str:
+        time.sleep(waits_s)
+        return "it does not answer"
+
+    monkeypatch.setattr("maitre.workers.launch.lost_runs.why_lost", why_lost)
+    made = [runs.add(dg.DagsterRunStatus.STARTED) for _ in range(count)]
+    for run in made:
+        runs.place(run.run_id)
+    began_s = time.monotonic()
+    assert set(runs.to_resume()) == {run.run_id for run in made}
+    assert time.monotonic() - began_s < count * waits_s
 
 
 def test_a_run_that_went_back_to_dagsters_queue_is_left_to_it(runs: Runs) -> None:
