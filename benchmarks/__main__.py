@@ -10,6 +10,7 @@ from pathlib import Path
 from maitre.errors import UserError
 
 MODULES = {
+    "architectures": "benchmarks.architectures",
     "bank-build": "benchmarks.bank.build",
     "bank-lookup": "benchmarks.bank.lookup",
     "bank-shared": "benchmarks.bank.shared",
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
             return 2
         print("python -m benchmarks NAME [options]\n")
         for known, module in MODULES.items():
-            print(f"  {known:12} {description(module).splitlines()[0]}")
+            print(f"  {known:13} {description(module).splitlines()[0]}")
         return 0
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from maitre.cli.interrupt import EXIT_CODE, stops_at_next_step, was_interrupted
-from maitre.cli.output import print_json
+from maitre.cli.output import check_writable, print_json
 from maitre.cli.places import bank_url, task_folder
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from maitre.tuning.workers import Workers
 
 
+OF_ADAPTERS = ("rank", "alpha", "dropout", "target_modules")
+
+
 @dataclass(frozen=True)
 class LocalTuning:
     """What the user asked for; `None` is the tuner's own default, or the bank's way."""
@@ -48,6 +51,9 @@ class LocalTuning:
     position: "Position | None"
     virtual_tokens: int | None
     rank: int | None
+    alpha: float | None
+    dropout: float | None
+    target_modules: tuple[str, ...] | None
     learning_rate: float | None
     batch_size: int | None
     eval_every: int
@@ -81,6 +87,9 @@ def tune_here(settings: "Settings", asked: LocalTuning, json: bool) -> None:
 
     if asked.out is not None:
         check_new_folder(asked.out)
+        check_writable(asked.out, folder=True)
+    if asked.checkpoint is not None:
+        check_writable(asked.checkpoint)
     task = Task.load(task_folder(settings, asked.task))
     base_model = settings.base_model
     if asked.method == "lora":
@@ -225,8 +234,9 @@ def _prompt_config(asked: LocalTuning, bank: "PromptBank") -> "TuneConfig":
     from maitre.tuning.chosen_start import as_of_bank
     from maitre.tuning.config import TuneConfig, TuningInputError
 
-    if asked.rank is not None:
-        raise TuningInputError("--rank is of an adapter: give --method lora")
+    if of_adapters := asked.given(*OF_ADAPTERS):
+        name = next(iter(of_adapters)).replace("_", "-")
+        raise TuningInputError(f"--{name} is for adapters: give --method lora too")
     shape = asked.given("position", "virtual_tokens")
     return replace(as_of_bank(TuneConfig(), bank), **asked.limits(), **shape)
 
@@ -235,11 +245,11 @@ def _lora_config(asked: LocalTuning) -> "LoraConfig":
     from maitre.tuning.config import LoraConfig, TuningInputError
 
     if asked.init not in (None, "random"):
-        raise TuningInputError(f"--init {asked.init}: an adapter starts from the draw of its seed")
+        raise TuningInputError(f"--init {asked.init}: with --method lora expected random")
     if of_prompts := asked.given("position", "virtual_tokens", "bank"):
         name = next(iter(of_prompts)).replace("_", "-")
-        raise TuningInputError(f"--{name} is of a soft prompt, not of an adapter")
-    return LoraConfig(**asked.limits(), **asked.given("rank"))
+        raise TuningInputError(f"--{name} is for soft prompts: leave it out with --method lora")
+    return LoraConfig(**asked.limits(), **asked.given(*OF_ADAPTERS))
 
 
 def _report(

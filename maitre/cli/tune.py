@@ -71,6 +71,24 @@ def tune(
     rank: Annotated[
         int | None, typer.Option(help="Rank of the adapter.", rich_help_panel=LOCAL)
     ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of the adapter: its updates count alpha / rank (default: 16).",
+            rich_help_panel=LOCAL,
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(help="Dropout of the adapter's inputs (default: 0).", rich_help_panel=LOCAL),
+    ] = None,
+    target_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to adapt, separated by commas, or all-linear (default: peft's).",
+            rich_help_panel=LOCAL,
+        ),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=LOCAL)] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Examples per step.", rich_help_panel=LOCAL)
@@ -126,6 +144,9 @@ def tune(
             position=position,
             virtual_tokens=virtual_tokens,
             rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+            target_modules=_names(target_modules),
             learning_rate=learning_rate,
             batch_size=batch_size,
             eval_every=eval_every,
@@ -135,6 +156,11 @@ def tune(
         ),
         json,
     )
+
+
+def _names(listed: str | None) -> tuple[str, ...] | None:
+    """Return names that commas separate."""
+    return None if listed is None else tuple(name.strip() for name in listed.split(","))
 
 
 def _refuse_what_is_not_for(context: typer.Context, local: bool) -> None:

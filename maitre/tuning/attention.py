@@ -15,6 +15,8 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "maitre_short_queries"
 _SHORT_TOKENS = 64
+_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "sliding_window")
+"""What some models' attention does besides, and this one does not."""
 
 
 def register() -> str:
@@ -39,9 +41,12 @@ def short_query_attention(
     head size]`, the mask bool `[rows, 1, query tokens, tokens]` (true: seen). Without a mask, or
     with many query tokens, this is `sdpa_attention_forward`.
     """
+    unknown = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
     rows, heads, tokens, size = query.shape
     kv_heads = key.shape[1]
-    if attention_mask is None or tokens > _SHORT_TOKENS or kwargs.get("softcap") is not None:
+    if attention_mask is None or tokens > _SHORT_TOKENS:
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )

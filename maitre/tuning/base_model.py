@@ -1,16 +1,20 @@
 """The frozen base model that prompts are tuned for: weights, tokenizer and their fingerprints."""
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maitre.errors import UserError
-from maitre.tuning import attention
+from maitre.tuning.self_check import PLAIN, Passes, checked_passes, context_of_fixed_rotations
 from maitre.tuning.weights_hash import tokenizer_hash, weights_hash
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LONGEST_REASON = 300
+"""Characters of an error of transformers that are quoted: some list hundreds of classes."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class BaseModel:
     """A causal language model with frozen weights.
 
     `name` is the folder's name or the hub id; `hash` and `tokenizer_hash` are SHA-256 fingerprints
-    of what is stored, by which the prompt bank tells models apart.
+    of what is stored, by which the prompt bank tells models apart. `passes` says how rows pass
+    through the model exactly.
     """
 
     model: Any
@@ -27,37 +32,80 @@ class BaseModel:
     hash: str
     tokenizer_hash: str
     device: torch.device
+    passes: Passes
 
     @property
     def hidden_size(self) -> int:
-        """Length of one input embedding."""
+        """Return the length of one input embedding."""
         return int(self.embeddings.shape[1])
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision the weights are held in."""
+        """Return the precision of the weights."""
         return self.embeddings.dtype
 
     @property
     def embeddings(self) -> torch.Tensor:
-        """The input embedding matrix `[vocabulary, hidden]`."""
+        """Return the input embedding matrix `[vocabulary, hidden]`, as stored.
+
+        What a token is fed as is `embed`'s: some models scale these rows.
+        """
         weight: torch.Tensor = self.model.get_input_embeddings().weight
         return weight
 
     @property
+    def text_config(self) -> Any:
+        """Return the configuration of the decoder of text."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @cached_property
+    def without_cache(self) -> dict[str, Any]:
+        """Return the argument of a pass that keeps no keys and values, where there is one."""
+        parameters = inspect.signature(self.model.forward).parameters
+        return {"use_cache": False} if "use_cache" in parameters else {}
+
+    @cached_property
+    def fixed_rotations(self) -> int | None:
+        """Return the length up to which rotary embeddings do not depend on it; `None`: any."""
+        return context_of_fixed_rotations(self.text_config)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the input embeddings of token ids, by the model's own layer."""
+        embedded: torch.Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def passing(self, passes: Passes) -> "BaseModel":
+        """Return this model with other passes."""
+        return replace(self, passes=passes)
+
+    @property
     def max_context_tokens(self) -> int:
-        """The longest sequence that the model takes."""
-        return int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        """Return the length of the longest sequence that the model takes."""
+        return int(getattr(self.text_config, "max_position_embeddings", None) or 1 << 30)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Vocabulary logits of the decoder's last hidden states `[..., hidden]`.
+    def logits(self, places: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """Return the logits `[true places, vocabulary]` of one pass; `places` is `[rows, tokens]`.
 
-        Hidden states are given as a contiguous matrix where speed matters: the head is the largest
-        product of a pass, and a CPU multiplies strided slices far slower.
+        The pass is the model's own. The head, its largest product, gets the hidden states of
+        `places` only, as one contiguous matrix: a CPU multiplies strided slices far slower.
         """
-        logits: torch.Tensor = self.model.get_output_embeddings()(hidden)
-        softcap = getattr(self.model.config, "final_logit_softcapping", None)
-        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        is_selected = False
+
+        def select(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            nonlocal is_selected
+            if not arguments or arguments[0].shape[:-1] != places.shape:
+                return None
+            is_selected = True
+            return (arguments[0][places][None], *arguments[1:])
+
+        head = self.model.get_output_embeddings()
+        hook = None if head is None else head.register_forward_pre_hook(select)
+        try:
+            logits: torch.Tensor = self.model(**inputs).logits
+        finally:
+            if hook is not None:
+                hook.remove()
+        return logits[0] if is_selected else logits[places]
 
     @classmethod
     def load(
@@ -77,17 +125,23 @@ class BaseModel:
 
         logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            load = partial(
+                AutoModelForCausalLM.from_pretrained,
                 folder,
                 dtype=chosen_dtype,
                 use_safetensors=True,
-                attn_implementation=_attention(chosen_device),
             )
+            model = load()
+            is_eager = model.config._attn_implementation == "eager"
+            if not is_eager and not model._can_set_attn_implementation():
+                # The self-check compares with eager attention, which this model takes at load only.
+                model = load(attn_implementation="eager")
             tokenizer = AutoTokenizer.from_pretrained(folder)
             fingerprint = weights_hash(folder)
             vocabulary = tokenizer_hash(folder)
         except Exception as error:
-            raise UserError(f"base model {path_or_hub_id}: cannot be loaded: {error}") from error
+            why = " ".join(str(error).split())[:_LONGEST_REASON]
+            raise UserError(f"base model {path_or_hub_id}: cannot be loaded: {why}") from error
         # Evaluation presumes greedy decoding; a model's own settings (a repetition penalty, other
         # ends) would give other answers.
         model.generation_config = GenerationConfig()
@@ -97,14 +151,16 @@ class BaseModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         local = Path(path_or_hub_id).is_dir()
-        return cls(
+        unchecked = cls(
             model=model,
             tokenizer=tokenizer,
             name=folder.resolve().name if local else str(path_or_hub_id),
             hash=fingerprint,
             tokenizer_hash=vocabulary,
             device=chosen_device,
+            passes=PLAIN,
         )
+        return unchecked.passing(checked_passes(unchecked, folder))
 
 
 def _folder(path_or_hub_id: str | Path) -> Path:
@@ -143,11 +199,6 @@ def _device(device: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: this machine has no usable CUDA GPU")
     return chosen
-
-
-def _attention(device: torch.device) -> str | None:
-    """The attention that is fastest for tuning; `None` leaves the choice to transformers."""
-    return attention.register() if device.type == "cpu" else None
 
 
 def _cpu_multiplies_bf16() -> bool:

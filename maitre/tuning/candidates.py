@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from maitre.bank.bank import PromptBank
 from maitre.bank.entry import BankEntry
@@ -48,7 +49,7 @@ def label_embedding(model: BaseModel, task: Task) -> np.ndarray | None:
     firsts = sorted({ids[0] for ids in tokenised if ids})
     if not firsts:
         return None
-    embeddings = model.embeddings[firsts].float().cpu().numpy()
+    embeddings = model.embed(torch.tensor(firsts, device=model.device)).float().cpu().numpy()
     return np.asarray(embeddings.mean(axis=0), dtype=np.float32)
 
 

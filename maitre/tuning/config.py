@@ -90,20 +90,26 @@ class TuneConfig(RunConfig):
 class LoraConfig(RunConfig):
     """How a LoRA adapter is tuned.
 
-    `target_modules` are names of linear layers; updates are scaled by `alpha / rank`.
+    `target_modules` are names of linear layers, or the one name `all-linear`; `None` is peft's
+    default for the architecture. Updates are scaled by `alpha / rank`. `dropout` is the share of a
+    layer's inputs that the adapter does not see in a step.
     """
 
     learning_rate: float = 1e-3
     rank: int = 8
     alpha: float = 16.0
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: tuple[str, ...] | None = None
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rank < 1:
-            raise TuningInputError(f"rank must be at least 1, not {self.rank}")
-        if not self.target_modules:
-            raise TuningInputError("target_modules must name at least one layer")
+        _check(self.rank >= 1, "rank", self.rank, "at least 1")
+        _check(0 < self.alpha < np.inf, "alpha", self.alpha, "positive")
+        _check(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        if self.target_modules is not None:
+            is_named = bool(self.target_modules) and all(name for name in self.target_modules)
+            names = ",".join(self.target_modules)
+            _check(is_named, "target_modules", repr(names), "names of layers, none of them empty")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import TuningInputError
 from maitre.tuning.prompt_tokens import PromptTokens
 from maitre.tuning.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from maitre.tuning.base_model import BaseModel
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class EncodedTask:
 
 
 def encode(
-    model: BaseModel,
+    model: "BaseModel",
     task: Task,
     virtual_tokens: int,
     *,

@@ -1,15 +1,19 @@
 """One pass of the frozen model over a batch of examples, each with a soft prompt of its own."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from transformers import DynamicCache
 
-from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Position
 from maitre.tuning.rows import IGNORED, FrozenInputLayer, RowBatch
 
+if TYPE_CHECKING:
+    from maitre.tuning.base_model import BaseModel
+
 
 def answer_losses(
-    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, position: Position
+    model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How well each row's answer follows from its input and soft prompt.
 
@@ -39,7 +43,7 @@ def answer_row_losses(
 
 
 def answer_logits(
-    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, position: Position
+    model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> torch.Tensor:
     """Float32 logits `[answer tokens of all rows, vocabulary]`, each where its token is predicted.
 
@@ -47,15 +51,22 @@ def answer_logits(
     """
     prompts = prompts.to(model.dtype)
     if batch.keys_values is not None:
-        hidden = _hidden_after_cache(model, prompts, batch, batch.keys_values)
-    else:
-        hidden = _hidden_of_all(model, prompts, batch, position)
-    predicting = hidden[:, -batch.answers.shape[1] :]
-    return model.logits(predicting[batch.answers != IGNORED]).float()
+        return _logits_after_cache(model, prompts, batch, batch.keys_values)
+    if model.passes.is_fast:
+        return _logits_of_all(model, prompts, batch, position)
+    return _plain_logits(model, prompts, batch, position)
 
 
-def _hidden_after_cache(
-    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, keys_values: torch.Tensor
+def _last_places(batch: RowBatch, tokens: int) -> torch.Tensor:
+    """Where answer tokens are predicted, in passes whose answers begin at one place."""
+    rows, answer = batch.answers.shape
+    places = batch.answers.new_zeros((rows, tokens), dtype=torch.bool)
+    places[:, -answer:] = batch.answers != IGNORED
+    return places
+
+
+def _logits_after_cache(
+    model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, keys_values: torch.Tensor
 ) -> torch.Tensor:
     """Inputs from the cache, then the virtual tokens and the answer but for its last token."""
     fed = torch.cat([prompts, _answer_embeddings(model, batch)], dim=1)
@@ -66,19 +77,18 @@ def _hidden_after_cache(
     mask = (places[None, :] < batch.lengths[:, None]) | (places[None, :] >= longest)
     cache = DynamicCache()
     cache.layers = [FrozenInputLayer(layer[0], layer[1]) for layer in keys_values]
-    output = model.model.get_decoder()(
+    return model.logits(
+        _last_places(batch, tokens),
         inputs_embeds=fed,
         attention_mask=mask.long().expand(rows, -1),
         position_ids=batch.lengths[:, None] + torch.arange(tokens, device=model.device)[None, :],
         past_key_values=cache,
         use_cache=True,
-    )
-    hidden: torch.Tensor = output.last_hidden_state
-    return hidden
+    ).float()
 
 
-def _hidden_of_all(
-    model: BaseModel, prompts: torch.Tensor, batch: RowBatch, position: Position
+def _logits_of_all(
+    model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> torch.Tensor:
     """Input and virtual tokens padded on the left, so that all answers begin at one place."""
     virtual = prompts.shape[1]
@@ -87,7 +97,7 @@ def _hidden_of_all(
     for row, example in enumerate(batch.examples):
         ids = torch.tensor(example.input_ids, device=model.device)
         padding = longest - len(example.input_ids)
-        parts = [prompts[row], model.embeddings[ids]]
+        parts = [prompts[row], model.embed(ids)]
         if position == "suffix":
             parts.reverse()
         heads.append(torch.cat([prompts.new_zeros((padding, prompts.shape[2])), *parts]))
@@ -96,16 +106,44 @@ def _hidden_of_all(
     fed = torch.cat([torch.stack(heads), answers], dim=1)
     seen = torch.tensor(mask, device=model.device)
     seen = torch.cat([seen, seen.new_ones(answers.shape[:2])], dim=1)
-    output = model.model.get_decoder()(
+    return model.logits(
+        _last_places(batch, fed.shape[1]),
         inputs_embeds=fed,
         attention_mask=seen,
         position_ids=(seen.cumsum(1) - 1).clamp(min=0),
         use_cache=False,
-    )
-    hidden: torch.Tensor = output.last_hidden_state
-    return hidden
+    ).float()
 
 
-def _answer_embeddings(model: BaseModel, batch: RowBatch) -> torch.Tensor:
+def _plain_logits(
+    model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
+) -> torch.Tensor:
+    """Rows padded at their end, which no token before it sees; all else is left to the model."""
+    virtual = prompts.shape[1]
+    longest = max(len(row.input_ids) + len(row.answer_ids) for row in batch.examples) + virtual
+    is_row_dependent = model.fixed_rotations is not None and longest > model.fixed_rotations
+    if is_row_dependent and len(batch.examples) > 1:
+        rows = range(len(batch.examples))
+        return torch.cat(
+            [
+                _plain_logits(model, prompts[row, None], batch.rows(slice(row, row + 1)), position)
+                for row in rows
+            ]
+        )
+    ids = torch.zeros((len(batch.examples), longest), dtype=torch.long)
+    soft, places = (torch.zeros(ids.shape, dtype=torch.bool) for _ in range(2))
+    for row, example in enumerate(batch.examples):
+        before = len(example.input_ids) if position == "suffix" else 0
+        end = len(example.input_ids) + virtual + len(example.answer_ids)
+        soft[row, before : before + virtual] = True
+        tokens = torch.tensor(example.input_ids + example.answer_ids)
+        ids[row, :end][~soft[row, :end]] = tokens
+        places[row, end - len(example.answer_ids) - 1 : end - 1] = True
+    fed = model.embed(ids.to(model.device)).clone()
+    fed[soft.to(model.device)] = prompts.flatten(0, 1)
+    return model.logits(places.to(model.device), inputs_embeds=fed, **model.without_cache).float()
+
+
+def _answer_embeddings(model: "BaseModel", batch: RowBatch) -> torch.Tensor:
     """Embeddings of the answer tokens that are fed: all but the last place."""
-    return model.embeddings[batch.answers[:, :-1].clamp(min=0)]
+    return model.embed(batch.answers[:, :-1].clamp(min=0))

@@ -7,7 +7,7 @@ adapter is written in peft's own format, which vLLM serves.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,8 @@ EVAL_PART_ROWS = 64
 class LoraResult:
     """A tuned adapter: `weights` by peft's names, of the best evaluation or the one at the target.
 
-    The other fields are those of `TuneResult`.
+    `is_transposed` says that the model stores its matrices the other way round, as GPT-2 does. The
+    other fields are those of `TuneResult`.
     """
 
     task: str
@@ -46,6 +47,7 @@ class LoraResult:
     seconds: float
     curve: tuple[CurvePoint, ...]
     stopped_because: StopReason
+    is_transposed: bool = False
 
 
 def tune_lora(
@@ -84,7 +86,7 @@ def tune_lora(
             clock=clock,
         )
         weights.put(run.state.best)
-        named = weights.named()
+        named, targets = weights.named(), weights.target_modules
     finally:
         weights.remove()
     state = run.state
@@ -92,7 +94,7 @@ def tune_lora(
     return LoraResult(
         task=task.name,
         weights=named,
-        config=config,
+        config=replace(config, target_modules=targets),
         reached=state.reached,
         iterations=state.iteration,
         eval_loss=loss,
@@ -100,6 +102,7 @@ def tune_lora(
         seconds=state.seconds + clock() - started_s,
         curve=state.curve,
         stopped_because=state.stopped_because or "cancelled",
+        is_transposed=weights.is_transposed,
     )
 
 
@@ -112,7 +115,9 @@ def export_lora(result: LoraResult, folder: Path, *, base_model: str) -> Path:
     import safetensors.torch
 
     def write(into: Path) -> None:
-        peft_config(result.config, base_model).save_pretrained(into)
+        is_transposed = result.is_transposed
+        described = peft_config(result.config, base_model, is_transposed=is_transposed)
+        described.save_pretrained(into)
         safetensors.torch.save_file(
             result.weights, into / "adapter_model.safetensors", {"format": "pt"}
         )
@@ -141,7 +146,9 @@ class LoraLearner:
 
     def _gradient(self, run: TaskRun) -> tuple[torch.Tensor, torch.Tensor]:
         self._weights.put(run.state.values)
-        losses, _ = _part_losses(self._model, run.data.train.batch(run.places(self._workers)))
+        batch = run.data.train.batch(run.places(self._workers))
+        with self._weights.dropping([run.data.seed, run.state.iteration, self._workers.rank]):
+            losses, _ = _part_losses(self._model, batch)
         mean = losses.sum() / run.config.batch_size
         return mean.detach(), flat(torch.autograd.grad(mean, self._weights.parameters))
 
@@ -157,6 +164,10 @@ def _part_losses(model: BaseModel, batch: RowBatch) -> tuple[torch.Tensor, torch
     """Mean negative log-likelihood of each row's answer, and whether greedy decoding gives it."""
     rows = batch.examples
     longest = max(len(row.input_ids) + len(row.answer_ids) for row in rows)
+    if len(rows) > 1 and model.fixed_rotations is not None and longest > model.fixed_rotations:
+        # Padding would change the rotations of shorter rows.
+        alone = [_part_losses(model, batch.rows(slice(row, row + 1))) for row in range(len(rows))]
+        return torch.cat([one[0] for one in alone]), torch.cat([one[1] for one in alone])
     ids = torch.zeros((len(rows), longest), dtype=torch.long)
     wanted = torch.full((len(rows), longest), IGNORED)
     for place, row in enumerate(rows):
@@ -165,6 +176,5 @@ def _part_losses(model: BaseModel, batch: RowBatch) -> tuple[torch.Tensor, torch
         wanted[place, cut - 1 : end - 1] = torch.tensor(row.answer_ids)
     ids, wanted = ids.to(model.device), wanted.to(model.device)
     # Right padding: nothing that counts attends to it.
-    hidden = model.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    is_answer = wanted != IGNORED
-    return answer_row_losses(model.logits(hidden[is_answer]).float(), wanted)
+    logits = model.logits(wanted != IGNORED, input_ids=ids, **model.without_cache)
+    return answer_row_losses(logits.float(), wanted)

@@ -5,18 +5,22 @@ its keys and values are those of the frozen model: computed once, and every late
 the virtual tokens and the answer.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from maitre.tuning.base_model import BaseModel
 from maitre.tuning.config import Position
 from maitre.tuning.encoding import EncodedExample
+
+if TYPE_CHECKING:
+    from maitre.tuning.base_model import BaseModel
 
 PACK_TOKENS = defaultdict(lambda: 8192, cpu=256)
 """Input tokens that pass through the model together, by kind of device: a CPU's caches are small,
@@ -62,7 +66,7 @@ class InputCache:
 
     def __init__(
         self,
-        model: BaseModel,
+        model: "BaseModel",
         examples: Sequence[EncodedExample],
         position: Position,
         limit_bytes: int,
@@ -70,7 +74,7 @@ class InputCache:
     ) -> None:
         self._model = model
         self._examples = tuple(examples)
-        self._cached = position == "suffix" and takes_cached_inputs(model)
+        self._cached = position == "suffix" and model.passes.is_fast
         self._kept: dict[int, torch.Tensor] = {}
         self._group_of: dict[int, Sequence[int]] = {}
         per_token = bytes_per_token(model) if self._cached else 0
@@ -108,7 +112,7 @@ class InputCache:
         self._kept.update(computed)
 
 
-def fill_together(model: BaseModel, wanted: Sequence[tuple[InputCache, Sequence[int]]]) -> None:
+def fill_together(model: "BaseModel", wanted: Sequence[tuple[InputCache, Sequence[int]]]) -> None:
     """Compute what several caches lack of some examples, in as few passes as there can be."""
     lacking: dict[int, tuple[InputCache, dict[int, EncodedExample]]] = {}
     for cache, indices in wanted:
@@ -121,7 +125,7 @@ def fill_together(model: BaseModel, wanted: Sequence[tuple[InputCache, Sequence[
 
 
 def fixed_batches(
-    model: BaseModel,
+    model: "BaseModel",
     examples: Sequence[EncodedExample],
     position: Position,
     batch_rows: int,
@@ -137,16 +141,16 @@ def fixed_batches(
 
 
 def _fixed_batch(
-    model: BaseModel, examples: Sequence[EncodedExample], group: Sequence[int], position: Position
+    model: "BaseModel", examples: Sequence[EncodedExample], group: Sequence[int], position: Position
 ) -> RowBatch:
     """One batch whose inputs pass through the model together."""
     members = [examples[index] for index in group]
-    limit_bytes = bytes_per_token(model) * sum(len(member.input_ids) for member in members)
-    cache = InputCache(model, members, position, limit_bytes, groups=[range(len(members))])
+    # All inputs of one batch are kept: their size was bounded when the batch was made.
+    cache = InputCache(model, members, position, sys.maxsize, groups=[range(len(members))])
     return cache.batch(range(len(members)))
 
 
-def joined(model: BaseModel, batches: Sequence[RowBatch]) -> RowBatch:
+def joined(model: "BaseModel", batches: Sequence[RowBatch]) -> RowBatch:
     """Several batches as one, rows in the given order."""
     if len(batches) == 1:
         return batches[0]
@@ -175,22 +179,16 @@ def repeated(batch: RowBatch, times: int) -> RowBatch:
     )
 
 
-def bytes_per_token(model: BaseModel) -> int:
+def bytes_per_token(model: "BaseModel") -> int:
     """Size of one input token's keys and values over all layers."""
-    config = model.model.config
+    config = model.text_config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
-def takes_cached_inputs(model: BaseModel) -> bool:
-    """Whether every layer of the model attends to all earlier tokens (no sliding window)."""
-    kinds = getattr(model.model.config, "layer_types", None)
-    return kinds is None or all(kind == "full_attention" for kind in kinds)
-
-
 @torch.no_grad()
-def input_keys_values(model: BaseModel, examples: Sequence[EncodedExample]) -> list[torch.Tensor]:
+def input_keys_values(model: "BaseModel", examples: Sequence[EncodedExample]) -> list[torch.Tensor]:
     """Frozen keys and values of inputs, each `[layers, 2, kv heads, input length, head size]`.
 
     Inputs stand end to end in one sequence, without padding; none sees another.
@@ -246,7 +244,7 @@ class FrozenInputLayer(DynamicLayer):
 
 
 def _row_batch(
-    model: BaseModel,
+    model: "BaseModel",
     examples: tuple[EncodedExample, ...],
     keys_values: Sequence[torch.Tensor] | None,
 ) -> RowBatch:

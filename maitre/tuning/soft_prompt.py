@@ -43,5 +43,5 @@ def checked_prompt(
 
 def _embedded(model: BaseModel, ids: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        rows = model.embeddings[torch.from_numpy(ids).to(model.device)]
+        rows = model.embed(torch.from_numpy(ids).to(model.device))
         return rows.float().cpu().numpy()

@@ -88,7 +88,7 @@ def test_it_stops_at_the_target_and_writes_the_prompt(home: Path) -> None:
         (("colours", "--max-iterations", "0"), "max_iterations must be at least 1"),
         (("colours", "--target-accuracy", "2"), "target_accuracy"),
         (("colours", "--method", "lora", "--init", "text"), "--init text"),
-        (("colours", "--method", "lora", "--position", "prefix"), "--position is of a soft"),
+        (("colours", "--method", "lora", "--position", "prefix"), "--position is for soft prompts"),
         (("colours", "--rank", "4"), "--method lora"),
         (("colours", "--workers", "0"), "workers must be at least 1"),
         (("colours", "--bank", "elsewhere"), "no prompt bank at elsewhere"),
