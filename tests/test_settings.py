@@ -16,7 +16,6 @@ ENTRY_POINTS = {
     # Processes and objects that others start: a worker, Dagster's launcher, an MLflow model.
     "maitre/workers/process/server.py",
     "maitre/workers/launch/launcher.py",
-    "maitre/tracking/mlflow_models/tuned_prompt.py",
     # Gloo takes its network interface from the environment only.
     "maitre/workers/process/group.py",
     # Dagster's code locations and the walkthrough.

@@ -9,7 +9,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = ("assets", "benchmarks", "examples", "maitre", "pipelines", "resources", "sensors")
 AVOIDED = re.compile(
-    r"(?<!there )\b(is none|are none|is told|are told(?! apart)|was told|were told|so-manieth"
+    r"(?<![Tt]here )\b(is none|are none|is told|are told(?! apart)|was told|were told|so-manieth"
     r"|as it was|as they were|is no(?= )(?! longer))\b"
 )
 """Phrases that must be read twice; CONTRIBUTING.md has plain words for them."""

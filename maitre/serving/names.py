@@ -48,7 +48,7 @@ def inside(folder: Folder, name: str) -> Folder:
     """Return the path of `name` inside `folder`; a `/` in the name separates folders.
 
     Raises:
-        UserError: the name leads out of the folder, or a part of it is no file name.
+        UserError: the name leads out of the folder, or a part of it cannot be a file name.
     """
     for part in name.split("/"):
         if part in ("", ".", "..") or "\0" in part:

@@ -124,7 +124,7 @@ def promote_if_better(
 def card_of(
     model: "BaseModel", task: "Task", tuned: "TuneResult", tenant: str | None
 ) -> "PromptCard":
-    """Return the card of a prompt: how it must be asked to answer as it was evaluated."""
+    """Return the card of a prompt: which request makes it answer as in its evaluation."""
     from maitre.tuning.prompt_card import PromptCard, chat_template_hash
     from maitre.tuning.prompt_tokens import PromptTokens
 

@@ -7,7 +7,6 @@ of the model's own pass over each row alone, or the model is refused.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import peft
+import platformdirs
 import torch
 import transformers
 
@@ -122,8 +122,8 @@ def _cache_file(model: "BaseModel", folder: Path) -> Path:
         *(model.hash, model.tokenizer_hash, str(model.dtype), model.device.type, *versions),
         of_files([folder / "config.json", Path(__file__), *code]),
     ]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "maitre" / "self-checks" / f"{of_text(' '.join(facts))[:32]}.json"
+    root = platformdirs.user_cache_path("maitre")
+    return root / "self-checks" / f"{of_text(' '.join(facts))[:32]}.json"
 
 
 def _exact_passes(model: "BaseModel") -> Passes:

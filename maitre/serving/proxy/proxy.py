@@ -26,7 +26,7 @@ from maitre.serving.proxy.connection import while_connected
 from maitre.serving.proxy.request_body import (
     BodyLimits,
     ClientGoneError,
-    RequestError,
+    RefusedRequestError,
     read_json,
 )
 from maitre.serving.proxy.routes import RouteFile, Routes
@@ -133,11 +133,11 @@ class _Forward:
             body = await read_json(receive, self._limits)
             model = body.get("model")
             if not isinstance(model, str):
-                raise RequestError(400, "request body: expected a text 'model'")
+                raise RefusedRequestError(400, "request body: expected a text 'model'")
             routes = self._route_file.current()
             if not routes.servers_for(model):
                 raise self._no_server(model)
-        except RequestError as error:
+        except RefusedRequestError as error:
             # The rest of a refused body is not read: the connection cannot be used again.
             headers = {"connection": "close"} if error.status in (408, 413) else None
             refusal = JSONResponse(error_document(error.status, str(error)), error.status, headers)
@@ -151,10 +151,10 @@ class _Forward:
         except ClientGoneError:
             self._counts.requests.labels(model, str(CLIENT_GONE)).inc()
 
-    def _no_server(self, model: str) -> RequestError:
+    def _no_server(self, model: str) -> RefusedRequestError:
         if self._route_file.problem and not self._route_file.current().servers:
-            return RequestError(503, self._route_file.problem)
-        return RequestError(404, f"model: expected one of /v1/models; got {model!r}")
+            return RefusedRequestError(503, self._route_file.problem)
+        return RefusedRequestError(404, f"model: expected one of /v1/models; got {model!r}")
 
     async def _answer(
         self, routes: Routes, model: str, body: dict[str, object], send: Send, *, chat: bool

@@ -21,7 +21,7 @@ class BodyLimits:
     timeout_s: float = 60.0
 
 
-class RequestError(Exception):
+class RefusedRequestError(Exception):
     """A request that the proxy refuses with `status`; it never reaches a server."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -39,14 +39,14 @@ async def read_json(receive: Receive, limits: BodyLimits) -> dict[str, Any]:
     Every number of the object is finite and every text is valid Unicode, so that it can be sent on.
 
     Raises:
-        RequestError: the body is too large, too slow, or no such JSON object.
+        RefusedRequestError: the body is too large, too slow, or no such JSON object.
         ClientGoneError: the client left before the body was complete.
     """
     try:
         async with asyncio.timeout(limits.timeout_s):
             content = await _read_bytes(receive, limits.max_bytes)
     except TimeoutError:
-        raise RequestError(
+        raise RefusedRequestError(
             408, f"request body: expected it within {limits.timeout_s:g} s"
         ) from None
     if len(content) <= _PARSED_IN_LOOP_BYTES:
@@ -58,17 +58,17 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object strictly.
 
     Raises:
-        RequestError: the text is not UTF-8, not JSON, nested too deeply, holds a number that is not
-            finite, or is not an object.
+        RefusedRequestError: the text is not UTF-8, not JSON, nested too deeply, holds a number that
+            is not finite, or is not an object.
     """
     try:
         document = from_json(content.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False)
         # `from_json` reads 1e400 as infinity in spite of the option.
         json.dumps(document, allow_nan=False)
     except ValueError as error:
-        raise RequestError(400, f"request body: expected a JSON object; {error}") from None
+        raise RefusedRequestError(400, f"request body: expected a JSON object; {error}") from None
     if not isinstance(document, dict):
-        raise RequestError(
+        raise RefusedRequestError(
             400, f"request body: expected a JSON object; got {type(document).__name__}"
         )
     return document
@@ -85,7 +85,9 @@ async def _read_bytes(receive: Receive, max_bytes: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
-            raise RequestError(413, f"request body: expected at most {max_bytes} bytes; got more")
+            raise RefusedRequestError(
+                413, f"request body: expected at most {max_bytes} bytes; got more"
+            )
         parts.append(part)
         more = message.get("more_body", False)
     return b"".join(parts)

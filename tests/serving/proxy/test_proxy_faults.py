@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from maitre.files import write_text
 from maitre.serving.proxy.proxy import proxy_app
-from maitre.serving.proxy.request_body import BodyLimits, RequestError, parse_object
+from maitre.serving.proxy.request_body import BodyLimits, RefusedRequestError, parse_object
 from maitre.serving.proxy.routes import RoutedServer, Routes
 from tests.serving.proxy.servers import Upstream, answering, serving, wait_for
 
@@ -158,7 +158,7 @@ def test_a_body_that_cannot_be_sent_on_is_refused(
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=60), st.text(alphabet='{}[]":,\\udE0.-NaI1 ').map(str.encode)))
 def test_any_bytes_are_an_object_or_refused(content: bytes) -> None:
-    with contextlib.suppress(RequestError):
+    with contextlib.suppress(RefusedRequestError):
         json.dumps(parse_object(content), allow_nan=False).encode()
 
 

@@ -4,10 +4,13 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import dagster as dg
 import pytest
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError
 
 from maitre.tracking.store import TrackingStore
 from maitre.workers.launch import coordinator
@@ -166,6 +169,22 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(live: Live) -> Non
     assert ends(live, run_id) == ["ASSET_MATERIALIZATION", "PIPELINE_SUCCESS"]
 
 
+def stop_outside_a_transaction(pid: int, read: Callable[[], object]) -> None:
+    """Send SIGSTOP to `pid` while it does not hold SQLite's lock: `read` works while it is stopped.
+
+    A stopped process keeps its lock, and SQLite has one for the whole file.
+    """
+    for _ in range(20):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            read()
+        except (MlflowException, OperationalError):
+            os.kill(pid, signal.SIGCONT)
+        else:
+            return
+    raise AssertionError("the worker holds SQLite's lock at all times")
+
+
 def test_a_worker_that_is_stopped_while_it_registers_makes_no_second_version(live: Live) -> None:
     live.start_workers(2)
     mlflow = TrackingStore(live.settings.mlflow_tracking_uri).client()
@@ -178,7 +197,7 @@ def test_a_worker_that_is_stopped_while_it_registers_makes_no_second_version(liv
     assert lease is not None
     first = lease.worker
     pid = live.pid(first)
-    os.kill(pid, signal.SIGSTOP)
+    stop_outside_a_transaction(pid, lambda: mlflow.search_model_versions(is_third))
     try:
         assert mlflow.search_model_versions(is_third) == []
         assert live.leases.release(run_id, lease.attempt, "its lease has run out")

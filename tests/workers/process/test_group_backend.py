@@ -11,19 +11,20 @@ from maitre.workers.process.group import lead
 
 
 def test_a_group_whose_model_is_on_a_gpu_adds_up_through_gloo() -> None:
-    told: Any = SimpleNamespace(
+    inputs: Any = SimpleNamespace(
         task=SimpleNamespace(name="task", fingerprint=lambda: "f"),
         model=SimpleNamespace(hash="h", device=torch.device("cuda")),
         config=TuneConfig(),
         init=None,
         seed=1,
+        tenant=None,
     )
 
     def give_up(why: str) -> NoReturn:
         raise AssertionError(why)
 
     with lead(
-        told,
+        inputs,
         address="127.0.0.1",
         size=1,
         checkpoint=None,
