@@ -118,7 +118,7 @@ class Workloads:
         )
 
     def note(self, key: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, from the results file where it has been made before."""
+        """Return what `make` returns, from the results file where it has been made before."""
         key = f"{self.code} {key}"
         if key not in self.known:
             self.known[key] = make()
@@ -139,7 +139,7 @@ class Workloads:
         )
 
     def bound(self, where: tuple[str, int, str, int], violations: int) -> float:
-        """The clairvoyant bound in GPU-hours."""
+        """Return the clairvoyant bound in GPU-hours."""
         return float(
             self.note(
                 f"{where} bound {violations}",
@@ -247,7 +247,7 @@ def _violations_and_cost(name: str, violations: int, gpu_hours: float) -> list[F
 
 
 def large_snapshot(queued: int = 10_000, running: int = 1_000) -> Snapshot:
-    """A cluster with every GPU busy and a long queue, deadlines some minutes away."""
+    """Return a cluster with every GPU busy and a long queue, deadlines some minutes away."""
     cluster = replace(read_cluster(ROOT / "examples" / "cluster.yaml"), gpus=running)
     generator = np.random.default_rng(0)
     names = list(cluster.models)

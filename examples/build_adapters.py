@@ -22,7 +22,7 @@ HOTTEST_RPS = 10.0
 
 
 def build_adapters(adapters: int, seed: int) -> pd.DataFrame:
-    """A catalogue frame of that many adapters; the same for the same seed."""
+    """Return a catalogue frame of that many adapters; the same for the same seed."""
     rng = np.random.default_rng(seed)
     rates = np.exp(rng.normal(np.log(MEDIAN_RATE_RPS), RATE_SIGMA, size=adapters))
     return pd.DataFrame(

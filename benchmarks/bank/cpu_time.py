@@ -9,7 +9,7 @@ import numpy as np
 
 @contextmanager
 def cpu_seconds() -> Iterator[list[float]]:
-    """Yields a list that holds the CPU-seconds of the block once it is left."""
+    """Return yields a list that holds the CPU-seconds of the block once it is left."""
     spent: list[float] = []
     started_s = time.process_time()
     yield spent
@@ -17,7 +17,7 @@ def cpu_seconds() -> Iterator[list[float]]:
 
 
 def median_cpu_seconds(step: Callable[[], None], repeats: int = 3) -> float:
-    """The median of some calls, after one that does not count."""
+    """Return the median of some calls; one call before them does not count."""
     step()
     times = []
     for _ in range(repeats):

@@ -40,7 +40,7 @@ _ROUND = 4
 
 
 def large_bank(small: PromptBank, entries: int, seed: int) -> PromptBank:
-    """A bank of so many prompts, mixed and disturbed; `task` names both parents."""
+    """Return a bank of `entries` prompts, mixed and disturbed; `task` names both parents."""
     generator = np.random.default_rng(seed)
     parents = list(small)
     made: list[BankEntry] = []
@@ -68,7 +68,7 @@ def large_bank(small: PromptBank, entries: int, seed: int) -> PromptBank:
 
 
 def with_features(model: BaseModel, bank: PromptBank, file: Path) -> PromptBank:
-    """The bank with the feature that clusters it, computed in pieces that are kept."""
+    """Return the bank with the feature that clusters it, computed in pieces that are stored."""
     done = [np.load(file)] if file.is_file() else []
     have = sum(map(len, done))
     prompts = bank.prompts()
@@ -85,7 +85,7 @@ def with_features(model: BaseModel, bank: PromptBank, file: Path) -> PromptBank:
 def exhaustive(
     model: BaseModel, task: Task, bank: PromptBank, seed: int, file: Path, until_s: float
 ) -> np.ndarray | None:
-    """The loss of every prompt on the lookup's samples; `None` where time ran out before.
+    """Return the loss of every prompt on the lookup's samples; `None` where time ran out before.
 
     A prompt that has lost more on the first samples than the best on all cannot be the best: it is
     given up, and its loss is infinite here. What remains includes the best of all, exactly.
@@ -103,7 +103,7 @@ def exhaustive(
 
 
 def _losses(scorer: PromptScorer, prompts: np.ndarray, best: float) -> np.ndarray:
-    """The prompts' mean losses; infinite for those that cannot come below `best` or the others."""
+    """Return the prompts' mean losses; infinite for those that cannot be among the best."""
     sums = np.zeros(len(prompts))
     alive = np.arange(len(prompts))
     for first in range(0, SAMPLES, _ROUND):
@@ -125,7 +125,7 @@ def compare(
     losses: np.ndarray,
     seed: int,
 ) -> dict[str, float | str]:
-    """The two layers' choice by loss against the best of all, and what the lookup took."""
+    """Compare the two layers' choice by loss with the best of all; return what the lookup took."""
     found = lookup_quality(
         model,
         task,

@@ -46,7 +46,7 @@ class Measured:
         self._records = {record["key"]: record for record in map(json.loads, lines)}
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The record, when it has been measured."""
+        """Return the record; `None` when it has not been measured."""
         return self._records.get(key)
 
     def put(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Bench:
     stop_at_s: float = float("inf")
 
     def target(self, task: Task) -> float | None:
-        """The loss to reach; `None` where the reference run did not learn the task."""
+        """Return the loss to reach; `None` where the reference run did not learn the task."""
         config = replace(self.config, target_loss=None, target_accuracy=None)
         [run] = self._runs(task, [(None, REFERENCE_SEED)], config)
         accuracy = max(accuracy for _, _, accuracy in run["curve"])
@@ -99,7 +99,7 @@ class Bench:
     def compare(
         self, task: Task, starts: Sequence[str], seeds: Sequence[int], timed: int, target: float
     ) -> list[Comparison]:
-        """The runs of every start.
+        """Return the runs of every start.
 
         The first `timed` seeds run alone, one after another, for their wall time; the others share
         one batch.
@@ -139,7 +139,7 @@ class Bench:
         return self._lookup(task, start, seed)
 
     def _lookup(self, task: Task, start: str, seed: int) -> "Begin":
-        """The bank's choice with the task's own prompts left out; kept but for the prompt."""
+        """Return the bank's choice without the task's own prompts; store all but the prompt."""
         is_left_out = (
             (lambda entry: entry.task == task.name)
             if start == "bank"
@@ -188,7 +188,7 @@ class Bench:
         config: TuneConfig,
         is_timed: bool = False,
     ) -> list[dict[str, Any]]:
-        """A run from each of some prompts and seeds; those not yet measured share a batch."""
+        """Return a run for each prompt and seed; those not yet measured share a batch."""
         model = (self.model.hash, str(self.model.dtype), str(self.model.device))
         settings = (*model, task.fingerprint(), asdict(config))
         keys = [_key("run", *settings, seed, _digest(prompt)) for prompt, seed in begun]

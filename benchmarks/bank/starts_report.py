@@ -89,7 +89,7 @@ def _ratio(
 
 
 def _iterations(start: str) -> Measured:
-    """A start that meets the target at once counts as one iteration."""
+    """Return the iterations of a start, at least one: a start may meet the target at once."""
     return lambda one: max(1, one.runs[start]["iterations"])
 
 

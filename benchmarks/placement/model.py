@@ -76,7 +76,7 @@ def training_traces(
 
 
 def fitted(profile: ServerProfile, training: pd.DataFrame, work: Path) -> MaxpackModel:
-    """The model of these traces, kept in the folder `work`."""
+    """Return the model of these traces, stored in the folder `work`."""
     folder = work / f"model-{profile.fingerprint()}-{len(training)}"
     if folder.is_dir():
         return MaxpackModel.load(folder)
@@ -145,7 +145,7 @@ def measured_figures(profile: ServerProfile, model: MaxpackModel, shared: Path) 
 
 
 def measured_point(row: pd.Series, lengths: Lengths) -> Point:
-    """A measured run as the twin takes it; which adapter has which rate is not known."""
+    """Return a measured run as a point for the twin; which adapter has which rate is not known."""
     ranks = [int(rank) for rank in str(row["rank_classes"]).split()]
     counts = [int(count) for count in str(row["adapters_per_rate_class"]).split()]
     rates = [float(rate) for rate in str(row["rate_classes_rps"]).split()]

@@ -28,7 +28,7 @@ KINDS = ("class", "zipf", "lognormal")
 
 
 def catalogue(profile: ServerProfile, adapters: int, kind: str, seed: int = 0) -> AdapterCatalogue:
-    """A catalogue of mean rate near 0.3 requests/s: in classes, by Zipf's law or log-normal."""
+    """Return a catalogue of about 0.3 requests/s: in classes, by Zipf's law or log-normal."""
     rng = np.random.default_rng([seed, adapters])
     if kind == "class":
         rates = rng.choice([0.025, 0.1, 0.4, 1.6], adapters, p=[0.4, 0.3, 0.2, 0.1])

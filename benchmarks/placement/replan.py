@@ -94,7 +94,7 @@ def base_catalogue(profile: ServerProfile, adapters: int, seed: int) -> AdapterC
 
 
 def change(base: AdapterCatalogue, kind: str, rng: np.random.Generator) -> AdapterCatalogue:
-    """A random change of the base catalogue."""
+    """Return a random change of the base catalogue."""
     frame = base.frame()
     if kind in ("scaled", "all"):
         frame["rate_rps"] *= np.exp(rng.uniform(np.log(0.1), np.log(3.0)))

@@ -46,7 +46,7 @@ class Services:
         return RequestStore(self.settings.request_queue_url)
 
     def idle(self, count: int, timeout_s: float = 180.0) -> list[PoolWorker]:
-        """The workers, once `count` of them are idle."""
+        """Return the workers once `count` of them are idle."""
 
         def look() -> list[PoolWorker]:
             idle = [worker for worker in self.pool.workers() if worker.is_idle]
@@ -89,7 +89,7 @@ class Services:
         return request
 
     def ended(self, request_id: str, timeout_s: float = 300.0) -> TuningRequest:
-        """The request, once it has ended."""
+        """Return the request once it has ended."""
         return until(
             lambda: r if (r := self.store.get(request_id)).state.is_final else None, timeout_s
         )
@@ -107,7 +107,7 @@ class Services:
         return until(look, timeout_s)
 
     def run_of(self, request_id: str, timeout_s: float = 60.0) -> str:
-        """The id of the request's run, once there is one."""
+        """Return the id of the request's run once there is one."""
         with self.instance() as instance:
 
             def look() -> str | None:
@@ -118,7 +118,7 @@ class Services:
             return until(look, timeout_s)
 
     def holder(self, run_id: str, after_iteration: int = 0) -> PoolWorker | None:
-        """The worker that has the run and is past an iteration of it."""
+        """Return the worker that has the run and is past an iteration of it."""
         for worker in self.pool.workers():
             claim = worker.view.claim if worker.view else None
             if claim and claim.run_id == run_id and claim.iteration > after_iteration:
@@ -133,13 +133,13 @@ class Services:
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
-        """The Dagster instance of the services."""
+        """Return the Dagster instance of the services."""
         with dg.DagsterInstance.from_config(self.environment["DAGSTER_HOME"]) as instance:
             yield instance
 
 
 def small_tasks(tasks: Path, into: Path, eval_rows: int = EVAL_ROWS, count: int = 8) -> Path:
-    """Copies of some tasks with few rows, for figures that are about many jobs, not about one."""
+    """Return copies of some tasks with few rows, for figures about many jobs."""
     for header in sorted(tasks.glob("*/task.yaml"))[:count]:
         folder = into / header.parent.name
         folder.mkdir(parents=True)
@@ -151,7 +151,7 @@ def small_tasks(tasks: Path, into: Path, eval_rows: int = EVAL_ROWS, count: int 
 
 
 def cluster_for(model: Path, into: Path) -> Path:
-    """What the scheduler plans with: the speeds of `examples/workers.yaml`, for another model."""
+    """Write a cluster file: the speeds of `examples/workers.yaml` for another model."""
     described = yaml.safe_load(Path("examples/workers.yaml").read_text())
     [speeds] = described["models"].values()
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def cluster_for(model: Path, into: Path) -> Path:
 
 
 def data_home_environment(folder: Path, model: Path, tasks: Path) -> dict[str, str]:
-    """The settings of a data home, a queue and a tracking store of its own in `folder`."""
+    """Return the settings of a data home, a queue and a tracking store of its own in `folder`."""
     return {
         "DAGSTER_HOME": str(folder / "dagster"),
         "MAITRE_HOME": str(folder / "home"),
@@ -201,7 +201,7 @@ def live_services(
 
 
 def until(look: Callable[[], Found | None], timeout_s: float) -> Found:
-    """What `look` returns once that is something; `TimeoutError` else."""
+    """Return what `look` returns once it is true; raise `TimeoutError` otherwise."""
     give_up_at_s = time.monotonic() + timeout_s
     while not (found := look()):
         if time.monotonic() > give_up_at_s:

@@ -180,7 +180,7 @@ def _lived(services: Services, request: TuningRequest, started_s: float) -> dict
 
 
 def simulated(cluster: Path, model: str, asked: list[Asked], beside: float) -> dict[str, Any]:
-    """The workload in the simulator, with the same policy."""
+    """Run the workload in the simulator, with the same policy."""
     jobs = [
         Job(f"j{i}", model, a.at_s, a.at_s + a.within_s, *[a.steps + beside] * 4)
         for i, a in enumerate(asked)

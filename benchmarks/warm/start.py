@@ -78,7 +78,7 @@ def warm(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
 
 
 def cold(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """The same without warm workers: the sensor finds the row, a new process loads the model."""
+    """Measure the same without warm workers: a new process loads the model."""
     del seed
     since_row, since_launch = [], []
     for number in range(count):
@@ -104,7 +104,7 @@ def cold(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
 
 
 def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """A worker killed with -9 in mid-job: until another trains, and the steps that were lost."""
+    """Kill a worker during a job; measure the time until another trains, and the lost steps."""
     draws = random.Random(seed)
     again, lost = [], []
     dagster = DagsterClient(with_running_services(services.settings).dagster_url)
@@ -135,7 +135,7 @@ def kill(services: Services, tasks: list[str], count: int, seed: int) -> dict[st
 
 
 def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """Requests with random deadlines; workers killed again and again, some requests cancelled."""
+    """Submit requests with random deadlines; kill workers repeatedly, cancel some requests."""
     draws = random.Random(seed)
     services.idle(2)
     started_s = last_kill_s = next_s = time.monotonic()

@@ -53,7 +53,7 @@ class PromptBank:
         return entry_id in self._places
 
     def __getitem__(self, entry_id: str) -> BankEntry:
-        """The entry of that id; raises `BankError` when there is none."""
+        """Return the entry of that id; raise `BankError` when there is no such entry."""
         if entry_id not in self._places:
             raise BankError(f"no entry {entry_id!r} in the bank of {len(self)} entries")
         return self.entries[self._places[entry_id]]
@@ -63,7 +63,7 @@ class PromptBank:
         entries: Iterable[BankEntry],
         near_duplicate_similarity: float = NEAR_DUPLICATE_SIMILARITY,
     ) -> tuple["PromptBank", tuple[Rejection, ...]]:
-        """The bank with the entries added, and those that were not.
+        """Return the bank with the entries added, and those that were not.
 
         An entry whose prompt is a near duplicate (cosine of the matrices, flattened, at or above
         `near_duplicate_similarity`) of one that the same tenants see is rejected; so is an id that
@@ -104,7 +104,7 @@ class PromptBank:
         return replace(self, entries=tuple(kept)), tuple(rejected)
 
     def without(self, entry_ids: Iterable[str]) -> "PromptBank":
-        """The bank without these entries (ids that are not there are passed over)."""
+        """Return the bank without these entries; ignore ids that it does not hold."""
         dropped = set(entry_ids)
         return self._of(e for e in self.entries if e.entry_id not in dropped)
 
@@ -117,7 +117,7 @@ class PromptBank:
         )
 
     def evicted_to(self, most_entries: int) -> "PromptBank":
-        """The bank cut to `most_entries`.
+        """Return the bank cut to `most_entries`.
 
         The entries with the least measured benefit go first, the older of two equals. One that was
         never used counts as of average benefit, so that new prompts get their chance.
@@ -133,18 +133,18 @@ class PromptBank:
         return self.without(e.entry_id for e in ranked[: len(self) - most_entries])
 
     def hit_rate(self) -> float | None:
-        """The share of tunings that started from a prompt of the bank; `None` before the first."""
+        """Return the share of tunings that started from the bank; `None` before the first."""
         kinds = [record.kind for record in self.history if record.chosen]
         return sum(kind in ("bank", "mix") for kind in kinds) / len(kinds) if kinds else None
 
     def iterations_saved(self) -> float:
-        """What tunings started from the entries have saved so far, by the entries' benefits."""
+        """Return the iterations that tunings have saved by starting from the entries."""
         return sum((entry.benefit or 0.0) * entry.uses for entry in self.entries)
 
     def with_features(
         self, name: str, compute: Callable[[np.ndarray], np.ndarray], again: bool = False
     ) -> "PromptBank":
-        """The bank with a feature vector for every entry.
+        """Return the bank with a feature vector for every entry.
 
         `compute` maps prompts `[n, virtual_tokens, hidden]` to vectors `[n, d]`; it is given the
         entries that lack the feature (with `again`, all).
@@ -239,12 +239,12 @@ class PromptBank:
 
 
 def mean_embeddings(prompts: np.ndarray) -> np.ndarray:
-    """The simplest feature: each prompt's mean over its virtual tokens, `[n, hidden]`."""
+    """Return the simplest feature: each prompt's mean over its virtual tokens, `[n, hidden]`."""
     return np.asarray(prompts.mean(axis=1), dtype=np.float32)
 
 
 def _directions(entries: list[BankEntry], room_for: int) -> np.ndarray | None:
-    """Unit directions of the entries' prompts, with room for more; `None` for no entries."""
+    """Return unit directions of the entries' prompts, with room for more; `None` for no entries."""
     if not entries:
         return None
     directions = np.empty((len(entries) + room_for, entries[0].prompt.size), dtype=np.float32)

@@ -64,7 +64,7 @@ class BankEntry:
             raise BankError(f"{where}: created_at has no time zone")
 
     def feature(self, name: str) -> np.ndarray:
-        """The named feature vector; raises `BankError` when it has not been computed."""
+        """Return the named feature vector; raise `BankError` when it has not been computed."""
         for known, vector in self.features:
             if known == name:
                 return vector
@@ -72,13 +72,13 @@ class BankEntry:
         raise BankError(f"entry {self.entry_id!r} has no feature {name!r} (it has: {have})")
 
     def with_feature(self, name: str, vector: np.ndarray) -> "BankEntry":
-        """The same entry with a feature added or replaced."""
+        """Return the same entry with a feature added or replaced."""
         others = tuple(pair for pair in self.features if pair[0] != name)
         added = (*others, (name, np.asarray(vector, dtype=np.float32)))
         return replace(self, features=tuple(sorted(added, key=lambda pair: pair[0])))
 
     def with_use(self, saved_iterations: float) -> "BankEntry":
-        """The same entry after one more tuning started from it; `benefit` is the running mean."""
+        """Return the entry after one more tuning started from it; `benefit` is a running mean."""
         total = (self.benefit or 0.0) * self.uses + saved_iterations
         return replace(self, uses=self.uses + 1, benefit=total / (self.uses + 1))
 
@@ -91,7 +91,7 @@ class BankEntry:
 
 
 def entry_id(task: str, prompt: np.ndarray, tenant: str | None = None) -> str:
-    """An id that says which task and which values: the same prompt always gets the same one.
+    """Return an id made of the task and the prompt's values: equal prompts have equal ids.
 
     Another tenant's copy of it gets another, so that nobody learns from an id that is taken what
     others have.

@@ -46,7 +46,7 @@ def append_history(
 
 
 def load_history(url: str | PathLike[str]) -> tuple[StartRecord, ...]:
-    """The records beside the bank at `url`, oldest first; none where nothing was kept.
+    """Return the records beside the bank at `url`, oldest first; an empty tuple without a history.
 
     Raises `BankError` for a damaged file.
     """

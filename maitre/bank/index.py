@@ -43,7 +43,7 @@ class BankIndex:
         return len(self.entry_ids)
 
     def nearest(self, vector: np.ndarray, count: int) -> list[tuple[str, float]]:
-        """The entries whose feature vectors are nearest to `vector`, with their cosines.
+        """Return the entries whose feature vectors are nearest to `vector`, with their cosines.
 
         `MOST_NEIGHBOURS` at most.
         """
@@ -116,7 +116,7 @@ def build_index(
 
 
 def _searchable(vectors: np.ndarray, device: Device) -> Any:
-    """A faiss index of the vectors by inner product, on the GPUs when there are any."""
+    """Return a faiss index of the vectors by inner product, on the GPUs when there are any."""
     flat: Any = faiss.IndexFlatIP(vectors.shape[1])
     # faiss built without CUDA has neither function nor devices.
     if device == "auto" and hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():

@@ -48,7 +48,7 @@ class ItaModel:
     probed: tuple[float, float, float]
 
     def predict(self, start_loss: float, probed_loss: float | None, entropy: float) -> float:
-        """Iterations to accuracy of a start; infinite where a loss is not a number."""
+        """Return the iterations to accuracy of a start; infinite where a loss is not a number."""
         row = _features(start_loss, probed_loss, entropy)
         if not np.isfinite(row).all():
             return math.inf
@@ -56,7 +56,7 @@ class ItaModel:
         return float(np.expm1(np.clip(row @ np.array(weights), 0.0, 10.0)))
 
     def refitted(self, history: Sequence[StartRecord]) -> "ItaModel":
-        """The model drawn towards a history; itself, when the history is empty."""
+        """Return the model fitted again with a history; the same model for an empty history."""
         unprobed = _ridge(self.unprobed, [_without_probe(record) for record in history])
         probed = _ridge(self.probed, [r for r in history if r.probed_loss is not None])
         return ItaModel(

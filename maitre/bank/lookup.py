@@ -153,7 +153,7 @@ class _Race:
                 )
 
     def leaders(self) -> list[Candidate]:
-        """The candidates scored on the most samples, best first."""
+        """Return the candidates scored on the most samples, best first."""
         most = max(samples for _, samples, _ in self.losses.values())
         scored = [(loss, c) for c, samples, loss in self.losses.values() if samples == most]
         return [candidate for _, candidate in sorted(scored, key=lambda pair: pair[0])]
@@ -217,7 +217,7 @@ def _first_layer(
 def _opened(
     race: _Race, clusters: Sequence[tuple[str, ...]], samples: int
 ) -> list[tuple[str, ...]]:
-    """The clusters of the best medoids: a third of them, fewer where the time does not allow it.
+    """Return the clusters of the best medoids: a third of them, fewer where time is short.
 
     More where that third is small: scoring `_FEWEST_MEMBERS` prompts costs little, and in a small
     bank a medoid says little about its cluster.

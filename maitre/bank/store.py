@@ -164,7 +164,7 @@ def _take(fs: Any, lock: str) -> bool:
 
 
 def _names(url: str) -> list[str]:
-    """The names of the segments that are there, also of those that others replace."""
+    """Return the names of all stored segments, replaced ones included."""
     fs, root = fsspec.core.url_to_fs(url)
     if not fs.exists(root):
         return []
@@ -183,7 +183,7 @@ def _read(url: str) -> list[_Segment]:
 
 
 def _counting(segments: Sequence[_Segment]) -> list[_Segment]:
-    """The segments that no other replaces, in the order in which they apply."""
+    """Return the segments that no other segment replaces, in the order in which they apply."""
     replaced = {name for segment in segments for name in segment.replaces}
     counting = [segment for segment in segments if segment.name not in replaced]
     return sorted(counting, key=lambda s: (s.number, not s.replaces, s.name))

@@ -194,7 +194,7 @@ def _report(rows: Sequence[dict[str, Any]], json: bool, title: str) -> None:
 
 
 def _brief(row: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
-    """The columns that fit a terminal; `--json` has all of them."""
+    """Return the columns that fit a terminal; `--json` prints all of them."""
     return {
         key.replace("gpu_hours", "GPU-h"): f"{row[key]:.2f}"
         if isinstance(row[key], float)

@@ -20,7 +20,7 @@ def was_interrupted() -> bool:
 
 @contextmanager
 def stops_at_next_step() -> Iterator[None]:
-    """The first Ctrl-C inside is only noted; the second one interrupts as it always does."""
+    """Record the first Ctrl-C inside of the block; let the second one interrupt as usual."""
     _interrupts.clear()
     before = signal.signal(signal.SIGINT, _note)
     try:

@@ -66,7 +66,7 @@ class LocalTuning:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def limits(self) -> dict[str, Any]:
-        """What a soft prompt's and an adapter's configuration have in common."""
+        """Return the settings that a soft prompt's and an adapter's configuration share."""
         return {
             "max_iterations": self.max_iterations,
             "target_loss": self.target_loss,
@@ -171,7 +171,7 @@ def _run(
     base_model: str,
     json: bool,
 ) -> Any:
-    """The result of the run, in as many processes as asked for."""
+    """Return the result of the run, which uses as many processes as requested."""
     from maitre.tuning.local_workers import with_workers
 
     part = partial(
@@ -200,7 +200,7 @@ def _part(
     tenant: str | None,
     quiet: bool,
 ) -> "TuneResult | LoraResult":
-    """What each worker does: tune a soft prompt from `init`, or an adapter."""
+    """Do one worker's part: tune a soft prompt from `init`, or an adapter."""
     from maitre.tuning.config import TuneConfig
     from maitre.tuning.lora import tune_lora
     from maitre.tuning.tune import tune
@@ -221,7 +221,7 @@ def _part(
 
 
 def _bank(settings: "Settings", asked: LocalTuning) -> "PromptBank":
-    """The bank to start from; without one in the data home, an empty one."""
+    """Return the bank to start from; an empty bank when the data home has no bank."""
     from maitre.bank.bank import PromptBank
 
     # A start that is named needs its bank; a bank that is named must be there.
@@ -259,7 +259,7 @@ def _report(
     result: "TuneResult | LoraResult",
     start: "ChosenStart | None",
 ) -> dict[str, Any]:
-    """The figures of the run; `seconds` is the wall time of lookup and tuning.
+    """Return the figures of the run; `seconds` is the wall time of lookup and tuning.
 
     Loading the base model is not in it: a worker holds its model.
     """

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def bank_url(settings: "Settings", bank: str | None) -> str:
-    """The bank that was asked for, or the data home's bank of the base model in the settings."""
+    """Return the requested bank, or the data home's bank of the base model in the settings."""
     from maitre.home_files import HomeFiles
     from maitre.tuning.weights_hash import weights_hash
 
@@ -22,5 +22,5 @@ def bank_url(settings: "Settings", bank: str | None) -> str:
 
 
 def task_folder(settings: "Settings", task: str) -> Path:
-    """The folder of a task: a path to one, or a name in the tasks folder of the settings."""
+    """Return the folder of a task: a path, or a name in the tasks folder of the settings."""
     return Path(task) if Path(task).is_dir() else Path(settings.tasks) / task

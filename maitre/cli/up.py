@@ -77,7 +77,7 @@ def up(
 def _proxy_or_why_not(
     settings: "Settings", log_folder: Path, port: int
 ) -> tuple["ProxyProcess | None", str]:
-    """The proxy and its address, or none and why: nothing else depends on it."""
+    """Return the proxy and its address, or `None` and the reason: nothing else depends on it."""
     from maitre.serving.proxy.proxy_process import ProxyProcess
 
     serving, base_model = (

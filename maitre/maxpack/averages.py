@@ -30,7 +30,7 @@ _HALVED = (0.875, -0.21875, 0.015625)
 
 @compiled
 def active_adapters(sums, t):
-    """Expected distinct adapters in the batch at step time t: cubic between the kept step times.
+    """Return the expected distinct adapters in the batch at step time t (a cubic spline).
 
     (A straight line between them is up to 6 % too high where adapters are cold.)
     """
@@ -104,7 +104,7 @@ def limits_used(sums, limit, t, kv_per_s):
 
 @compiled
 def longest_step_s(sums, limit, kv_per_s):
-    """The step time at which the KV cache, the slots or the sequences are all in use."""
+    """Return the step time at which the KV cache, the slots or the sequences are all in use."""
     t = min(_LONGEST_S, limit[0] / max(kv_per_s, 1e-12))
     t = min(t, limit[2] / max(sums[OUTPUT], 1e-12))
     t = min(t, limit[3] / max(sums[OUTPUT] + sums[INPUT], 1e-12))
@@ -130,7 +130,7 @@ def held_per_s(sums, moments, rounding):
 
 @compiled
 def crossing_s(sums, cost, limit, kv_per_s, in_in, waiting):
-    """The step time at which the server is as busy as the fullest of its limits.
+    """Return the step time at which the server is as busy as the fullest of its limits.
 
     Busy falls with t and the limits rise, so their largest is smallest there. With `waiting` the
     slots are no limit.
@@ -150,7 +150,7 @@ def crossing_s(sums, cost, limit, kv_per_s, in_in, waiting):
 
 @compiled
 def settled_s(sums, cost, limit, kv_per_s, in_in, longest_s):
-    """The step time, up to `longest_s`, at which the server is busy exactly all of the time."""
+    """Return the step time, up to `longest_s`, at which the server is just busy all the time."""
     low, high = math.log(_SHORTEST_S), math.log(longest_s)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
@@ -163,7 +163,7 @@ def settled_s(sums, cost, limit, kv_per_s, in_in, longest_s):
 
 @compiled
 def fill_on(sums, costs, limits, row, kv_per_s, in_in):
-    """The fill alone; just above 1e3 without a KV cache."""
+    """Return the fill alone; just above 1e3 without a KV cache."""
     if limits[row, 0] <= 0.0:
         return 1e3
     t = crossing_s(sums, costs[row], limits[row], kv_per_s, in_in, False)

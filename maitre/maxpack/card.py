@@ -66,7 +66,7 @@ class ModelCard:
 
 
 def fingerprint_of(traces: pd.DataFrame) -> str:
-    """A hash of the traces' content: the same rows give the same text."""
+    """Return a hash of the traces' content: the same rows give the same text."""
     digest = hashlib.sha256(",".join(traces.columns).encode())
     digest.update(pd.util.hash_pandas_object(traces, index=False).to_numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -146,7 +146,7 @@ def _fill(u: float) -> float:
 
 
 def _slots(u: float, count: int, offered: list[int]) -> int:
-    """A slot for every adapter in a quarter of the designs, fewer in the others."""
+    """Return the slots: one per adapter in a quarter of the designs, fewer in the others."""
     enough = next((slots for slots in offered if slots >= count), offered[-1])
     fewer = [slots for slots in offered if slots < enough]
     part = (u - _BEST_SLOTS_SHARE) / (1 - _BEST_SLOTS_SHARE)
@@ -171,7 +171,7 @@ def _sustained_rps(
     input_tokens: np.ndarray,
     output_tokens: np.ndarray,
 ) -> np.ndarray:
-    """The total rate at which this shape of load fills each configuration in steady state."""
+    """Return the total rate at which this load fills each configuration in steady state."""
     sums = np.array(
         [
             adapter_terms(shape * total, input_tokens, output_tokens).sum(axis=0)

@@ -35,7 +35,7 @@ FIRST_ACTIVE = TERMS.index("rate_squared") + 1
 def adapter_terms(
     rates_rps: np.ndarray, mean_input_tokens: np.ndarray, mean_output_tokens: np.ndarray
 ) -> np.ndarray:
-    """The additive terms of each adapter: shape (adapters, len(TERMS)), columns as `TERMS`.
+    """Return the additive terms of each adapter: shape (adapters, len(TERMS)), columns as `TERMS`.
 
     All arrays have one entry per adapter; an adapter of which a server takes only a share enters
     with its rate times that share.
@@ -105,7 +105,7 @@ class SetSums:
     def of_groups(
         cls, terms: np.ndarray, ranks: np.ndarray, group: np.ndarray, groups: int
     ) -> SetSums:
-        """Sums of `groups` sets from the terms of all adapters; `group` holds each one's set."""
+        """Return the sums of `groups` sets of adapters; `group` holds each adapter's set."""
         sums = np.column_stack(
             [np.bincount(group, weights=column, minlength=groups) for column in terms.T]
         )
@@ -117,7 +117,7 @@ class SetSums:
 
     @classmethod
     def of_prefixes(cls, terms: np.ndarray, ranks: np.ndarray, lengths: np.ndarray) -> SetSums:
-        """Sums of the first `lengths[i]` adapters, for every i; lengths are at least 1."""
+        """Return sums of the first `lengths[i]` adapters, for every i; lengths are at least 1."""
         last = np.asarray(lengths) - 1
         return cls(
             np.cumsum(terms, axis=0)[last],
@@ -126,7 +126,7 @@ class SetSums:
         )
 
     def take(self, rows: np.ndarray) -> SetSums:
-        """The sets at these positions, repeated where positions repeat."""
+        """Return the sets at these positions, repeated where positions repeat."""
         return SetSums(self.sums[rows], self.max_rank[rows], self.max_rate_rps[rows])
 
     def plus(self, terms: np.ndarray, ranks: np.ndarray) -> SetSums:

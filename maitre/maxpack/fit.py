@@ -41,7 +41,7 @@ _MONOTONE = [1 if feature in _WORSE_WHEN_HIGHER else 0 for feature in FEATURES]
 def fit_model(
     traces: pd.DataFrame, random_state: int = 0, *, iterations: int = 250, threads: int = 1
 ) -> MaxpackModel:
-    """A model fitted on the traces of one profile (`maitre.maxpack.traces.make_traces`).
+    """Return a model fitted on the traces of one profile (`maitre.maxpack.traces.make_traces`).
 
     Configurations that ran out of memory teach nothing but that, which the profile says
     exactly; they are left out.

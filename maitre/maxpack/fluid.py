@@ -154,7 +154,7 @@ def _solve(sums, cost, limit, moments, rounding, waits, out):
 
 @compiled
 def _wait(sums, cost, limit, kv_per_s, in_in, waits, out):
-    """What becomes of a server whose slots are short, if requests wait for them."""
+    """Return the state of a server with too few slots whose requests wait for them."""
     t = crossing_s(sums, cost, limit, kv_per_s, in_in, True)
     kv, _, sequences = limits_used(sums, limit, t, kv_per_s)
     out[14] = max(busy_part(sums, cost, limit, t, kv_per_s, in_in), max(kv, sequences))
@@ -168,7 +168,7 @@ def _wait(sums, cost, limit, kv_per_s, in_in, waits, out):
 
 @compiled
 def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):
-    """The scales on which load, KV cache and slots fluctuate."""
+    """Return the scales on which load, KV cache and slots fluctuate."""
     full_t = longest_step_s(sums, limit, kv_per_s)
     load = busy_part(sums, cost, limit, full_t, kv_per_s, moments[0])
     out[9] = load
@@ -198,7 +198,7 @@ def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):
 
 @compiled
 def _waits_over(part, sigmas):
-    """The wait that this part of requests exceeds, in mean waits of those that wait at all.
+    """Return the wait that this part of requests exceeds, in mean waits of those that wait at all.
 
     How many wait follows from what is spare (Halfin and Whitt); waits are exponential.
     """

@@ -53,7 +53,7 @@ class GatheringTable(NamedTuple):
 
 @lru_cache(maxsize=1)
 def gathering_table() -> GatheringTable:
-    """The coefficients; fitted at the first call."""
+    """Return the coefficients; fit them at the first call."""
     x = _FIRST_OUTPUT_TPS * _OUTPUT_RATIO ** np.arange(_OUTPUTS)
     basis = np.column_stack([-np.expm1(np.outer(-x, STEP_TIMES_S)), x, np.ones_like(x)])
     slots = np.zeros((_STEPS, _WAITS, basis.shape[1]))
@@ -112,7 +112,7 @@ def wait_for_slots(sums, slots, t, slot_table, queue_table):
 
 @compiled
 def _combined(sums, table, row, part, j):
-    """The j-th combination of the table, between two step times."""
+    """Return the j-th combination of the table, between two step times."""
     total = 0.0
     for k in range(_N_STEPS):
         total += _between(table, row, part, j, k) * sums[FIRST_ACTIVE + k]
@@ -127,7 +127,7 @@ def _between(table, row, part, j, k):
 
 @compiled
 def _wait(j):
-    """The j-th wait of the table: 0, then doubling."""
+    """Return the j-th wait of the table: 0, then doubling."""
     return 0.0 if j == 0 else _FIRST_WAIT * 2.0 ** (j - 1)
 
 

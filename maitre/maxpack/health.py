@@ -58,7 +58,7 @@ class Health:
 
 
 def judge(result: SimulationResult, rule: HealthRule) -> Health:
-    """The verdict on one simulated server."""
+    """Return the verdict on one simulated server."""
     if result.out_of_memory:
         return Health(False, True, True, 0.0, np.inf, np.inf, ())
     columns = result.adapter_columns()

@@ -26,7 +26,7 @@ FEATURES = (*FLUID_FEATURES, *SET_FEATURES, *CONFIG_FEATURES)
 def feature_matrix(
     sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
 ) -> np.ndarray:
-    """The model's input, columns `FEATURES`: one row a set on configuration `rows[i]`."""
+    """Return the model's input, columns `FEATURES`: one row per set on configuration `rows[i]`."""
     adapters, rate = sets.column("adapters"), sets.column("rate_rps")
     inputs, outputs = sets.column("input_tps"), sets.column("output_tps")
     some = np.maximum(rate, 1e-12)

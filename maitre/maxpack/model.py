@@ -149,7 +149,7 @@ class MaxpackModel:
             raise MaxpackError(f"{folder} holds no readable capacity model: {error}") from error
 
     def _band(self, name: str, middle: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """The 5 % quantile, the estimate and the 95 % quantile: (rows, 3)."""
+        """Return the 5 % quantile, the estimate and the 95 % quantile: (rows, 3)."""
         return np.exp(self.bands[name].around(middle, x[:, FEATURES.index("fill")]))
 
     def _risk(self, x: np.ndarray, log_ttft: np.ndarray | None = None) -> np.ndarray:

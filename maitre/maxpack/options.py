@@ -83,7 +83,7 @@ class ServerOptions:
     def of_pairs(
         cls, profile: ServerProfile, lengths: Lengths, pairs: Sequence[tuple[int, int]]
     ) -> ServerOptions:
-        """These (slots, rank) pairs, in this order, startable or not."""
+        """Return these (slots, rank) pairs, in this order, startable or not."""
         max_num_seqs = _planned(profile.valid.max_num_seqs)
         max_num_batched_tokens = _planned(profile.valid.max_num_batched_tokens)
         costs, limits = [], []
@@ -146,12 +146,12 @@ class ServerOptions:
         return np.where(place < len(tiers), tiers[np.minimum(place, len(tiers) - 1)], 0)
 
     def enough_slots(self, adapters: np.ndarray) -> np.ndarray:
-        """The fewest slots on offer that give every adapter its own (more would waste memory)."""
+        """Return the fewest offered slots that give every adapter its own."""
         slots = np.unique(self.max_loras)
         return slots[np.minimum(np.searchsorted(slots, adapters), len(slots) - 1)]
 
     def config(self, row: int, adapters: int) -> ServerConfig:
-        """Configuration `row` for a server of that many adapters, all kept in CPU memory.
+        """Return configuration `row` for a server of that many adapters, all kept in CPU memory.
 
         With room for a few more, so that one can join without a restart.
         """
@@ -183,11 +183,11 @@ def slot_counts(profile: ServerProfile, slots: Sequence[int] = SLOTS) -> tuple[i
 
 
 def _planned(valid: tuple[int, int] | None) -> int:
-    """The batch that servers are planned with: the largest that was measured."""
+    """Return the batch that servers are planned with: the largest that was measured."""
     return LARGEST_BATCH if valid is None else valid[1]
 
 
 def rank_tiers(profile: ServerProfile) -> tuple[int, ...]:
-    """The rank tiers within the profile's range."""
+    """Return the rank tiers within the profile's range."""
     low, high = profile.valid.max_lora_rank
     return tuple(rank for rank in RANK_TIERS if low <= rank <= high) or (high,)

@@ -40,7 +40,7 @@ class Recommendation:
     choices: tuple[SlotChoice, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The recommendation as plain JSON values."""
+        """Return the recommendation as plain JSON values."""
         return asdict(self)
 
 
@@ -51,7 +51,7 @@ def recommend_server(
     model: MaxpackModel | SteadyStateModel | None = None,
     lengths: Lengths | None = None,
 ) -> Recommendation:
-    """The `max_loras`, `max_lora_rank` and `max_cpu_loras` for these adapters on one server.
+    """Return `max_loras`, `max_lora_rank` and `max_cpu_loras` for these adapters on one server.
 
     Every slot takes KV cache in proportion to the rank it is sized for; too few slots make requests
     wait for one. All adapters stay in CPU memory. Without a model the steady state decides.

@@ -28,7 +28,7 @@ class MaxpackScores:
     starvation_brier: float
 
     def to_dict(self) -> dict[str, float]:
-        """The scores by name."""
+        """Return the scores by name."""
         return asdict(self)
 
 
@@ -41,7 +41,7 @@ def symmetric_error(predicted: np.ndarray, actual: np.ndarray) -> float:
 
 
 def signed_error(predicted: np.ndarray, actual: np.ndarray) -> float:
-    """The same with its sign: positive where the prediction is too high."""
+    """Return the error with its sign: positive where the prediction is too high."""
     if not len(predicted):
         return float("nan")
     total = np.abs(predicted) + np.abs(actual)
@@ -68,7 +68,7 @@ class Reliability:
     rows: tuple[int, ...]
 
     def to_dict(self) -> dict[str, list[float]]:
-        """The ranges by column."""
+        """Return the ranges by column."""
         return {name: list(values) for name, values in asdict(self).items()}
 
 
@@ -77,7 +77,7 @@ def reliability(
     truth: np.ndarray,
     edges: tuple[float, ...] = (0.0, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0),
 ) -> Reliability:
-    """The reliability of predicted probabilities; ranges without rows are left out."""
+    """Return the reliability of predicted probabilities; ranges without rows are left out."""
     place = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, len(edges) - 2)
     used = np.unique(place)
     return Reliability(

@@ -84,7 +84,7 @@ def simulate_health(
 
 
 def warm_started(profile: ServerProfile, workload: Workload, seed: int) -> Workload:
-    """The workload's arrivals under this seed, after one short request to each adapter in turn."""
+    """Return the workload's arrivals under this seed, after a short request to each adapter."""
     first_use_ms = profile.api.first_use_ms
     read_s = [1e-3 * (first_use_ms + sum(profile.load_ms(load.rank))) for load in workload.adapters]
     first_s = np.cumsum(read_s) * _READING_FACTOR
@@ -109,7 +109,7 @@ def warm_started(profile: ServerProfile, workload: Workload, seed: int) -> Workl
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

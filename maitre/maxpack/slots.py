@@ -21,7 +21,7 @@ def roomiest_rows(
     kept: int,
     near_slots: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The configurations of rank `tier[i]` on which set i has the lowest fill, best first.
+    """Return the configurations of rank `tier[i]` on which set i has the lowest fill, best first.
 
     Returns (set, row) pairs, up to `kept` a set. More slots than adapters are never considered. The
     fill falls with the slots while they are short and rises with the KV cache that they take, so

@@ -33,7 +33,7 @@ def log_shortfall(x: np.ndarray, log_throughput: np.ndarray) -> np.ndarray:
 
 
 def reference_tps(x: np.ndarray) -> np.ndarray:
-    """What a server without fluctuations would deliver of the offered load within an hour."""
+    """Return the offered load that a server without fluctuations would deliver within an hour."""
     return x[:, _OFFERED] * _delivered(x)
 
 
@@ -43,7 +43,7 @@ def _delivered(x: np.ndarray) -> np.ndarray:
 
 
 def log_target(name: str, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The logarithm that a regressor learns, and the rows in which it is known."""
+    """Return the logarithm that a regressor learns, and the rows in which it is known."""
     if name == "throughput":
         # Of the load that came: how much that was by chance says nothing about the server.
         came = frame["measured_offered_tps"].to_numpy(dtype=np.float64)
@@ -57,7 +57,7 @@ def log_target(name: str, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label(name: str, frame: pd.DataFrame) -> np.ndarray:
-    """The truth that a classifier learns."""
+    """Return the truth that a classifier learns."""
     if name == "starved":
         return frame["starved"].to_numpy(dtype=bool)
     return ~frame["healthy"].to_numpy(dtype=bool)

@@ -79,7 +79,7 @@ def at_objective(traces: pd.DataFrame, ttft_slo_ms: float) -> pd.DataFrame:
 
 
 def point_features(profile: ServerProfile, points: Sequence[Point]) -> pd.DataFrame:
-    """The model's features of configurations, one row each."""
+    """Return the model's features of configurations, one row each."""
     pairs = sorted({(config.max_loras, config.max_lora_rank) for config, _ in points})
     places = {pair: row for row, pair in enumerate(pairs)}
     options: dict[int, tuple[Lengths, ServerOptions]] = {}

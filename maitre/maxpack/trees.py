@@ -38,7 +38,7 @@ class ObliviousTrees:
 
     @classmethod
     def from_catboost(cls, model: Any) -> ObliviousTrees:
-        """The trees of a fitted CatBoost model over float features.
+        """Return the trees of a fitted CatBoost model over float features.
 
         Raises:
             ValueError: the model has trees of another kind.
@@ -71,7 +71,7 @@ class ObliviousTrees:
         return self.scale * sums + self.bias
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The trees as named arrays, for a file."""
+        """Return the trees as named arrays, for a file."""
         return {
             f"{name}.features": self.features,
             f"{name}.borders": self.borders,
@@ -94,7 +94,7 @@ class ObliviousTrees:
 
 @compiled
 def _add_leaves(columns, features, borders, leaves, sums):
-    """Adds every tree's leaf to each row's sum, a block of rows at a time."""
+    """Add every tree's leaf to each row's sum, a block of rows at a time."""
     trees, depth = features.shape
     rows = columns.shape[1]
     place = np.zeros(_ROWS_AT_ONCE, dtype=np.int32)

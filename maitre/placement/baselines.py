@@ -56,7 +56,7 @@ def baseline_gpus(
 
 
 def slot_per_adapter(sets: SetSums, capacity: Capacity) -> np.ndarray:
-    """The configuration row that an operator would pick: a slot for each adapter, if they fit."""
+    """Return the configuration that an operator would choose: a slot per adapter, if they fit."""
     options = capacity.options
     tier = options.rank_tier(sets.max_rank)
     slots = options.enough_slots(sets.column("adapters"))
@@ -94,7 +94,7 @@ def _one_size(demand: Demand, capacity: Capacity, limit: int) -> int | None:
 
 
 def _least(healthy: Callable[[int], bool], limit: int) -> int | None:
-    """The fewest servers that are healthy, taking more servers to be never worse."""
+    """Return the fewest servers that are healthy; presume that more servers are never worse."""
     high = 1
     while not healthy(high):
         if high >= limit:

@@ -68,7 +68,7 @@ def lower_bounds(
     max_adapters: int | None = None,
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
 ) -> tuple[int, ...]:
-    """The bound in whole servers at each multiple of the rates; `demand` has one part an adapter.
+    """Return the bound in whole servers at each multiple of the rates, one part per adapter.
 
     `max_adapters` is the most that a server may hold.
     """
@@ -84,7 +84,7 @@ def relaxed_servers(
     *,
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS,
 ) -> tuple[float, ...]:
-    """The bounds before rounding up.
+    """Return the bounds before rounding up.
 
     The program is solved at the catalogue's rates; its worths serve at all multiples of them.
 
@@ -109,7 +109,7 @@ def relaxed_servers(
 def _coarse(
     nodes: Nodes, options: ServerOptions, wait_s: float, steps_s: tuple[float, float]
 ) -> Types:
-    """The types among which worths are looked for: likely steps, or all where those are too short.
+    """Return the types among which worths are searched: likely step times, or all.
 
     Steps of slow servers take longer than the likely ones. For slower servers still than all
     of `steps_s` there are no worths, and no plan either: a first token takes a step.
@@ -159,7 +159,7 @@ def _worths(nodes: Nodes, types: Types) -> np.ndarray:
 
 
 def _certified(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -> float:
-    """The bound by weak duality: for every type the best multipliers found for these worths.
+    """Return the bound by weak duality: for every type the best multipliers found for these worths.
 
     Any multipliers give a bound; a poor choice only makes it weaker. They are chosen on `nodes`,
     and the bound is summed over `counted`, which may be others.
@@ -238,7 +238,7 @@ def _weakest(use, shares):
 
 
 def _thinned(options: ServerOptions) -> np.ndarray:
-    """Configuration rows for the coarse program: about `_MASTER_SLOTS` slot counts a rank."""
+    """Return rows for the coarse program: about `_MASTER_SLOTS` slot counts per rank."""
     rows = []
     for tier in options.tiers:
         of_tier = np.flatnonzero(options.max_lora_rank == tier)

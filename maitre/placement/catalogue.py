@@ -140,7 +140,7 @@ class AdapterCatalogue:
         return np.arange(1, len(self) + 1) if self.rows is None else self.rows
 
     def frame(self) -> pd.DataFrame:
-        """The catalogue as a frame with the columns of a catalogue file."""
+        """Return the catalogue as a frame with the columns of a catalogue file."""
         return pd.DataFrame(
             {
                 "adapter": self.names,
@@ -153,7 +153,7 @@ class AdapterCatalogue:
         )
 
     def loads(self) -> list[AdapterLoad]:
-        """The adapters as the twin takes them, in the catalogue's order."""
+        """Return the adapters as loads for the twin, in the catalogue's order."""
         rows = zip(
             self.names, self.ranks, self.rates_rps, self.mean_input_tokens,
             self.mean_output_tokens, strict=True,
@@ -170,7 +170,7 @@ class AdapterCatalogue:
         ]
 
     def take(self, rows: np.ndarray) -> AdapterCatalogue:
-        """Some of the adapters, in the order given."""
+        """Return some of the adapters, in the given order."""
         return AdapterCatalogue(
             self.names[rows],
             self.base_models[rows],
@@ -183,7 +183,7 @@ class AdapterCatalogue:
         )
 
     def with_rates(self, rates_rps: np.ndarray) -> AdapterCatalogue:
-        """The same adapters under other request rates (requests per second, one per adapter).
+        """Return the same adapters with other rates, in requests per second, one per adapter.
 
         Raises:
             CatalogueError: a rate is negative or NaN.

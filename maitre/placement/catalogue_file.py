@@ -132,5 +132,5 @@ def _check_separator(path: Path, columns: list[str]) -> None:
 
 
 def _not_blank(rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The rows that pandas counts: those that are more than blanks."""
+    """Yield the rows that pandas counts: those that are not blank."""
     return (row for row in rows if len(row) > 1 or (row and row[0].strip()))

@@ -31,7 +31,7 @@ class Assignment:
 
     @classmethod
     def judged(cls, server: np.ndarray, demand: Demand, capacity: Capacity) -> Assignment:
-        """An assignment with the best configuration for each of its servers; gaps are closed."""
+        """Return an assignment with the best configuration for each server, without gaps."""
         _, server = np.unique(server, return_inverse=True)
         choice = capacity.best(demand.sums(server, int(server.max()) + 1))
         return cls(server, choice.rows, choice.risk, choice.fill)
@@ -112,7 +112,7 @@ def _longest(
     limits: _Limits,
     base: SetSums | None,
 ) -> tuple[int, tuple[int, float, float] | None]:
-    """The longest fitting stretch from `start` beside `base`, and its (row, risk, fill)."""
+    """Return the longest fitting stretch from `start` beside `base`, and its (row, risk, fill)."""
     held = 0 if base is None else int(base.column("adapters")[0])
     most = min(len(terms) - start, capacity.max_adapters - held)
     best = None

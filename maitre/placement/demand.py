@@ -67,7 +67,7 @@ class Demand:
         return cls(adapter, share, rates, whole.rank[adapter], inputs, outputs, terms, pin)
 
     def at_rates(self, factor: float) -> Demand:
-        """The same parts with all rates multiplied."""
+        """Return the same parts with all rates multiplied by `factor`."""
         rates = self.rate_rps * factor
         terms = adapter_terms(rates, self.input_tokens, self.output_tokens)
         return replace(self, rate_rps=rates, terms=terms)
@@ -78,18 +78,18 @@ class Demand:
         return self.pin >= 0
 
     def pins(self) -> list[np.ndarray]:
-        """The pinned parts of each prescribed server, by its number."""
+        """Return the pinned parts of each prescribed server, by its number."""
         return [np.flatnonzero(self.pin == number) for number in range(int(self.pin.max()) + 1)]
 
     def __len__(self) -> int:
         return len(self.adapter)
 
     def sums(self, server: np.ndarray, servers: int) -> SetSums:
-        """The sets that an assignment makes: `server` holds each part's server."""
+        """Return the sets that an assignment makes: `server` holds each part's server."""
         return SetSums.of_groups(self.terms, self.rank, server, servers)
 
     def take(self, parts: np.ndarray) -> Demand:
-        """Some of the parts."""
+        """Return some of the parts."""
         return Demand(
             self.adapter[parts],
             self.share[parts],

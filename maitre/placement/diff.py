@@ -60,7 +60,7 @@ class PlanDiff:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The diff as plain JSON values."""
+        """Return the diff as plain JSON values."""
         return asdict(self)
 
 

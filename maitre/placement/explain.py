@@ -76,7 +76,7 @@ class Explanation:
         return words + "No other server could hold it within the risk."
 
     def to_dict(self) -> dict[str, Any]:
-        """The explanation as plain JSON values."""
+        """Return the explanation as plain JSON values."""
         return {**asdict(self), "text": self.text}
 
 

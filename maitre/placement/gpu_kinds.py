@@ -122,7 +122,7 @@ def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
 
 
 def _untaken(name: str, gpu: str, taken: Collection[str]) -> str:
-    """The name, with the GPU behind it and then a number as long as it is taken."""
+    """Return the name; while it is taken, append the GPU, then a number."""
     if name not in taken:
         return name
     found, number = f"{name}-{gpu}", 2

@@ -21,7 +21,7 @@ _FILL_STEPS_MANY = 3
 def level_load(
     found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity
 ) -> Assignment:
-    """The chain with the lowest common risk, and at that the lowest fill, on as many servers.
+    """Return the chain on as many servers with the lowest common risk, then the lowest fill.
 
     A chain leaves its last server with what is left; here every server gets the same slack. Equal
     risk comes first, as servers short of KV cache fail at a lower fill than those short of time.
@@ -36,7 +36,7 @@ def level_load(
 def least_risky(
     servers: int, order: np.ndarray, demand: Demand, capacity: Capacity
 ) -> Assignment | None:
-    """The chain on at most so many servers with the lowest common risk; `None` over capacity's."""
+    """Return the least risky chain on at most `servers` servers; `None` over capacity."""
     best = None
     low, high = logit(_LOWEST_RISK), logit(capacity.risk)
     tried_at = high

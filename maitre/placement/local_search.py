@@ -21,7 +21,7 @@ NOTHING = -1
 def balanced(
     found: Assignment, demand: Demand, capacity: Capacity, *, rounds: int = 60, seed: int = 0
 ) -> Assignment:
-    """The assignment after moves and swaps that lower the sum of the servers' risks and overload.
+    """Return the assignment after moves and swaps that lower the servers' risks and overload.
 
     Each round takes the riskiest server that is over the capacity's risk and makes the best of
     some moves of its parts to others and swaps with theirs; it ends when none helps any such
@@ -139,7 +139,7 @@ class _State:
         return np.asarray(before - cost[:count] - cost[count:])
 
     def _after(self, servers: np.ndarray, comes: np.ndarray, leaves: np.ndarray) -> SetSums:
-        """The servers' sets with parts added and taken away; maxima can only rise here."""
+        """Return the servers' sets with parts added and removed; maxima can only rise here."""
         demand, sets = self.demand, self.sets.take(servers)
         added = np.where((comes != NOTHING)[:, None], demand.terms[comes], 0.0)
         removed = np.where((leaves != NOTHING)[:, None], demand.terms[leaves], 0.0)
@@ -179,5 +179,5 @@ class _State:
 
 
 def _cost(risk: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """What is to become less: where the risk is 1 whatever one part does, the overload leads."""
+    """Return the cost to reduce: where the risk is 1 whatever one part does, the overload leads."""
     return np.asarray(risk + np.maximum(fill - 1.0, 0.0))

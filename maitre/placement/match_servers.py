@@ -40,7 +40,7 @@ def _matched(
     capacity: Capacity,
     pinned_to: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The parts' servers, the servers' configurations, and the risks that they may have."""
+    """Return the parts' servers, the servers' configurations, and the risks that they may have."""
     overlap = np.zeros((fresh.servers, running.running))
     np.add.at(overlap, fresh.server, running.held[demand.adapter].astype(float))
     for of_fresh, of_running in enumerate(pinned_to):
@@ -63,7 +63,7 @@ def _matched(
 
 
 def _with_returned(carried: Carried, capacity: Capacity) -> Carried:
-    """The assignment after adapters went back to servers that hold them and have room."""
+    """Return the assignment after adapters went back to servers that hold them and have room."""
     demand, server = carried.demand, carried.server.copy()
     limit = np.maximum(carried.accepted_risk, capacity.risk)
     used = np.unique(server)

@@ -136,7 +136,7 @@ def _compared(
     lengths: Lengths,
     found: Assignment,
 ) -> tuple[tuple[int, int], dict[str, int]]:
-    """The bounds on any plan, and what simpler methods need."""
+    """Return the bounds on any plan, and the servers that simpler methods need."""
     others: dict[str, int] = {}
     if settings.baselines:
         others = baseline_gpus(demand, capacity, seed=settings.seed, limit=40 * found.servers)

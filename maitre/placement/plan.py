@@ -64,11 +64,11 @@ class PlacementPlan:
         return shares_by_adapter(self.servers)
 
     def diff(self, other: PlacementPlan) -> PlanDiff:
-        """What has to change to get from this plan to `other`."""
+        """Return the changes from this plan to `other`."""
         return compare(self.servers, other.servers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as the JSON document of the contract."""
+        """Return the plan as the JSON document of the contract."""
         return {
             "profile": self.profile,
             "servers": [server.to_dict() for server in self.servers],
@@ -78,7 +78,7 @@ class PlacementPlan:
         }
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The plan as JSON text."""
+        """Return the plan as JSON text."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     @classmethod

@@ -40,7 +40,7 @@ class Nodes:
 
     @classmethod
     def of(cls, demand: Demand, options: ServerOptions) -> tuple[Nodes, bool]:
-        """The nodes of a demand (one part each), and whether they stand for it exactly.
+        """Return the nodes of a demand (one part each), and whether they stand for it exactly.
 
         Where lengths are many, adapters of similar lengths share nodes at their means: good for
         finding worths, but a bound has to be summed over `each`.
@@ -71,12 +71,12 @@ class Nodes:
         return cls(table[:, 0], table[:, 1].astype(np.int64), *table[:, 2:].T), exact
 
     def at_rates(self, factor: float) -> Nodes:
-        """The same adapters with all rates multiplied."""
+        """Return the same adapters with all rates multiplied by `factor`."""
         return replace(self, rate=self.rate * factor)
 
     @classmethod
     def each(cls, demand: Demand, options: ServerOptions) -> Nodes:
-        """A node for each adapter, those alike together: rates and lengths rounded down.
+        """Return a node for each adapter, equal ones merged: rates and lengths are rounded down.
 
         They are rounded by as little as leaves `_MOST_EACH`.
         """
@@ -141,7 +141,7 @@ class Types:
         slot_wait_s: float,
         steps_s: tuple[float, float] = (SHORTEST_STEP_S, LONGEST_STEP_S),
     ) -> Types:
-        """These configurations, each with intervals of step time that grow by `ratio`.
+        """Return these configurations, each with intervals of step time that grow by `ratio`.
 
         Each of them twice: with a slot for every adapter, and with fewer.
         """
@@ -162,7 +162,7 @@ class Types:
         return len(self.row)
 
     def take(self, which: np.ndarray) -> Types:
-        """Some of the types."""
+        """Return some of the types."""
         return Types(
             self.row[which],
             self.shortest_s[which],
@@ -189,7 +189,7 @@ class Types:
         return np.column_stack([1.0 - fixed / self.longest_s[:, None], room[:, [0, 1, 3]]])
 
     def use(self, nodes: Nodes) -> np.ndarray:
-        """What an adapter at each node takes of each limit, at least: (types, nodes, limits)."""
+        """Return the least use of each limit by an adapter at each node: (types, nodes, limits)."""
         rate, outputs = nodes.rate, nodes.rate * nodes.outputs
         moments = self.options.moments
         kv = outputs * (
@@ -221,7 +221,7 @@ class Types:
         return np.stack([*times, self.shortest_s[:, None] * kv, slots, tokens], axis=2)
 
     def _active(self, step_s: np.ndarray, nodes: Nodes) -> np.ndarray:
-        """The part of the time in which an adapter is in the batch, at least: (types, nodes).
+        """Return the least part of the time in which an adapter is in the batch: (types, nodes).
 
         Requests that wait for a slot gather meanwhile and share it (`maitre.maxpack.fluid`).
         """
@@ -265,7 +265,7 @@ def _planes(options: ServerOptions) -> np.ndarray:
 
 
 def _prefill_jumps(options: ServerOptions) -> np.ndarray:
-    """What a step with any prefill costs more than one with none, in seconds."""
+    """Return how much longer a step with any prefill takes than one without, in seconds."""
     return np.array([_jump(cost) for cost in options.step_costs])
 
 

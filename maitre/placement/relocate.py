@@ -251,7 +251,7 @@ class _State:
         self.put(part, *(found or self.opened()))
 
     def opened(self) -> tuple[int, int]:
-        """A new server, sized for company: it will take others, of any rank."""
+        """Open a server sized for further adapters; return its number and configuration row."""
         row = _row(self.capacity, 64, self.largest_rank)
         self.sums = SetSums(
             np.vstack([self.sums.sums, np.zeros((1, self.sums.sums.shape[1]))]),
@@ -368,7 +368,7 @@ class _State:
         return self.server.copy(), sums, self.rows.copy(), self.risk.copy(), self.fill.copy()
 
     def outcome(self) -> Moved:
-        """The assignment; servers that do not run yet have the best configuration for their set."""
+        """Return the assignment, with the best configuration for each server that is new."""
         for i in range(self.running, self.count):
             if (self.server == i).any():
                 self.reconfigure(i)

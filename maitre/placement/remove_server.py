@@ -23,14 +23,14 @@ _BETTER = 0.8
 
 
 def judged_by_twin(capacity: Capacity) -> Capacity:
-    """The capacity with the risk up to which the twin is asked rather than the model."""
+    """Return the capacity with the risk up to which the twin decides instead of the model."""
     return replace(capacity, risk=max(capacity.risk, min(UNSURE * capacity.risk, MOST_RISK)))
 
 
 def on_fewer_servers(
     found: Assignment, demand: Demand, capacity: Capacity, *, seed: int = 0
 ) -> Assignment | None:
-    """The parts on fewer servers than `found` has, at the least risk that was found there.
+    """Return the parts on fewer servers than `found` has, at the least risk found for them.
 
     By the model each server's risk is within the capacity's, or at least worth a simulation
     (`judged_by_twin`). `None` when there is no such assignment.

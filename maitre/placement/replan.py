@@ -212,7 +212,7 @@ class _Planner:
         return bounds(self.catalogue, self.lengths, self.promise, self.capacity)
 
     def changes(self, settings: PlacementSettings) -> Iterator[_Change]:
-        """The ways to change the plan that the budget allows; in place is always one of them.
+        """Yield the ways to change the plan that the budget allows; in place is always one of them.
 
         With a check in the twin also one with servers fuller than the model is sure of, as in a new
         plan.
@@ -246,11 +246,11 @@ class _Planner:
 
     @staticmethod
     def preference(change: _Change) -> tuple[bool, int, bool, int]:
-        """The order of changes: none over the risk, few servers, sure ones, few moves."""
+        """Return the sort key of a change: risk kept, few servers, certain ones, few moves."""
         return bool(change.over), change.servers, change.judged, change.moves
 
     def in_place(self, most_fill: np.ndarray | None = None) -> _Change:
-        """The running assignment changed where it has to be."""
+        """Return the running assignment, changed only where necessary."""
         running = _with_pins(self.plan.servers, self.constraints)
         whole = as_is(self.catalogue, self.lengths, self.promise.rate_factor)
         carried = carried_over(running, self.catalogue.names, whole, self.capacity)
@@ -274,7 +274,7 @@ class _Planner:
         *,
         judged: bool = False,
     ) -> _Change:
-        """A fresh packing on the running servers; `judged`: by the twin, not the model."""
+        """Return a fresh packing on the running servers; `judged`: by the twin, not the model."""
         number = {name: i for i, name in enumerate(self.running.names)}
         pinned_to = tuple(number[name] for name in self.constraints.pinned_servers)
         carried = match_servers(fresh, demand, self.running, self.capacity, pinned_to)
@@ -319,7 +319,7 @@ class _Planner:
         )
 
     def _name(self, i: int) -> str:
-        """The name of server i: that of the running one, else a fresh one."""
+        """Return the name of server i: that of the running one, else a new name."""
         taken = self.running.names
         if i < len(taken):
             return taken[i]
@@ -328,7 +328,7 @@ class _Planner:
         return name
 
     def written(self, change: _Change) -> PlacementPlan:
-        """The change as a plan."""
+        """Return the change as a plan."""
         written = planned_servers(
             change.found,
             change.carried.demand,
@@ -420,7 +420,7 @@ class _Check:
     def _simulated(
         self, change: _Change, margin: float, round_: int
     ) -> tuple[PlacementPlan, list[ServerCheck]]:
-        """The change as a plan with the twin's verdict as evidence, and the servers that fail."""
+        """Return the change as a plan with the twin's evidence, and the servers that fail."""
         plan, settings = self.planner.written(change), self.settings
         places = servers_to_simulate(change.found.risk, settings.check_servers)
         factor = self.planner.promise.rate_factor * (1 + margin)
@@ -484,7 +484,7 @@ def _check_pinned_servers(
 def _with_pins(
     running: tuple[PlannedServer, ...], constraints: Constraints
 ) -> tuple[PlannedServer, ...]:
-    """The running servers with pinned adapters where they are pinned to."""
+    """Return the running servers with pinned adapters where they are pinned to."""
     if not constraints.pins:
         return running
     placed = shares_by_adapter(running)
@@ -502,7 +502,7 @@ def _with_pins(
 
 
 def _pinned(demand: Demand, constraints: Constraints, catalogue: AdapterCatalogue) -> Demand:
-    """The parts of pinned adapters marked, so that they stay where they are."""
+    """Return the demand whose parts of pinned adapters are marked, so that they stay in place."""
     if not constraints.pins:
         return demand
     return replace(demand, pin=constraints.pin_numbers(catalogue)[demand.adapter])
@@ -511,7 +511,7 @@ def _pinned(demand: Demand, constraints: Constraints, catalogue: AdapterCatalogu
 def _unrestarted(
     plan: PlacementPlan, servers: tuple[PlannedServer, ...]
 ) -> tuple[PlannedServer, ...]:
-    """The servers, with the running `max_cpu_loras` where nothing else of a server changes."""
+    """Return the servers; keep a running `max_cpu_loras` where nothing else changes."""
     running = {server.name: server.config for server in plan.servers}
     kept = []
     for server in servers:

@@ -16,7 +16,7 @@ MAX_REPLICAS = 4096
 
 
 def as_is(catalogue: AdapterCatalogue, lengths: Lengths, factor: float = 1.0) -> Demand:
-    """The catalogue as demand: one part an adapter, rates times `factor`."""
+    """Return the catalogue as demand: one part per adapter, rates times `factor`."""
     mean_in, mean_out = lengths.means()
     return Demand.of(
         catalogue.rates_rps * factor,
@@ -33,7 +33,7 @@ def replicated(
     factor: float = 1.0,
     constraints: Constraints | None = None,
 ) -> Demand:
-    """The catalogue as demand, adapters hotter than one server divided into equal replicas.
+    """Return the catalogue as demand; an adapter above one server becomes equal replicas.
 
     Raises:
         CatalogueError: an adapter fits no server even as `MAX_REPLICAS` replicas.
@@ -77,7 +77,7 @@ def pieces_that_fit(
 
 
 def fits_nowhere(catalogue: AdapterCatalogue, adapters: np.ndarray) -> CatalogueError:
-    """The error of these adapters of the catalogue: no server holds them, however divided."""
+    """Return the error for adapters that no server holds, however they are divided."""
     numbers, adapters = catalogue.row_numbers, np.unique(adapters)
     complaints = {
         int(numbers[i]): f"adapter {str(catalogue.names[i])!r} fits no server, not even as "
@@ -137,7 +137,7 @@ def _with_room(
     capacity: Capacity,
     banned: np.ndarray,
 ) -> int | None:
-    """The server that takes the part at the least fill, if any does."""
+    """Return the server that takes the part at the least fill; `None` if no server does."""
     allowed = np.setdiff1d(np.arange(count), banned)
     if not len(allowed):
         return None
@@ -148,7 +148,7 @@ def _with_room(
 
 
 def _like(part: int, server: np.ndarray, demand: Demand, banned: np.ndarray) -> int | None:
-    """The part of another server nearest in rank and rate, of an adapter with one part only."""
+    """Return another server's part nearest in rank and rate, of an adapter with one part."""
     single = np.bincount(demand.adapter)[demand.adapter] == 1
     candidates = np.flatnonzero(single & ~np.isin(server, banned) & ~demand.is_pinned)
     if not len(candidates):

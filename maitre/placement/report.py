@@ -26,7 +26,7 @@ def plan_page(
     diff: PlanDiff | None = None,
     one_fewer: str = "",
 ) -> str:
-    """The page as text. It needs no network: plotly's script is inside.
+    """Return the page as HTML. It needs no network: plotly's script is inside.
 
     `one_fewer` says what it would take to need one server less (`maitre.placement.explain`).
     """

@@ -59,7 +59,7 @@ def _encoded(part: str) -> str:
 
 
 def _pieces(encoded: str) -> str:
-    """The encoded part, in pieces that file systems take; no escape is cut in two."""
+    """Return the encoded part in pieces that file systems accept; no escape is cut in two."""
     pieces = []
     while len(encoded) > LONGEST_PART:
         cut = LONGEST_PART - len(_CONTINUES)

@@ -41,14 +41,14 @@ def fewest_servers(demand: Demand, capacity: Capacity) -> Assignment | None:
 
 
 def orders(demand: Demand, capacity: Capacity) -> Iterator[np.ndarray]:
-    """The orders in which parts are worth chaining; of very many parts only the first."""
+    """Yield the orders in which parts are worth chaining; of very many parts only the first."""
     tiers = capacity.options.rank_tier(demand.rank)
     for hot_first in _DIRECTIONS if len(demand) <= MANY_PARTS else _DIRECTIONS[:1]:
         yield tier_order(demand, tiers, hot_first)
 
 
 def shortest_steps(demand: Demand, capacity: Capacity, servers: int) -> Assignment | None:
-    """The chain on at most that many servers whose longest step is shortest: low latency.
+    """Return the chain on at most `servers` servers whose longest step is shortest: low latency.
 
     `None` when some part fits no server alone, or all within the risk need more servers.
     """
@@ -85,7 +85,7 @@ def close_servers(found: Assignment, demand: Demand, capacity: Capacity) -> Assi
 def _rehoused(
     current: Assignment, closing: int, demand: Demand, capacity: Capacity
 ) -> Assignment | None:
-    """The assignment without server `closing`, its parts best-fitted elsewhere, or None."""
+    """Return the assignment without `closing`, its parts best-fitted elsewhere, or `None`."""
     server = current.server.copy()
     parts = np.flatnonzero(server == closing)
     others = np.flatnonzero(np.arange(current.servers) != closing)

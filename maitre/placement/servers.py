@@ -86,7 +86,7 @@ def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> P
 
 
 def _binding(values: dict[str, float]) -> str:
-    """What runs out first on a server beside the time of its steps."""
+    """Return the resource that runs out first on a server, apart from the time of its steps."""
     limits = {
         "KV cache": values["fill_kv"],
         "slots": values["fill_slots"],

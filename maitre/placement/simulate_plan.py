@@ -73,7 +73,7 @@ class PlanCheck:
         return tuple(server for server in self.servers if server.health.starved)
 
     def to_dict(self) -> dict[str, Any]:
-        """The check as plain JSON values."""
+        """Return the check as plain JSON values."""
         return {
             "passed": self.passed,
             "servers_unhealthy": len(self.unhealthy),

@@ -37,7 +37,7 @@ def split_by_kind(
     constraints: Constraints,
     lengths: Lengths,
 ) -> list[tuple[GpuKind, AdapterCatalogue]]:
-    """The cheapest division of one base model's adapters between its kinds.
+    """Return the cheapest division of one base model's adapters between its kinds.
 
     Adapters pinned to one server stay on one kind.
 
@@ -75,7 +75,7 @@ def _price(
     promise: Promise,
     lengths: Lengths,
 ) -> float:
-    """What packing each part on its kind costs an hour; infinite where it cannot be."""
+    """Return the price per hour of packing each part on its kind; infinite where impossible."""
     total = 0.0
     for kind, some in parts:
         if some.ranks.max() > kind.profile.valid.max_lora_rank[1]:
@@ -128,7 +128,7 @@ def _no_division(
 
 
 def pins_of(catalogue: AdapterCatalogue, constraints: Constraints) -> dict[str, str]:
-    """The pins of these adapters."""
+    """Return the pins of these adapters."""
     if not constraints.pins:
         return {}
     names = set(catalogue.names.tolist())
@@ -136,6 +136,6 @@ def pins_of(catalogue: AdapterCatalogue, constraints: Constraints) -> dict[str, 
 
 
 def _torn_servers(pins: Sequence[Mapping[str, str]]) -> list[str]:
-    """The servers to which adapters of several groups are pinned."""
+    """Return the servers to which adapters of several groups are pinned."""
     groups = Counter(server for group in pins for server in set(group.values()))
     return sorted(server for server, count in groups.items() if count > 1)

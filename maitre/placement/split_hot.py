@@ -15,7 +15,7 @@ from maitre.placement.replicas import pieces_that_fit
 def split_hot(
     carried: Carried, whole: Demand, capacity: Capacity, tolerated_risk: float
 ) -> tuple[Carried, np.ndarray]:
-    """The running plan with parts that no server bears alone in equal pieces.
+    """Return the running plan; parts that no single server bears are split into equal pieces.
 
     The first piece stays where the part was, the others are new. A part is divided once its risk
     alone is above what its server is relieved at (`tolerated_risk`), into about the fewest pieces

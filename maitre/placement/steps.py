@@ -32,7 +32,7 @@ def ordered_steps(
     servers_restarted: tuple[str, ...],
     servers_removed: tuple[str, ...],
 ) -> tuple[Step, ...]:
-    """Steps from one placement (adapter -> server -> share) to another.
+    """Return the steps from one placement (adapter -> server -> share) to another.
 
     New servers first, then restarts; then one adapter after the other is loaded where it comes to
     be, routed there, and only then unloaded where it was; servers stop last, when nobody is

@@ -73,7 +73,7 @@ class Verifier:
         return verified
 
     def _no_plan(self, found: Assignment, failures: Sequence[ServerCheck]) -> str:
-        """The servers that fail, the likely cause, and the way out."""
+        """Return the message that names the failing servers, the likely cause, and the way out."""
         failed = "; ".join(f"{check.server} {check.health.reason}" for check in failures[:5])
         warnings = length_warnings(self.written(found), self.catalogue, self.profile, self.lengths)
         cause = warnings or (
@@ -152,7 +152,7 @@ class Verifier:
         return {server.name: risk for server, risk in risks if risk > self.capacity.risk}
 
     def written(self, found: Assignment) -> tuple[PlannedServer, ...]:
-        """The assignment as servers."""
+        """Return the assignment as servers."""
         return planned_servers(
             found,
             self.demand,
@@ -269,7 +269,7 @@ def relieve(
 def _emptiest(
     sums: SetSums, candidates: np.ndarray, term: np.ndarray, rank: np.ndarray, capacity: Capacity
 ) -> int | None:
-    """The candidate left emptiest by the part, of those that it fits: it must not fail next."""
+    """Return the fitting candidate that the part leaves emptiest: it must not fail next."""
     if not len(candidates):
         return None
     load = sums.column("output_tps")[candidates]
@@ -282,7 +282,7 @@ def _emptiest(
 
 
 def _given_up(parts: np.ndarray, demand: Demand, part: float) -> np.ndarray:
-    """The parts of adapters that a server gives up: together about `part` of its rate."""
+    """Return the parts of adapters that a server gives up: together about `part` of its rate."""
     parts = parts[~demand.is_pinned[parts]]
     if len(parts) <= 1:
         return parts[:0]

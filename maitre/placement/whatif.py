@@ -58,7 +58,7 @@ class Addition:
 def with_added(
     catalogue: AdapterCatalogue, base_model: str, additions: Sequence[Addition]
 ) -> AdapterCatalogue:
-    """The catalogue with those adapters at its end, called `added-0000` and so on."""
+    """Return the catalogue with those adapters at its end, named `added-0000` and so on."""
     if not additions:
         return catalogue
     taken = set(catalogue.names.tolist())

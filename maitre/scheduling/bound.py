@@ -26,7 +26,7 @@ _MOMENTS = 40
 
 
 def least_gpu_s(job: Job, model: ModelSpec, gpus: int) -> float | None:
-    """The fewest GPU-seconds that finish the job by its deadline; `None` if nothing does.
+    """Return the fewest GPU-seconds that finish the job by its deadline; `None` if impossible.
 
     Workers are warm from its submission on, and moving to another number of them is free. Of all
     mixes of numbers the best has two at most (a linear program of two rows), hence a closed form.
@@ -76,7 +76,7 @@ def clairvoyant_bound(jobs: Sequence[Job], cluster: Cluster, violations: int) ->
 
 
 def _solve(jobs: Sequence[Job], work: np.ndarray, cluster: Cluster, allowed: int) -> float:
-    """The linear program: the share of each job given up, and the workers of each busy period."""
+    """Solve the linear program: each job's share given up, each busy period's workers."""
     count = len(jobs)
     periods = [
         (model, members, min(gap_s, model.warm_up_s))
@@ -113,7 +113,7 @@ def _solve(jobs: Sequence[Job], work: np.ndarray, cluster: Cluster, allowed: int
 
 
 def _periods(jobs: Sequence[Job], base_model: str) -> list[tuple[list[int], float]]:
-    """The model's busy periods (jobs whose windows overlap), each with the gap before it."""
+    """Return the model's busy periods (jobs whose windows overlap), each with the gap before it."""
     order = sorted(
         (job.submitted_s, index) for index, job in enumerate(jobs) if job.base_model == base_model
     )

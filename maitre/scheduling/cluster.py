@@ -122,7 +122,7 @@ def cluster_from_mapping(document: Mapping[str, object], where: str) -> Cluster:
 
 
 def _by_name(models: list[object], where: str) -> dict[str, object]:
-    """A list of models, each with its `name` (or `base_model`), as a mapping."""
+    """Return a list of models, each with its `name` (or `base_model`), as a mapping."""
     named: dict[str, object] = {}
     for model in models:
         if not isinstance(model, dict) or not ({"name", "base_model"} & model.keys()):

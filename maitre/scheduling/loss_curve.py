@@ -15,7 +15,7 @@ _ASYMPTOTES = 40
 def iterations_to_loss(
     iterations: Sequence[float], losses: Sequence[float], target: float
 ) -> float | None:
-    """Iterations at which the fitted curve reaches `target`; `None` if it never does.
+    """Return the iterations at which the fitted curve reaches `target`; `None` if it never does.
 
     `iterations` rise and have one loss each. Also `None` with fewer than five points or losses that
     do not fall. Raises `ValueError` for lengths that differ or values that are not finite.

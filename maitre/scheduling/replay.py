@@ -249,7 +249,7 @@ class _Replayer:
             self.note_problem(f"{event.kind} without a job")
 
     def start(self, name: str, base_model: str) -> None:
-        """A worker is held from now on."""
+        """Record that a worker is held from now on."""
         if name in self.workers or name in self.stopped:
             self.note_problem(f"worker {name} starts twice")
             return
@@ -258,7 +258,7 @@ class _Replayer:
             self.note_problem(f"{len(self.workers)} workers on {self.cluster.gpus} GPUs")
 
     def load(self, name: str, worker: _WorkerState, base_model: str) -> None:
-        """A worker starts to load a model."""
+        """Record that a worker starts to load a model."""
         if worker.task:
             self.note_problem(f"worker {name} loads while busy with {worker.task}")
         model = self.cluster.models.get(base_model)
@@ -269,7 +269,7 @@ class _Replayer:
         worker.ready_ms = self.now + model.warm_up_s * 1000
 
     def take(self, state: _JobState, names: tuple[str, ...]) -> None:
-        """A job takes workers, which must be ready, free and of its model."""
+        """Give a job its workers, which must be ready, free and of its model."""
         for name in names:
             worker = self.workers.get(name)
             if worker is None:
@@ -292,7 +292,7 @@ class _Replayer:
             self.note_problem(f"job {state.job.job_id} names a worker twice")
 
     def free(self, state: _JobState, names: tuple[str, ...]) -> None:
-        """A job leaves its workers."""
+        """Release a job's workers."""
         for name in names:
             worker = self.workers.get(name)
             if worker is not None and worker.task == state.job.job_id:

@@ -132,7 +132,7 @@ class ClusterState:
         heapq.heappush(self.heap, (time_ms, kind, self.sequence, name, epoch))
 
     def make_idle(self, pool: PoolRecord, name: str, *, ready: bool = False) -> None:
-        """A worker has nothing to do; `ready`: it has just loaded its model."""
+        """Make a worker idle; `ready`: it has just loaded its model."""
         now_s = self.now / 1000
         ready_s = now_s if ready else pool.workers[name].ready_s
         worker = Worker(name, pool.model.name, "idle", now_s, ready_s)

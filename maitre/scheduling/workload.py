@@ -154,7 +154,7 @@ def generate(
 
 
 def least_gpu_s(model: ModelSpec, cold: float, bank: float) -> float:
-    """The fewest GPU-seconds that a job can take on workers that are warm already."""
+    """Return the fewest GPU-seconds that a job can take on workers that are warm already."""
     per_iteration = model.least_gpu_s_per_iteration
     return float(min(cold * per_iteration, model.lookup_s + bank * per_iteration))
 

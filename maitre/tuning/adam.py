@@ -19,14 +19,14 @@ class AdamState:
 
     @classmethod
     def fresh(cls, like: torch.Tensor) -> "AdamState":
-        """The state before the first step."""
+        """Return the state before the first step."""
         return cls(torch.zeros_like(like), torch.zeros_like(like), 0)
 
 
 def adam_step(
     values: torch.Tensor, gradient: torch.Tensor, state: AdamState, learning_rate: float
 ) -> tuple[torch.Tensor, AdamState]:
-    """The values after one step down the gradient, and the next state."""
+    """Return the values after one step down the gradient, and the next state."""
     steps = state.steps + 1
     mean = _DECAY_MEAN * state.mean + (1 - _DECAY_MEAN) * gradient
     square = _DECAY_SQUARE * state.square + (1 - _DECAY_SQUARE) * gradient.square()

@@ -30,7 +30,7 @@ def bank_entry(
     ita: float | None = None,
     ita_cold: float | None = None,
 ) -> BankEntry:
-    """An entry for a prompt tuned for `task`; `run_id` is the tracking run it was tuned in."""
+    """Return an entry for a prompt tuned for `task`; `run_id` is its tracking run."""
     entry = BankEntry(
         entry_id=entry_id(task.name, prompt, tenant),
         prompt=np.ascontiguousarray(prompt, dtype=np.float32),
@@ -54,7 +54,7 @@ def bank_entry(
 
 
 def with_output_features(bank: PromptBank, model: BaseModel) -> PromptBank:
-    """The bank with `FEATURE` for every entry; only what lacks it is computed."""
+    """Return the bank with `FEATURE` for every entry; compute it only where it is missing."""
     positions = {entry.position for entry in bank}
     position: Position = "prefix" if positions == {"prefix"} else "suffix"
     return bank.with_features(

@@ -98,7 +98,7 @@ def sampled_quality(
     most_tasks: int = 3,
     most_entries: int = 256,
 ) -> list[LookupQuality]:
-    """The quality of lookups of some of the tasks, each in what others' prompts make of the bank.
+    """Return the quality of lookups of some tasks, each in a bank of the other tasks' prompts.
 
     At most `most_entries` entries, drawn by `seed`, stand for the bank. The lookups have no time
     limit: what they choose must not depend on how busy the machine is.

@@ -164,7 +164,7 @@ class BaseModel:
 
 
 def _folder(path_or_hub_id: str | Path) -> Path:
-    """The local folder of a model; a hub id is fetched first (or taken from the hub's cache)."""
+    """Return the local folder of a model; fetch a hub id first (or find it in the hub's cache)."""
     path = Path(path_or_hub_id)
     if path.is_dir():
         if not (path / "config.json").is_file():

@@ -26,7 +26,7 @@ _SAME_LABELS = 1e-3
 
 
 def own_candidates(model: BaseModel, task: Task, virtual_tokens: int, seed: int) -> list[Candidate]:
-    """The starts that need no bank: instruction, description and the cold start."""
+    """Return the starts that need no bank: instruction, description and the cold start."""
     texts = {"instruction": task.instruction, "description": task.description}
     found = [
         Candidate(f"text:{name}", "instruction" if name == "instruction" else "text", prompt)
@@ -38,7 +38,7 @@ def own_candidates(model: BaseModel, task: Task, virtual_tokens: int, seed: int)
 
 
 def label_embedding(model: BaseModel, task: Task) -> np.ndarray | None:
-    """The mean embedding of the first tokens of a task's completions, float32 `[hidden]`.
+    """Return the mean embedding of the first tokens of a task's completions, float32 `[hidden]`.
 
     `None` where there are too many different completions for the task to be a classification.
     """
@@ -56,7 +56,7 @@ def label_embedding(model: BaseModel, task: Task) -> np.ndarray | None:
 def mixtures(
     bank: PromptBank, leaders: Sequence[BankEntry], labels: np.ndarray | None
 ) -> list[Candidate]:
-    """Starts made of the bank's prompts; `leaders` are the best of them for the task, best first.
+    """Return starts made of the bank's prompts; `leaders` are the task's best, best first.
 
     The leaders moved from their own tasks' labels to the new task's (`labels`): the virtual tokens
     stand right before the answer, and a word's embedding there makes the model say the word. The

@@ -63,7 +63,7 @@ def save_checkpoint(path: Path, state: RunState, identity: str, seconds: float) 
 
 
 def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | None:
-    """The state stored at `path`, or `None` when there is no checkpoint.
+    """Return the state stored at `path`, or `None` when there is no checkpoint.
 
     Raises `TuningInputError` when it is damaged or of another run (another model, task, seed or
     setting; only the iteration limit may differ).

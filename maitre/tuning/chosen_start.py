@@ -43,7 +43,7 @@ def choose_start(
     clock: Clock,
     tenant: str | None = None,
 ) -> ChosenStart:
-    """The start that `init` names: `bank`, `text`, `random` or the id of an entry of the bank.
+    """Return the start that `init` names: `bank`, `text`, `random` or an entry's id.
 
     `text` is the task's instruction, or its description where there is none. Only prompts that
     `tenant` may see are looked at. Raises `BankError` for an unknown entry or for a bank of another
@@ -63,7 +63,7 @@ def choose_start(
 
 
 def as_of_bank(config: TuneConfig, bank: PromptBank) -> TuneConfig:
-    """The configuration with virtual tokens and position as the bank's prompts have them."""
+    """Return the configuration with the virtual tokens and the position of the bank's prompts."""
     for entry in bank:
         position: Position = "prefix" if entry.position == "prefix" else "suffix"
         return replace(config, virtual_tokens=entry.prompt.shape[0], position=position)

@@ -53,7 +53,7 @@ class RunConfig:
             _check(self.target_loss >= 0, "target_loss", self.target_loss, "at least 0")
 
     def learning_rate_at(self, iteration: int) -> float:
-        """The learning rate of an iteration (from 0)."""
+        """Return the learning rate of an iteration, counted from 0."""
         return self.learning_rate * min(1.0, (iteration + 1) / (self.warm_up_iterations + 1))
 
     def is_target_met(self, eval_loss: float, eval_accuracy: float) -> bool:

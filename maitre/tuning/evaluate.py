@@ -74,7 +74,7 @@ def summed_over(batches: Iterable[RowBatch], row_losses: RowLosses) -> torch.Ten
 
 
 def prompt_losses(model: BaseModel, prompt: torch.Tensor, position: Position) -> RowLosses:
-    """The losses of any batch's rows under one prompt `[virtual_tokens, hidden]`."""
+    """Return the losses of any batch's rows under one prompt `[virtual_tokens, hidden]`."""
 
     def losses(batch: RowBatch) -> tuple[torch.Tensor, torch.Tensor]:
         prompts = prompt.to(model.device).expand(len(batch.examples), -1, -1)

@@ -68,7 +68,7 @@ def _last_places(batch: RowBatch, tokens: int) -> torch.Tensor:
 def _logits_after_cache(
     model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, keys_values: torch.Tensor
 ) -> torch.Tensor:
-    """Inputs from the cache, then the virtual tokens and the answer but for its last token."""
+    """Return the logits of virtual tokens and answer (without its last token) after the cache."""
     fed = torch.cat([prompts, _answer_embeddings(model, batch)], dim=1)
     rows, tokens, _ = fed.shape
     longest = keys_values.shape[4]

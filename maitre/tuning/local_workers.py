@@ -75,7 +75,7 @@ def _work(
     threads: int,
     part: Part,
 ) -> None:
-    """What a spawned worker does."""
+    """Do the work of a spawned worker."""
     # Ctrl-C reaches every process of a terminal; the first worker stops them all together.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
@@ -87,7 +87,7 @@ def _work(
 
 @contextmanager
 def _group(rank: int, size: int, meeting: str, kind: str) -> Iterator[Workers]:
-    """The process group of all workers, which meet at a file."""
+    """Make the process group of all workers, which meet at a file."""
     dist.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         init_method=meeting,

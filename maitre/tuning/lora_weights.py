@@ -117,7 +117,7 @@ class LoraWeights:
             parameter.data = part.view_as(parameter)
 
     def named(self) -> dict[str, torch.Tensor]:
-        """The weights by peft's names."""
+        """Return the weights by the names that peft uses."""
         from peft import get_peft_model_state_dict
 
         state = get_peft_model_state_dict(self._wrapped, adapter_name=_ADAPTER)
@@ -138,7 +138,7 @@ def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 def peft_config(
     config: LoraConfig, base_model: str | None = None, *, is_transposed: bool = False
 ) -> Any:
-    """The adapter's settings as peft writes them."""
+    """Return the adapter's settings in peft's format."""
     from peft import LoraConfig as PeftLoraConfig
 
     return PeftLoraConfig(

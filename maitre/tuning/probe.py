@@ -28,7 +28,7 @@ def probe_losses(
     iterations: int,
     seed: int,
 ) -> list[float]:
-    """The loss that each start has come to after a few iterations, all in one shared batch.
+    """Return the loss of each start after a few iterations, all in one shared batch.
 
     Measured on train examples that those iterations do not see (a third of them, at most
     `PROBE_EVAL_ROWS`), so the eval split has no part in the choice; infinite where the loss became
@@ -63,7 +63,7 @@ def _after_steps(
     places: Sequence[int],
     config: TuneConfig,
 ) -> torch.Tensor:
-    """The prompts `[n, virtual_tokens, hidden]` after a step of each on each batch of `places`."""
+    """Return the prompts `[n, virtual_tokens, hidden]` after a step on each batch of `places`."""
     size = config.batch_size
     owner = [start for start in range(len(prompts)) for _ in range(size)]
     adam = AdamState.fresh(prompts)

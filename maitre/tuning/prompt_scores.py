@@ -57,7 +57,7 @@ def output_distributions(
     position: Position,
     probes: Sequence[str] = PROBES,
 ) -> np.ndarray:
-    """What each prompt makes the model answer to the probes: float32 `[n, probes * 32]`.
+    """Return the model's answers to the probes under each prompt: float32 `[n, probes * 32]`.
 
     Per probe, the square roots of the next-token probabilities (whose inner product is the
     Bhattacharyya coefficient) after one fixed random projection.
@@ -80,7 +80,7 @@ def output_distributions(
 def _passes(
     model: BaseModel, prompts: np.ndarray, batch: RowBatch
 ) -> Iterator[tuple[torch.Tensor, RowBatch, int]]:
-    """Passes of some prompts over all rows of `batch`: a prompt per row, the rows, how many."""
+    """Yield passes of prompts over all rows of `batch`: a prompt per row, rows, their number."""
     per_pass = max(1, _PASS_ROWS // len(batch.examples))
     tiled = repeated(batch, min(per_pass, len(prompts)))
     for start in range(0, len(prompts), per_pass):

@@ -45,7 +45,7 @@ class RowBatch:
     keys_values: torch.Tensor | None
 
     def rows(self, part: slice) -> "RowBatch":
-        """Some of the rows."""
+        """Return some of the rows."""
         kv = self.keys_values
         return RowBatch(
             examples=self.examples[part],
@@ -89,7 +89,7 @@ class InputCache:
         return len(self._examples)
 
     def batch(self, indices: Sequence[int]) -> RowBatch:
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         examples = tuple(self._examples[index] for index in indices)
         if not self._cached:
             return _row_batch(self._model, examples, None)
@@ -103,7 +103,7 @@ class InputCache:
         return self._kept[index]
 
     def lacking(self, indices: Sequence[int]) -> dict[int, EncodedExample]:
-        """The examples whose keys and values are to be computed before these can be batched."""
+        """Return the examples whose keys and values must be computed before batching."""
         wanted = (self._group_of.get(i, ()) for i in indices if i not in self._kept)
         return {i: self._examples[i] for group in wanted for i in group}
 
@@ -167,7 +167,7 @@ def joined(model: "BaseModel", batches: Sequence[RowBatch]) -> RowBatch:
 
 
 def repeated(batch: RowBatch, times: int) -> RowBatch:
-    """The rows of a batch over and over, one whole batch after another."""
+    """Return the rows of a batch `times` times, one whole batch after another."""
     if times == 1:
         return batch
     kv = batch.keys_values
@@ -238,7 +238,7 @@ class FrozenInputLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The keys and values to attend to: the inputs', then the pass's own."""
+        """Return the keys and values to attend to: first the inputs', then those of this pass."""
         keys = torch.cat([self.keys, key_states], dim=-2)
         return keys, torch.cat([self.values, value_states], dim=-2)
 

@@ -8,7 +8,7 @@ from maitre.tuning.config import TuningInputError
 
 
 def random_init(model: BaseModel, virtual_tokens: int, seed: int) -> np.ndarray:
-    """The cold start: embeddings of tokens drawn at random, float32 `[virtual_tokens, hidden]`.
+    """Return a cold start: embeddings of random tokens, float32 `[virtual_tokens, hidden]`.
 
     Sampled vocabulary is the stronger of the two random starts of Lester et al. 2021 (section
     3.2: against uniform numbers).
@@ -19,7 +19,7 @@ def random_init(model: BaseModel, virtual_tokens: int, seed: int) -> np.ndarray:
 
 
 def text_init(model: BaseModel, text: str, virtual_tokens: int) -> np.ndarray:
-    """The embeddings of a text's first tokens, repeated when it has fewer than `virtual_tokens`.
+    """Return the embeddings of a text's first `virtual_tokens` tokens, repeated if too few.
 
     Float32 `[virtual_tokens, hidden]`. Raises `TuningInputError` when the text has no token.
     """
@@ -32,7 +32,7 @@ def text_init(model: BaseModel, text: str, virtual_tokens: int) -> np.ndarray:
 def checked_prompt(
     model: BaseModel, prompt: np.ndarray, virtual_tokens: int, what: str
 ) -> np.ndarray:
-    """A prompt as float32, or a `TuningInputError` when its shape or a value is off."""
+    """Return a prompt as float32; raise `TuningInputError` when its shape or a value is wrong."""
     expected = (virtual_tokens, model.hidden_size)
     if prompt.shape != expected:
         raise TuningInputError(f"{what}: shape {prompt.shape}, expected {expected}")

@@ -150,7 +150,7 @@ def find_start(
 
 
 def label_entropy(task: Task) -> float:
-    """The entropy (nats) of the completions of the train split."""
+    """Return the entropy (nats) of the completions of the train split."""
     counts = Counter(example.completion for example in task.train)
     total = len(task.train)
     return -sum(count / total * math.log(count / total) for count in counts.values())
@@ -192,7 +192,7 @@ def _may_start(candidate: Candidate, loss: float, entropy: float) -> bool:
 
 
 def _with_scores(found: Lookup, scored: dict[Candidate, float], samples: int) -> Lookup:
-    """The lookup with what was scored after it, each candidate once."""
+    """Return the lookup with the later scores added, each candidate once."""
     fresh = [ScoredCandidate(c.name, c.kind, loss, samples) for c, loss in scored.items()]
     names = {c.name for c in fresh}
     before = [c for c in found.candidates if c.name not in names]

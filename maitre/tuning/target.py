@@ -12,7 +12,7 @@ TARGET_SHARE = 0.8
 
 
 def target_loss(task: Task, curve: Sequence[CurvePoint], share: float = TARGET_SHARE) -> float:
-    """The eval loss at which `share` of the reference run's real progress is made.
+    """Return the eval loss at which `share` of the reference run's real progress is made.
 
     Progress counts from the loss of one who knows how often each completion occurs and nothing
     else (a tuning run gets there within a few iterations, from wherever it starts), or from the
@@ -25,7 +25,7 @@ def target_loss(task: Task, curve: Sequence[CurvePoint], share: float = TARGET_S
 
 
 def frequencies_loss(task: Task) -> float:
-    """The entropy (nats) of the completions of the eval split."""
+    """Return the entropy (nats) of the completions of the eval split."""
     counts = Counter(example.completion for example in task.eval)
     total = len(task.eval)
     return -sum(count / total * math.log(count / total) for count in counts.values())

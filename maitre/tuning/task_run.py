@@ -17,7 +17,7 @@ from maitre.tuning.workers import ALONE, Workers
 
 
 def batch_indices(seed: int, iteration: int, batch_size: int, examples: int) -> list[int]:
-    """The train examples of one iteration (from 0): epochs of seeded permutations, end to end.
+    """Return the train examples of one iteration (from 0), by seeded permutations per epoch.
 
     A function of its arguments alone, so a resumed run sees the very batches it would have seen.
     """
@@ -48,7 +48,7 @@ class RunState:
 
     @classmethod
     def fresh(cls, values: torch.Tensor) -> "RunState":
-        """The state before the first iteration."""
+        """Return the state before the first iteration."""
         return cls(values=values, adam=AdamState.fresh(values), best=values)
 
 
@@ -119,7 +119,7 @@ class TaskRun:
         return self.state.stopped_because is None
 
     def places(self, workers: Workers = ALONE) -> Sequence[int]:
-        """The train examples of the coming iteration, or this worker's share of them."""
+        """Return the train examples of the next iteration, or this worker's share of them."""
         data = self.data
         return workers.share(
             batch_indices(data.seed, self.state.iteration, self.config.batch_size, len(data.train))

@@ -165,7 +165,7 @@ class PromptLearner:
 def _initial_state(
     model: BaseModel, data: TaskData, init: np.ndarray | None, config: TuneConfig
 ) -> RunState:
-    """The state before the first step: of `init`, or of the cold start of the data's seed."""
+    """Return the state before the first step: from `init`, or the cold start of the data's seed."""
     if init is None:
         init = random_init(model, config.virtual_tokens, data.seed)
     what = f"start for task {data.name!r}"
@@ -191,7 +191,7 @@ def _read_once(
 
 
 def _result(run: TaskRun, seconds: float) -> TuneResult:
-    """What the run comes to; `seconds` is the wall time of this sitting."""
+    """Return the result of a run; `seconds` is the wall time since it was started or resumed."""
     state = run.state
     _, loss, accuracy = state.best_point or (0, float("nan"), 0.0)
     return TuneResult(

@@ -62,7 +62,7 @@ def tokenizer_hash(folder: Path) -> str:
 
 
 def _stored_tensors(file: Path) -> list[_StoredTensor]:
-    """The tensors of one safetensors file, from its header; checks that the file is whole."""
+    """Return the tensors of one safetensors file from its header; check that the file is whole."""
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:

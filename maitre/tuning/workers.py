@@ -30,7 +30,7 @@ class Workers:
 
     @classmethod
     def of_group(cls, group: "ProcessGroup | None" = None) -> "Workers":
-        """The place of this process in a group that `torch.distributed` has made."""
+        """Return the place of this process in a group that `torch.distributed` has made."""
         import torch.distributed as dist
 
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
@@ -41,16 +41,16 @@ class Workers:
         return self.rank == 0
 
     def share(self, rows: Sequence[T]) -> Sequence[T]:
-        """This worker's part of some rows: neighbours, as many as the others' but for one."""
+        """Return this worker's part of some rows: neighbours; parts differ by one row at most."""
         begin, end = (len(rows) * place // self.size for place in (self.rank, self.rank + 1))
         return rows[begin:end]
 
     def shares(self, rows: Sequence[T]) -> list[Sequence[T]]:
-        """The parts of all workers, by rank."""
+        """Return the parts of all workers, by rank."""
         return [Workers(rank, self.size).share(rows) for rank in range(self.size)]
 
     def total(self, part: torch.Tensor) -> torch.Tensor:
-        """The sum of every worker's part, added in the order of ranks; the same on each of them."""
+        """Return the sum of all workers' parts, added in the order of ranks."""
         if self.size == 1:
             return part
         import torch.distributed as dist
@@ -65,7 +65,7 @@ class Workers:
         return total.to(part.device)
 
     def agreed(self, word: bool, device: torch.device) -> bool:
-        """What the first worker says."""
+        """Return what the first worker decides."""
         if self.size == 1:
             return word
         said = torch.tensor(float(word and self.is_first), device=device)

@@ -131,14 +131,14 @@ class _Round:
         return admitted
 
     def overhead_s(self, entry: _Entry, workers: int) -> float:
-        """What a change of workers costs the job before it makes progress again."""
+        """Return the time that a change of workers costs the job before it makes progress again."""
         if entry.running is not None and len(entry.running.workers) == workers:
             return 0.0
         again = entry.model.resize_s if entry.job.started else 0.0
         return entry.model.warm_up_s + again
 
     def fill(self, entry: _Entry, free: np.ndarray) -> np.ndarray | None:
-        """The minimum satisfactory share, as workers in each slot, latest slots first."""
+        """Return the minimum satisfactory share, as workers in each slot, latest slots first."""
         slots = int((entry.job.deadline_s - self.time_s) / self.slot_s)
         counts = [k for k in entry.model.worker_counts if k <= self.size]
         for cap in counts:

@@ -29,12 +29,12 @@ class EstimateError:
             ratios.sort()
 
     def quantile(self, banked: bool, quantile: float) -> float:
-        """The `quantile` of true / estimated iterations, of a job that has not started."""
+        """Return the `quantile` of true / estimated iterations, of a job that has not started."""
         ratios = self._ratios[banked]
         return ratios[min(len(ratios) - 1, int(quantile * len(ratios)))]
 
     def left(self, job: JobView, done: float, quantile: float) -> float:
-        """The `quantile` of the iterations left to a job that has done `done` of them."""
+        """Return the `quantile` of the iterations left to a job that has done `done` of them."""
         estimate = (
             job.iterations_bank_estimate if job.lookup_ended else job.iterations_cold_estimate
         )

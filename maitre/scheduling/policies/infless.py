@@ -83,7 +83,7 @@ class Infless:
         loading: Sequence[float],
         room: int,
     ) -> int | None:
-        """The cheapest allowed number of workers that meets the deadline; late, the cheapest."""
+        """Return the cheapest allowed number of workers in time; if late, the cheapest."""
         model = pool.model
         possible = None
         for workers in model.counts_by_cost:
@@ -101,7 +101,7 @@ class Infless:
         return possible
 
     def keep_alive_s(self, arrivals_s: Sequence[float], time_s: float) -> float:
-        """The window that covers `keep_alive_quantile` of the gaps, long and short term mixed."""
+        """Return the window that covers `keep_alive_quantile` of long-term and recent gaps."""
         long_s = self._quantile_s(arrivals_s, time_s - self.long_window_s)
         short_s = self._quantile_s(arrivals_s, time_s - self.short_window_s)
         mixed_s = self.long_weight * long_s + (1 - self.long_weight) * short_s

@@ -184,7 +184,7 @@ class _Planner:
         return True
 
     def place_at(self, job: JobView, from_s: float, quantile: float) -> bool:
-        """The cheapest way at one `quantile` of the job's iterations."""
+        """Place the job in the cheapest way at a `quantile` of its iterations, if it fits."""
         free, model = self.workers.free, self.model
         ready_s = self.now + model.warm_up_s
         best_cost = float("inf")

@@ -59,7 +59,7 @@ class PoolWorkers:
         return name in self.pool.idle and name not in self.taken
 
     def idle_now(self) -> list[str]:
-        """The workers on which something could start now."""
+        """Return the workers on which something could start now."""
         return [name for at_s, _, name in self.free if at_s <= self.now and self.is_idle(name)]
 
     def take_now(self, names: Sequence[str]) -> None:
@@ -162,11 +162,11 @@ class PoolWorkers:
         return False
 
     def ranked_victims(self) -> Victims:
-        """The running jobs by how long they can wait, ranked when first asked for."""
+        """Return the running jobs by how long they can wait; rank them at the first call."""
         if self.victims is None:
             self.victims = Victims(self.pool, self.now, self.rest_s, self.error, self.p)
         return self.victims
 
     def victim(self, way: Way) -> RunningJob | None:
-        """A running job on as many workers that can wait for this one and still be in time."""
+        """Return a running job on as many workers that can wait and still be in time."""
         return self.ranked_victims().best(way.workers, self.now + way.run_s, self.taken)

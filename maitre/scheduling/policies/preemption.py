@@ -41,7 +41,7 @@ class Victims:
         return all(not ranked or ranked[-1][0] <= time_s for ranked in self._ranked.values())
 
     def best(self, workers: int, until_s: float, taken: set[str]) -> RunningJob | None:
-        """The job on as many `workers`, none of them `taken`, that can wait longest.
+        """Return the job on as many `workers`, none of them `taken`, that can wait longest.
 
         `None` where no such job can wait until `until_s`.
         """

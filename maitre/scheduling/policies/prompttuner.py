@@ -135,7 +135,7 @@ class PromptTuner:
         idle: int,
         releases: Sequence[float],
     ) -> int:
-        """The fewest workers whose predicted release still meets the deadline; 0 if none do."""
+        """Return the fewest workers whose predicted release meets the deadline; else 0."""
         for workers, need in need_s.items():
             if workers <= idle:
                 continue

@@ -33,7 +33,7 @@ class Ways:
         self._ratios: dict[float, tuple[float, float]] = {}
 
     def ratios(self, quantile: float) -> tuple[float, float]:
-        """The `quantile` of true / estimated iterations before a start: cold, from the bank."""
+        """Return the `quantile` of true / estimated iterations: cold, and from the bank."""
         known = self._ratios.get(quantile)
         if known is None:
             known = (self.error.quantile(False, quantile), self.error.quantile(True, quantile))
@@ -41,7 +41,7 @@ class Ways:
         return known
 
     def fastest_run_s(self, job: JobView, from_s: float, quantile: float) -> float:
-        """The run time on the fastest number of workers, warm: no way takes less."""
+        """Return the run time on the fastest number of workers, warm: no way takes less."""
         if job.started:
             left = self.error.left(job, job.iterations_done, quantile)
             return self.model.resize_s + left * self.fastest_s
@@ -97,7 +97,7 @@ class Ways:
         return ways
 
     def cheapest(self, job: JobView, from_s: float, quantile: float) -> Way:
-        """The cheapest way alone: the first of `all`, at a fraction of the time."""
+        """Return the first of `all`, the cheapest way alone, at a fraction of the time."""
         k, iteration_s = self.speeds[0]
         if job.started:
             left = self.error.left(job, job.iterations_done, quantile)

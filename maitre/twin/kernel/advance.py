@@ -38,7 +38,7 @@ def _finish(sim, limits, request):
 
 @compiled
 def _end_prefills(sim, limits):
-    """Requests whose prompt is now computed get a token and start to decode (or are done)."""
+    """Give requests whose prompt is now computed a token, and start to decode (or end) them."""
     server = sim.server[0]
     request = server.run_tail
     while request >= 0 and sim.requests[request].status == PREFILLING:
@@ -88,7 +88,7 @@ def _steps_to_shortage(sim, limits):
 
 @compiled
 def _blocks_over(sim, limits, steps):
-    """New blocks in the `steps` steps that follow this one."""
+    """Return the new blocks in the `steps` steps that follow this one."""
     server = sim.server[0]
     cycles = steps // limits.block_tokens
     blocks = cycles * server.decoding
@@ -162,7 +162,7 @@ def _leap(sim, limits, arrivals, first_s, growth_s):
 
 @compiled
 def _send_until(sim, limits, arrivals, at_s):
-    """The client sends what is due; False if there is no free row for it."""
+    """Send the client's due requests; return False if there is no free row for one."""
     server = sim.server[0]
     while (
         server.next_arrival < len(arrivals.arrival_s)
@@ -209,7 +209,7 @@ def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):
 
 @compiled
 def _trace(sim, limits, first_s, load_s, loads, steps, prefill):
-    """Notes what is about to pass, every `trace_every` events, for calibration and tests."""
+    """Record the event that follows, every `trace_every` events, for calibration and tests."""
     server = sim.server[0]
     row = server.events // limits.trace_every
     if server.events % limits.trace_every == 0 and row < len(sim.trace):
@@ -230,7 +230,7 @@ def _trace(sim, limits, first_s, load_s, loads, steps, prefill):
 
 @compiled
 def advance(cost, limits, arrivals, sim):
-    """Runs on until the end, or until arrivals or rows for requests are lacking; says which."""
+    """Run until the end, or until arrivals or rows for requests are missing; return which."""
     server = sim.server[0]
     while True:
         if not _send_until(sim, limits, arrivals, server.now_s):

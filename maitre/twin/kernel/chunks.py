@@ -36,7 +36,7 @@ def _ends_by(first_s, growth_s, steps, span_s):
 
 @compiled
 def deliver_steps(sim, limits, first_s, growth_s, steps):
-    """Counts the gaps that the client sees over `steps` steps that start now."""
+    """Count the gaps that the client sees over `steps` steps that start now."""
     server, stalls = sim.server[0], sim.stalls
     sequences, now_s = server.decoding, server.now_s
     span_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))

@@ -15,7 +15,7 @@ from maitre.twin.kernel.state import FRONT
 
 @compiled
 def forget_stalls(sim, count):
-    """Drops the first `count` noted stalls."""
+    """Drop the first `count` recorded stalls."""
     server, stalls = sim.server[0], sim.stalls
     if count > 0:
         for place in range(count, server.stalls):
@@ -27,7 +27,7 @@ def forget_stalls(sim, count):
 
 @compiled
 def _occupy(sim, at_s, work_s, noted):
-    """Gives the front `work_s` of work at `at_s`; notes the stall if it is one or prolongs one."""
+    """Give the front `work_s` of work at `at_s`; record the stall if it is one or prolongs one."""
     server, stalls = sim.server[0], sim.stalls
     start_s = max(at_s, server.front_free_s)
     server.front_free_s = start_s + work_s
@@ -46,7 +46,7 @@ def _occupy(sim, at_s, work_s, noted):
 
 @compiled
 def scrape_until(sim, limits, at_s):
-    """Runs the scrapes due by `at_s`; each starts an interval after the one before ended."""
+    """Run the scrapes due by `at_s`; each starts an interval after the one before ended."""
     server = sim.server[0]
     while server.next_scrape_s <= at_s:
         _occupy(sim, server.next_scrape_s, server.scrape_s, True)
@@ -55,7 +55,7 @@ def scrape_until(sim, limits, at_s):
 
 @compiled
 def note_series(sim, limits):
-    """Counts a pair of adapter sets that was not reported before.
+    """Count a pair of adapter sets that was not reported before.
 
     The sets are known by a hash that changes with them; those seen are marked in a bit table,
     with a linear-counting correction for the share of the table that is already marked.
@@ -76,7 +76,7 @@ def note_series(sim, limits):
 
 @compiled
 def send(sim, limits, arrivals):
-    """The client sends its next request; False (and nothing done) if there is no free row.
+    """Send the client's next request; return False (and change nothing) if there is no free row.
 
     A request over the client's limit is lost; one that fits no empty KV cache is refused.
     """
@@ -127,7 +127,7 @@ def send(sim, limits, arrivals):
 
 @compiled
 def receive(sim):
-    """The engine gets the request that the front has finished with first."""
+    """Give the engine the request that the front has finished with first."""
     server = sim.server[0]
     request = server.front_head
     server.front_head = sim.requests[request].next_waiting

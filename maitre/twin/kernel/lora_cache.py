@@ -28,7 +28,7 @@ def _unlink_cpu(adapters, row):
 
 @compiled
 def activate(sim, limits, adapter):
-    """An adapter joins the batch; returns the seconds that loading it stalls the step."""
+    """Add an adapter to the batch; return the seconds that loading it stalls the step."""
     adapters, server = sim.adapters, sim.server[0]
     sentinel = len(adapters) - 1
     _unlink_gpu(adapters, adapter)
@@ -60,7 +60,7 @@ def activate(sim, limits, adapter):
 
 @compiled
 def deactivate(sim, adapter):
-    """The last request of an adapter left the batch: it is now the most recently used."""
+    """Remove an adapter without requests from the batch: it is now the most recently used."""
     adapters = sim.adapters
     sentinel = len(adapters) - 1
     newest = adapters[sentinel].gpu_previous

@@ -13,7 +13,7 @@ IDLE, ACTIVE = 0, 1
 
 @compiled
 def _age(sim, adapter):
-    """The place in the waiting order of an adapter's oldest request."""
+    """Return the place in the waiting order of an adapter's oldest request."""
     return sim.requests[sim.adapters[adapter].queue_head].sequence
 
 
@@ -90,7 +90,7 @@ def _heap_remove(sim, adapter):
 
 @compiled
 def refile(sim, adapter):
-    """Moves an adapter to the heap that fits whether it runs; call when that has changed."""
+    """Move an adapter to the heap that fits whether it runs; call this when that has changed."""
     if sim.adapters[adapter].heap_place >= 0:
         _heap_remove(sim, adapter)
         _heap_add(sim, adapter)
@@ -106,7 +106,7 @@ def _count_waiting(sim, adapter, change):
 
 @compiled
 def push_back(sim, request):
-    """A new request joins the end of the waiting queue."""
+    """Add a new request to the end of the waiting queue."""
     server = sim.server[0]
     adapter = sim.requests[request].adapter
     sim.requests[request].sequence = server.next_sequence
@@ -126,7 +126,7 @@ def push_back(sim, request):
 
 @compiled
 def push_front(sim, request):
-    """A preempted request goes before all that wait."""
+    """Put a preempted request before all that wait."""
     server = sim.server[0]
     adapter = sim.requests[request].adapter
     sim.requests[request].sequence = server.front_sequence
@@ -146,7 +146,7 @@ def push_front(sim, request):
 
 @compiled
 def pop_head(sim, adapter):
-    """Takes an adapter's oldest request from the queue, and the adapter from its heap.
+    """Take an adapter's oldest request from the queue, and the adapter from its heap.
 
     The caller counts the request as running and then calls `file`.
     """
@@ -163,14 +163,14 @@ def pop_head(sim, adapter):
 
 @compiled
 def file(sim, adapter):
-    """Puts an adapter that is in no heap into the right one, if it has waiting requests."""
+    """Put an adapter that is in no heap into the right one, if it has waiting requests."""
     if sim.adapters[adapter].queue_head >= 0:
         _heap_add(sim, adapter)
 
 
 @compiled
 def first_admissible(sim, slot_free):
-    """The adapter of the oldest waiting request that finds its adapter or a free slot, or -1."""
+    """Return the adapter of the oldest request that can be admitted, or -1."""
     server = sim.server[0]
     best = -1
     if server.active_heads > 0:

@@ -6,7 +6,7 @@ from maitre.twin.kernel.state import DECODES
 
 @compiled
 def run_append(sim, request):
-    """A request joins the end of the running list."""
+    """Add a request to the end of the running list."""
     server = sim.server[0]
     tail = server.run_tail
     sim.requests[request].run_previous = tail
@@ -21,7 +21,7 @@ def run_append(sim, request):
 
 @compiled
 def run_remove(sim, request):
-    """A request leaves the running list."""
+    """Remove a request from the running list."""
     server = sim.server[0]
     before, after = sim.requests[request].run_previous, sim.requests[request].run_next
     if before < 0:
@@ -74,7 +74,7 @@ def _drop_stale(sim):
 
 @compiled
 def finish_push(sim, request, step):
-    """Notes the step after which a decoding request is done."""
+    """Record the step after which a decoding request is done."""
     server = sim.server[0]
     if server.finishes == len(sim.finishes):
         _drop_stale(sim)
@@ -84,7 +84,7 @@ def finish_push(sim, request, step):
 
 @compiled
 def finish_pop(sim):
-    """Drops the first entry of the finish heap."""
+    """Drop the first entry of the finish heap."""
     server, finishes = sim.server[0], sim.finishes
     size = server.finishes - 1
     server.finishes = size

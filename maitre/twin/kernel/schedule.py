@@ -33,7 +33,7 @@ def blocks_of(tokens, block_tokens):
 
 @compiled
 def new_block_slot(sim, limits, request):
-    """The residue of the step number at which a decoding request needs a new block."""
+    """Return the residue of the step number at which a decoding request needs a new block."""
     r = sim.requests[request]
     return (r.finish_step - r.input_tokens - r.output_tokens + 1) % limits.block_tokens
 
@@ -50,7 +50,7 @@ def held_tokens(sim, request):
 
 @compiled
 def leave_batch(sim, limits, request):
-    """Takes a running request out of the batch and frees its blocks and, if last, its slot."""
+    """Take a running request out of the batch; free its blocks and, if it is the last, its slot."""
     r = sim.requests[request]
     server = sim.server[0]
     held = held_tokens(sim, request)
@@ -91,7 +91,7 @@ def _preempt(sim, limits, request):
 
 @compiled
 def _make_room(sim, limits):
-    """Serves the running requests in order; where one finds no block the youngest goes."""
+    """Serve the running requests in order; preempt the youngest where one finds no block."""
     server = sim.server[0]
     slot = server.step % limits.block_tokens
     taken = 0
@@ -109,7 +109,7 @@ def _make_room(sim, limits):
 
 @compiled
 def _admit(sim, limits, adapter, chunk, blocks):
-    """Moves an adapter's oldest waiting request into the batch; returns loading seconds."""
+    """Move an adapter's oldest waiting request into the batch; return the loading seconds."""
     server = sim.server[0]
     request = pop_head(sim, adapter)
     load_s = 0.0

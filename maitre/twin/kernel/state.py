@@ -250,7 +250,7 @@ def new_simulation(
     scrape_s: float,
     trace_rows: int = 0,
 ) -> Simulation:
-    """A server at rest with no adapter loaded, and room for `requests` requests."""
+    """Return a server at rest with no adapter loaded, and room for `requests` requests."""
     count = len(gpu_load_ms)
     server = np.zeros(1, SERVER)
     for name in ("run_head", "run_tail", "partial", "front_head", "front_tail"):

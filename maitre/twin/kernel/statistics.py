@@ -21,7 +21,7 @@ _LOG_ADAPTER_RATIO = math.log(ADAPTER_BIN_RATIO)
 
 @compiled
 def bin_of(latency_s):
-    """The histogram bin of a latency."""
+    """Return the histogram bin of a latency."""
     ms = latency_s * 1e3
     if ms <= FIRST_BIN_MS:
         return 0
@@ -38,7 +38,7 @@ def _adapter_bin_of(latency_s):
 
 @compiled
 def record_gaps(sim, first_s, growth_s, steps, per_step):
-    """Counts `per_step` gaps in each of `steps` steps lasting first, first + growth, ..."""
+    """Count `per_step` gaps in each of `steps` steps lasting first, first + growth, ..."""
     if steps <= 0 or per_step == 0:
         return
     bins = sim.itl_bins
@@ -57,7 +57,7 @@ def record_gaps(sim, first_s, growth_s, steps, per_step):
 
 @compiled
 def record_completion(sim, limits, request, now):
-    """Counts a request whose last token left the engine at `now`."""
+    """Count a request whose last token left the engine at `now`."""
     r = sim.requests[request]
     if now + limits.egress_s > limits.duration_s:
         return

@@ -39,7 +39,7 @@ def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters, scann
 
 @compiled
 def steps_within(first_s, growth_s, span_s, most):
-    """The least n in 1..most such that n steps (first, first + growth, ...) last `span_s`."""
+    """Return the least n in 1..most with which steps (first, first + growth, ...) last `span_s`."""
     if first_s >= span_s:
         return 1
     n = int(span_s / first_s) + 1
