@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache
 
 from maitre.tuning.config import Position
-from maitre.tuning.rows import IGNORED, FrozenInputLayer, RowBatch
+from maitre.tuning.rows import IGNORED, FrozenInputLayer, RowBatch, cache_argument
 
 if TYPE_CHECKING:
     from maitre.tuning.base_model import BaseModel
@@ -82,7 +82,7 @@ def _logits_after_cache(
         inputs_embeds=fed,
         attention_mask=mask.long().expand(rows, -1),
         position_ids=batch.lengths[:, None] + torch.arange(tokens, device=model.device)[None, :],
-        past_key_values=cache,
+        **cache_argument(model.model, cache),
         use_cache=True,
     ).float()
 

@@ -5,11 +5,12 @@ its keys and values are those of the frozen model: computed once, and every late
 the virtual tokens and the answer.
 """
 
+import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -205,12 +206,21 @@ def input_keys_values(model: "BaseModel", examples: Sequence[EncodedExample]) ->
             ids[None].to(model.device),
             attention_mask=seen[None, None].to(model.device),
             position_ids=places[None].to(model.device),
-            past_key_values=cache,
+            **cache_argument(model.model.get_decoder(), cache),
             use_cache=True,
         )
         stacked = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
         found += [part.clone() for part in stacked[:, :, 0].split(lengths.tolist(), dim=3)]
     return found
+
+
+def cache_argument(model: Any, cache: DynamicCache) -> dict[str, DynamicCache]:
+    """Return the cache under the name that `model` takes it by.
+
+    transformers renamed `past_key_values` to `cache` in 5.24, one architecture after another.
+    """
+    is_new = "cache" in inspect.signature(model.forward).parameters
+    return {"cache" if is_new else "past_key_values": cache}
 
 
 def _packed(

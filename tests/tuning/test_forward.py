@@ -1,13 +1,23 @@
 """Cached, uncached and padded passes say the same; accuracy is what greedy decoding gives."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.encoding import encode
 from maitre.tuning.forward import answer_losses
-from maitre.tuning.rows import InputCache, RowBatch, bytes_per_token, joined, repeated
+from maitre.tuning.rows import (
+    InputCache,
+    RowBatch,
+    bytes_per_token,
+    cache_argument,
+    joined,
+    repeated,
+)
 from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.tasks import Task
 
@@ -104,3 +114,21 @@ def test_only_groups_within_the_limit_are_kept(tiny: BaseModel, colours: Task) -
     assert again.keys_values is not None
     torch.testing.assert_close(first.keys_values, again.keys_values)
     assert set(cache._kept) == {0}
+
+
+class OldNames(torch.nn.Module):
+    def forward(self, input_ids: Any, past_key_values: Any = None) -> None: ...
+
+
+class NewNames(torch.nn.Module):
+    def forward(self, input_ids: Any, cache: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(OldNames(), "past_key_values"), (NewNames(), "cache")]
+)
+def test_the_cache_is_given_by_the_name_that_the_architecture_has(
+    model: torch.nn.Module, name: str
+) -> None:
+    cache = DynamicCache()
+    assert cache_argument(model, cache) == {name: cache}
