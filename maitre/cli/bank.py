@@ -56,7 +56,7 @@ def search(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Find the prompts that a task would best start from, and say why."""
+    """Find the best prompts for a task to start from, with the reasons."""
     from maitre.bank.index import build_index
     from maitre.tuning.bank_entries import FEATURE, with_output_features
     from maitre.tuning.base_model import BaseModel
@@ -119,7 +119,7 @@ def add(
     licence: Annotated[str | None, typer.Option(help="Under which terms it may be used.")] = None,
     json: Json = False,
 ) -> None:
-    """Add a prompt: an exported one or a text; near duplicates are turned away."""
+    """Add an exported prompt or a text; refuse near duplicates."""
     from maitre.bank.bank import PromptBank
     from maitre.bank.entry import BankEntry, BankError, entry_id
     from maitre.tuning.base_model import BaseModel
@@ -207,7 +207,7 @@ def export(
 def stats(
     context: typer.Context, bank: Bank = None, tenant: Tenant = None, json: Json = False
 ) -> None:
-    """Sum up the bank: how many prompts, of what, and what they have been good for."""
+    """Summarise the bank: its prompts, their tasks, and the iterations that they saved."""
     visible = _load(settings_of(context), bank).visible_to(tenant)
     entries = list(visible)
     uses = sum(entry.uses for entry in entries)

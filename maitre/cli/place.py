@@ -37,14 +37,14 @@ def place(
     risk: Annotated[float, typer.Option(help="Largest risk of an unhealthy server.")] = 0.01,
     ttft_slo: Annotated[float, typer.Option(help="Time to first token p99, in ms.")] = 10_000.0,
     headroom: Annotated[
-        float, typer.Option(help="Part above the catalogue's rates at which the risk is promised.")
+        float, typer.Option(help="Share above the catalogue's rates up to which the risk holds.")
     ] = 0.05,
     check_duration: Annotated[
         float, typer.Option(help="Simulated seconds of each server's check, at least 300; 0: none.")
     ] = 3600.0,
-    check_servers: Annotated[int, typer.Option(help="Servers checked at most.")] = 256,
+    check_servers: Annotated[int, typer.Option(help="Largest number of servers to check.")] = 256,
     gpus: Annotated[
-        int | None, typer.Option(help="Use up to so many GPUs, for the lowest latency.")
+        int | None, typer.Option(help="Use up to this many GPUs to lower the latency.")
     ] = None,
     add: Annotated[
         list[str] | None, typer.Option(help="What if: COUNT:rank=R,rate=RPS more adapters.")
@@ -59,10 +59,10 @@ def place(
         Path | None, typer.Option("--from", help="A running plan to change with few moves.")
     ] = None,
     max_moves: Annotated[
-        int | None, typer.Option(help="With --from: adapters moved at most.")
+        int | None, typer.Option(help="With --from: largest number of adapters to move.")
     ] = None,
     closing_moves: Annotated[
-        int, typer.Option(help="With --from: of them only to close servers.")
+        int, typer.Option(help="With --from: of those, moves that only close servers.")
     ] = 0,
     explain: Annotated[
         str | None, typer.Option(help="Explain why this adapter is on its server.")

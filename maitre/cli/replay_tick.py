@@ -13,7 +13,7 @@ def replay(
     tick: Annotated[Path, typer.Argument(help="A tick-*.json of the data home's ticks.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask the policy once more what it decides on a recorded snapshot; exit 1 if it differs."""
+    """Repeat a policy's decision on a recorded snapshot; exit 1 if it differs."""
     from maitre.workers.scheduling.decision_log import read_tick
 
     decision = read_tick(tick)

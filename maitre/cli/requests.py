@@ -99,7 +99,7 @@ def submit_request(
     ] = DEFAULT_ITERATIONS,
     json: Json = False,
 ) -> None:
-    """Ask for a task to be tuned by a deadline, as `maitre tune` does, with every option."""
+    """Queue a request to tune a task by a deadline, with the options of `maitre tune`."""
     submit(
         settings_of(context),
         task,
@@ -117,7 +117,7 @@ def submit_request(
 def list_requests(
     context: typer.Context,
     limit: Annotated[
-        int, typer.Option(help="Requests shown at most.", min=1, max=1_000_000)
+        int, typer.Option(help="Largest number of requests to show.", min=1, max=1_000_000)
     ] = 1000,
     tenant: Tenant = DEFAULT_TENANT,
     all_tenants: Annotated[

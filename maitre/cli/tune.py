@@ -26,7 +26,7 @@ def tune(
     max_iterations: Annotated[
         int | None,
         typer.Option(
-            help=f"Optimiser steps at most (default: {DEFAULT_ITERATIONS}; 60 with --local)."
+            help=f"Largest number of steps (default: {DEFAULT_ITERATIONS}; 60 with --local)."
         ),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Tune in this process, now.")] = False,
@@ -111,9 +111,9 @@ def tune(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask for a task to be tuned by a deadline: adds a row to the request queue.
+    """Queue a request to tune a task by a deadline.
 
-    With --local, look up a start and tune here instead, and print how it went.
+    With --local, tune in this process instead and print the result.
     """
     _refuse_what_is_not_for(context, local)
     if not local:

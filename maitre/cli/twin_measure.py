@@ -42,8 +42,8 @@ def measure(
 ) -> None:
     """Measure a running server: bursts, loads, and a validation load that no fit sees.
 
-    Every point is on disk as soon as it ends; a server that dies leaves what was measured, and
-    exit status 1.
+    Every point is written to disk as soon as it ends. If the server ends first, the samples so far
+    stay and the exit status is 1.
     """
     from maitre.serving.client import VllmClient
     from maitre.serving.fleet.adapter_folder import adapter_rank
@@ -110,7 +110,7 @@ def fit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a profile to samples, and say how far it is off on their loads."""
+    """Fit a profile to samples; report its errors on their loads."""
     from maitre.serving.measure.samples_folder import Measurement
 
     _print(_fitted(Measurement(samples), out, against, report), json)
