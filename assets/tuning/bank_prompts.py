@@ -153,8 +153,11 @@ def _tuned(
 
     context.log.info("reading the examples and the model's keys and values of them")
     progress = LoggedProgress(context.log, f"iterations of {len(names)} tasks in one batch")
+    evaluation_progress = LoggedProgress(context.log, "tasks evaluated")
 
     def report(iteration: IterationReport) -> None:
+        if iteration.eval_loss is not None:
+            evaluation_progress(names.index(iteration.task) + 1, len(names))
         if iteration.task == names[-1] and iteration.train_loss is not None:
             note = f"train loss of {iteration.task} {iteration.train_loss:.2f}"
             progress(iteration.iteration, config.iterations, note)
