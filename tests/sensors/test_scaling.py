@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 import dagster as dg
 import pytest
@@ -11,8 +12,15 @@ from maitre.settings import Settings
 from maitre.workers.launch.dagster_runs import DagsterRuns
 from maitre.workers.pool.pool import PoolError, PoolWorker
 from maitre.workers.pool.protocol import ClaimView, WorkerView
+from maitre.workers.scheduling.decision_log import read_tick
 from maitre.workers.scheduling.round import schedule
 from tests.sensors.said_pool import NOW, SaidPool, submit
+
+
+def coming(name: str, has_answered: bool | None, failing: str = "") -> PoolWorker:
+    """A pod with an address where nobody answers."""
+    since_s = NOW.timestamp() - 120.0
+    return PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, None, has_answered, failing)
 
 
 def test_the_pool_grows_for_work_and_shrinks_to_its_floor_without(
@@ -32,6 +40,63 @@ def test_the_pool_grows_for_work_and_shrinks_to_its_floor_without(
     floor = SaidPool(idle=1, idle_s=10_000.0)
     schedule(settings, DagsterRuns(settings, instance), floor, [], NOW)
     assert floor.shrunk == []
+
+
+def test_a_stop_that_the_floor_refuses_leaves_no_tick(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    runs = DagsterRuns(settings, instance)
+    at_the_floor = SaidPool(idle=1, idle_s=10_000.0)
+    for _ in range(3):
+        assert schedule(settings, runs, at_the_floor, [], NOW).is_empty
+    assert not (settings.scratch / "ticks").exists()
+    schedule(settings, runs, SaidPool(idle=2, idle_s=10_000.0), [], NOW)
+    [tick] = (settings.scratch / "ticks").iterdir()
+    assert len(read_tick(tick).done) == 1
+
+
+def loading(name: str) -> PoolWorker:
+    """A worker that loads its model."""
+    since_s = NOW.timestamp() - 5.0
+    view = WorkerView(name, "tiny", "loading", since_s, since_s)
+    return PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, view)
+
+
+@pytest.mark.parametrize("still_coming", [loading("new"), coming("new", has_answered=False)])
+def test_a_worker_that_is_coming_is_given_back_before_the_only_ready_one(
+    settings: Settings, instance: dg.DagsterInstance, still_coming: PoolWorker
+) -> None:
+    pool = SaidPool(idle=1, idle_s=10_000.0)
+    pool.said.append(still_coming)
+    schedule(settings, DagsterRuns(settings, instance), pool, [], NOW)
+    assert pool.shrunk == ["new"]
+
+
+def test_the_only_ready_worker_stays_while_one_of_another_model_loads(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    pool = SaidPool(idle=1, idle_s=10_000.0)
+    pool.said.append(replace(loading("new"), base_model="other"))
+    schedule(settings, DagsterRuns(settings, instance), pool, [], NOW)
+    assert pool.shrunk == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_round_never_takes_ready_workers_below_the_floor(
+    settings: Settings, instance: dg.DagsterInstance, seed: int
+) -> None:
+    random = Random(seed)
+    floor = random.randint(0, 3)
+    settings = settings.model_copy(update={"min_warm_workers": floor})
+    pool = SaidPool(idle=random.randint(0, 4), idle_s=10_000.0)
+    ready = len(pool.said)
+    pool.said += [loading(f"loads-{i}") for i in range(random.randint(0, 3))]
+    pool.said += [coming(f"waits-{i}", has_answered=False) for i in range(random.randint(0, 3))]
+    random.shuffle(pool.said)
+    schedule(settings, DagsterRuns(settings, instance), pool, [], NOW)
+    given_back = [name for name in pool.shrunk if name.startswith("w") and "waits" not in name]
+    assert ready - len(given_back) >= min(floor, ready)
+    assert len(pool.said) - len(pool.shrunk) >= min(floor, len(pool.said))
 
 
 def test_workers_that_a_round_gives_back_are_given_back_together(
@@ -104,12 +169,6 @@ def test_runs_start_while_the_pool_cannot_be_scaled(
     done = schedule(settings, DagsterRuns(settings, instance), pool, store.find(), NOW)
     assert [start.request.task for start in done.starts] == ["a"]
     assert any(all(part in note for part in notes) for note in done.notes)
-
-
-def coming(name: str, has_answered: bool | None, failing: str = "") -> PoolWorker:
-    """A pod with an address where nobody answers."""
-    since_s = NOW.timestamp() - 120.0
-    return PoolWorker(name, "http://127.0.0.1:1", "tiny", since_s, None, has_answered, failing)
 
 
 def test_pods_that_do_not_come_up_are_not_joined_by_others(

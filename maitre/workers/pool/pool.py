@@ -34,6 +34,18 @@ class PoolWorker:
         return self.view is not None and self.view.state == "idle"
 
     @property
+    def is_ready(self) -> bool:
+        """Return whether its model is loaded and it takes claims, now or after its run."""
+        return self.view is not None and self.view.state in ("idle", "busy")
+
+    @property
+    def is_coming(self) -> bool:
+        """Return whether it still loads its model, or waits for a node; it has no run to lose."""
+        if self.view is None:
+            return self.has_answered is False
+        return self.view.state == "loading"
+
+    @property
     def is_draining(self) -> bool:
         """Return whether it takes no more claims."""
         return self.view is not None and self.view.state == "draining"

@@ -1,4 +1,4 @@
-"""The log of the scheduler's decisions: one JSON file, a tick, for each.
+"""The log of the scheduler's decisions: one JSON file, a tick, for each round that did something.
 
 A tick holds all that the policy saw. Policies are deterministic: asked again with the same snapshot
 a policy must decide the same (`maitre cluster replay TICK.json`).
@@ -50,11 +50,15 @@ class TickError(UserError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a policy saw in one round of the scheduler, and what it decided."""
+    """What a policy saw in one round of the scheduler, and what it decided.
+
+    `done` reports what the round carried out, one line each.
+    """
 
     snapshot: Snapshot
     policy: str
     actions: tuple[act.Action, ...]
+    done: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as JSON types."""
@@ -71,6 +75,7 @@ class Decision:
             },
             "pools": {name: _pool_document(pool) for name, pool in self.snapshot.pools.items()},
             "actions": [{"action": type(a).__name__, **asdict(a)} for a in self.actions],
+            "done": list(self.done),
         }
 
     @classmethod
@@ -80,7 +85,11 @@ class Decision:
             raise TickError(f"not a tick of the scheduler: expected the format {FORMAT}")
         if missing := [part for part in _PARTS if part not in document]:
             raise TickError(f"not a tick of the scheduler: no {', '.join(missing)}")
-        return cls(_snapshot(document), str(document["policy"]), _actions(document))
+        # Ticks of earlier versions have no `done`.
+        done = document.get("done", [])
+        if not isinstance(done, list) or not all(isinstance(line, str) for line in done):
+            raise TickError(f"not a tick of the scheduler: done: expected texts; got {done!r:.80}")
+        return cls(_snapshot(document), str(document["policy"]), _actions(document), tuple(done))
 
     def decide_again(self) -> tuple[act.Action, ...]:
         """Return what the policy of that name decides on the same snapshot now."""

@@ -48,6 +48,7 @@ class StartRun:
 class Round:
     """The result of one round. `to_spare` workers may still be given back in it.
 
+    `ready` workers stay that are idle or busy; `coming` are those that load or wait for a node.
     `leaving` and `growth` (workers by base model) are gathered, and the pool is called once at the
     end: giving a worker back takes seconds on Kubernetes. `unsettled` says that something waits
     which the next round might start. `base_models` are those that the round has planned.
@@ -56,10 +57,22 @@ class Round:
     starts: list[StartRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     to_spare: int = 0
+    ready: int = 0
+    coming: list[PoolWorker] = field(default_factory=list)
     leaving: list[PoolWorker] = field(default_factory=list)
     growth: Counter[str] = field(default_factory=Counter)
     unsettled: bool = False
     base_models: Collection[str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the round has changed nothing and has nothing to report."""
+        return not (self.starts or self.notes or self.leaving or self.growth)
+
+    def report(self) -> list[str]:
+        """Return what the round has done, one line per start and note."""
+        starts = [f"{s.request.request_id} starts on {', '.join(s.workers)}" for s in self.starts]
+        return starts + self.notes
 
 
 def schedule(
@@ -79,6 +92,8 @@ def schedule(
     workers = pool.workers()
     staying = [worker for worker in workers if not worker.is_draining]
     done.to_spare = len(staying) - settings.min_warm_workers
+    done.ready = sum(worker.is_ready for worker in staying)
+    done.coming = [worker for worker in staying if worker.is_coming]
     to_resume = runs.to_resume(pool, done.notes.append)
     cluster = planned_cluster(settings)
     done.base_models = tuple(cluster.models)
@@ -87,39 +102,49 @@ def schedule(
     policy = policy or named_policy(POLICY)
     actions = list(policy.decide(snapshot))
     decided = [a for a in actions if not isinstance(a, act.WaitUntil)]
-    if decided:
-        decision = Decision(snapshot, policy.name, tuple(actions))
-        write_tick(settings.scratch / "ticks", decision)
     by_id = {request.request_id: request for request in requests}
     by_name = {worker.name: worker for worker in workers}
     startable = {request.request_id for request in waiting}
-    for action in decided:
-        if unknown := _unknown_names(action, by_id, by_name):
-            # A defect of the policy, or of one that decided on an older snapshot: the other
-            # actions are carried out.
-            done.notes.append(f"refused {action}: unknown {unknown}")
-            continue
-        with _noting(done, f"could not do {action}"):
-            if isinstance(action, act.StartJob | act.StartLookup):
-                request = by_id[action.job_id]
-                names = (action.worker,) if isinstance(action, act.StartLookup) else action.workers
-                if not all(by_name[name].is_idle for name in names):
-                    # The workers still have another run: a later round starts it there.
-                    continue
-                if request.run_id in to_resume:
-                    _resume(runs, pool, request, [by_name[name] for name in names], done)
-                elif request.request_id in startable and store.take(
-                    request.request_id, owner=HANDED_TO + ",".join(names), now=now, hold_s=HOLD_S
-                ):
-                    asked = isinstance(action, act.StartLookup)
-                    for_quality = request.iterations_bank >= request.iterations_cold
-                    lookup = request.lookup and (asked or for_quality)
-                    done.starts.append(StartRun(request, tuple(names), lookup))
-            elif isinstance(action, act.RejectJob):
-                _reject(runs, store, by_id[action.job_id], to_resume, policy, action, now, done)
-            else:
-                _act(settings, pool, action, by_id, by_name, done)
-    _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
+    is_whole = False
+    try:
+        for action in decided:
+            if unknown := _unknown_names(action, by_id, by_name):
+                # A defect of the policy, or of one that decided on an older snapshot: the other
+                # actions are carried out.
+                done.notes.append(f"refused {action}: unknown {unknown}")
+                continue
+            with _noting(done, f"could not do {action}"):
+                if isinstance(action, act.StartJob | act.StartLookup):
+                    request = by_id[action.job_id]
+                    names = (
+                        (action.worker,) if isinstance(action, act.StartLookup) else action.workers
+                    )
+                    if not all(by_name[name].is_idle for name in names):
+                        # The workers still have another run: a later round starts it there.
+                        continue
+                    if request.run_id in to_resume:
+                        _resume(runs, pool, request, [by_name[name] for name in names], done)
+                    elif request.request_id in startable and store.take(
+                        request.request_id,
+                        owner=HANDED_TO + ",".join(names),
+                        now=now,
+                        hold_s=HOLD_S,
+                    ):
+                        asked = isinstance(action, act.StartLookup)
+                        for_quality = request.iterations_bank >= request.iterations_cold
+                        lookup = request.lookup and (asked or for_quality)
+                        done.starts.append(StartRun(request, tuple(names), lookup))
+                elif isinstance(action, act.RejectJob):
+                    _reject(runs, store, by_id[action.job_id], to_resume, policy, action, now, done)
+                else:
+                    _act(settings, pool, action, by_id, by_name, done)
+        _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
+        is_whole = True
+    finally:
+        # A stop that the floor refuses comes back in every round of an idle system.
+        if decided and not (is_whole and done.is_empty):
+            decision = Decision(snapshot, policy.name, tuple(actions), tuple(done.report()))
+            write_tick(settings.scratch / "ticks", decision)
     done.unsettled = len(startable) > len(done.starts) or bool(to_resume)
     return done
 
@@ -216,10 +241,7 @@ def _act(
         done.growth[action.base_model] += action.count
         done.notes.append(f"started {action.count} workers of {action.base_model}")
     elif isinstance(action, act.StopWorker):
-        if done.to_spare > 0:
-            done.to_spare -= 1
-            done.leaving.append(workers[action.worker])
-            done.notes.append(f"gave {action.worker} back")
+        _give_back(workers[action.worker], settings.min_warm_workers, done)
     elif isinstance(action, act.LoadModel):
         done.leaving.append(workers[action.worker])
         done.growth[action.base_model] += 1
@@ -230,6 +252,27 @@ def _act(
         _preempt(settings, pool, requests[action.job_id], done)
     else:
         done.notes.append(f"cannot do {action}")
+
+
+def _give_back(worker: PoolWorker, min_ready: int, done: Round) -> None:
+    """Give back a worker of the model of `worker`, if `min_ready` ready ones then remain.
+
+    A worker that loads, or that waits for a node, goes first: `worker` may be the only ready one.
+    """
+    if done.to_spare <= 0:
+        return
+    coming = [other for other in done.coming if other.base_model == worker.base_model]
+    if coming:
+        leaves = coming[0]
+        done.coming.remove(leaves)
+    elif done.ready > min_ready:
+        leaves = worker
+        done.ready -= 1
+    else:
+        return
+    done.to_spare -= 1
+    done.leaving.append(leaves)
+    done.notes.append(f"gave {leaves.name} back")
 
 
 def _reject(
@@ -293,9 +336,10 @@ def _resume(
     workers: Sequence[PoolWorker],
     done: Round,
 ) -> None:
-    if runs.resume(request.run_id or "", pool, workers):
-        names = ", ".join(worker.name for worker in workers)
-        done.notes.append(f"{request.request_id} resumed on {names}")
+    names = ", ".join(worker.name for worker in workers)
+    is_resumed = runs.resume(request.run_id or "", pool, workers)
+    outcome = "resumed" if is_resumed else "could not be resumed"
+    done.notes.append(f"{request.request_id} {outcome} on {names}")
 
 
 def now_utc() -> datetime:
