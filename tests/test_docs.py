@@ -1,6 +1,7 @@
 """What the documents name is there."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ def test_the_invariants_are_numbered_without_a_gap() -> None:
     assert numbers == list(range(1, len(NAMED) + 1))
 
 
+def _modules(top: str) -> Iterator[Path]:
+    return (REPOSITORY / top).rglob("*.py")
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_path_and_link_of_a_document_exists(document: Path) -> None:
     text = document.read_text()
@@ -55,6 +60,14 @@ def test_every_path_and_link_of_a_document_exists(document: Path) -> None:
         link
         for link in links
         if link and "://" not in link and not (document.parent / link).exists()
+    ]
+    # A file of Python may be named by the end of its path.
+    modules = {str(file.relative_to(REPOSITORY)) for top in FOLDERS for file in _modules(top)}
+    missing += [
+        name
+        for name in re.findall(r"`([\w/]+\.py)`", text)
+        if not re.search(PLACEHOLDER, name)
+        and not any(f"/{module}".endswith(f"/{name}") for module in modules)
     ]
     assert missing == []
 
