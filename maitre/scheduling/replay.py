@@ -37,6 +37,7 @@ class _JobState:
     started: bool = False
     lookup_on: str = ""
     lookup_ms: int = 0
+    preempted_ms: int | None = None
     ended: str = ""
     end_ms: int = 0
 
@@ -187,6 +188,7 @@ class _Replayer:
             self.note_problem(f"job_preempt: job {state.job.job_id} is on other workers")
         if self.pause(state, "job_preempt"):
             state.workers = ()
+            state.preempted_ms = self.now
 
     def job_finish(self, state: _JobState, names: tuple[str, ...]) -> None:
         if names and state.workers and set(names) != set(state.workers):
@@ -305,6 +307,13 @@ class _Replayer:
         for name, worker in self.workers.items():
             self.note_problem(f"worker {name} is never stopped")
             self.cost_ms += self.now - worker.started_ms
+        for state in self.jobs.values():
+            if not state.ended and (
+                state.workers or state.lookup_on or state.preempted_ms == self.now
+            ):
+                self.note_problem(
+                    f"job {state.job.job_id} is stopped by the end of the log, with work left"
+                )
         states = self.jobs.values()
         finished = [state for state in states if state.ended == "finished"]
         late = sum(state.end_ms > state.job.deadline_s * 1000 + 1e-6 for state in finished)

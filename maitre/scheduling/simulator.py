@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from maitre.scheduling.cluster import Cluster
+from maitre.scheduling.errors import PolicyError
 from maitre.scheduling.events import Event
 from maitre.scheduling.jobs import Job
 from maitre.scheduling.outcome import Outcome
@@ -19,7 +20,11 @@ from maitre.scheduling.simulation_actions import apply
 from maitre.scheduling.simulation_state import FINISH, LOOKUP_END, READY, ClusterState, JobRecord
 from maitre.scheduling.snapshot import Completion, Snapshot
 
-_STALLED_MS = 2 * 24 * 3600 * 1000
+_QUIET_ROUNDS = 1_000
+"""Rounds in a row with nothing due and all deadlines past, after which a policy has stalled."""
+
+_ROUNDS_PER_END = 1_000_000
+"""Rounds in a row with no job that ends and all deadlines past, after which a run is endless."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,16 @@ class Simulation:
 def simulate(
     jobs: Sequence[Job], cluster: Cluster, policy: Policy, *, seed: int = 0, pace_s: float = 1e-3
 ) -> Simulation:
-    """Run `policy` on `jobs` until every job is finished or rejected, then stop the workers.
+    """Run `policy` on `jobs` until nothing can happen any more, then stop the workers.
 
-    `seed` draws worker failures. A failed worker's job is preempted with its progress (a soft
-    prompt is checkpointed at every iteration) and its GPU is given back; a failure during a lookup
-    shows when the lookup ends. Raises `PolicyError` for an action the cluster cannot take.
+    That is when every job is finished or rejected, or when the policy has left the others and does
+    not ask to be woken. `seed` draws worker failures. A failed worker's job is preempted with its
+    progress (a soft prompt is checkpointed at every iteration) and its GPU is given back; a failure
+    during a lookup shows when the lookup ends.
+
+    Raises:
+        PolicyError: an action that the cluster cannot take, or a policy that asks for ever to be
+            woken while no job ends.
     """
     return _Run(jobs, cluster, policy, seed, pace_s).run()
 
@@ -51,6 +61,8 @@ class _Run:
         self.state = ClusterState(jobs, cluster, seed)
         self.policy = policy
         self.pace_ms = pace_s * 1000
+        self.quiet_rounds = self.rounds_since_end = 0
+        self.open_before = 0
 
     # -- the loop ---------------------------------------------------------------------------
 
@@ -58,8 +70,8 @@ class _Run:
         next_arrival = 0
         earliest_decision = 0
         decision_due = False
-        last_ms = max((ms for ms, _ in self.state.arriving), default=0)
         arriving, heap = self.state.arriving, self.state.heap
+        last_deadline_ms = max((record.deadline_ms for _, record in arriving), default=0)
         while self.state.open_jobs:
             times = []
             if next_arrival < len(arriving):
@@ -70,9 +82,11 @@ class _Run:
                 times.append(max(earliest_decision, self.state.now))
             elif self.state.wake_ms is not None:
                 times.append(max(self.state.wake_ms, earliest_decision, self.state.now))
-            if not times or min(times) > last_ms + _STALLED_MS:
+            if not times:
                 break
             self.state.now = now = min(times)
+            if next_arrival == len(arriving) and now > last_deadline_ms:
+                self.check_progress()
             while heap and heap[0][0] == now:
                 decision_due |= self.settle(heapq.heappop(heap))
             while next_arrival < len(arriving) and arriving[next_arrival][0] == now:
@@ -87,6 +101,26 @@ class _Run:
                 earliest_decision = now + round(live * self.pace_ms)
         self.close()
         return Simulation(self.state.events, self.outcome())
+
+    def check_progress(self) -> None:
+        """Raise `PolicyError` when the policy only waits, or when no job ends for very long."""
+        pools = self.state.pools.values()
+        is_due = any(
+            pool.running
+            or pool.lookups
+            or any(worker.state == "loading" for worker in pool.workers.values())
+            for pool in pools
+        )
+        self.quiet_rounds = 0 if is_due else self.quiet_rounds + 1
+        is_end = self.state.open_jobs < self.open_before
+        self.open_before = self.state.open_jobs
+        self.rounds_since_end = 0 if is_end else self.rounds_since_end + 1
+        if self.quiet_rounds > _QUIET_ROUNDS or self.rounds_since_end > _ROUNDS_PER_END:
+            raise PolicyError(
+                f"{self.policy.name} ends no job any more: {self.state.open_jobs} of "
+                f"{len(self.state.jobs)} jobs are open at {self.state.now / 1000:.0f} s, all "
+                "deadlines are past, and it still asks to be woken"
+            )
 
     def settle(self, entry: tuple[int, int, int, str, int]) -> bool:
         """Carry out one due event; False when it has been overtaken."""
@@ -195,9 +229,6 @@ class _Run:
 
     def close(self) -> None:
         """Stop what is still held: nothing is left to do (or the policy will never do it)."""
-        for pool in self.state.pools.values():
-            for job_id in list(pool.running):
-                self.state.preempt(job_id)
         for name in list(self.state.held):
             model = self.state.holder[name]
             if model is not None:
