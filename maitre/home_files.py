@@ -10,9 +10,10 @@ from typing import Any
 import fsspec
 import pandas as pd
 
+from maitre.bank.bank import PromptBank
 from maitre.files import write_stored
 
-# Prompts fit only the base model that they were tuned for, so each base model has its own bank.
+# Prompts fit only the weights and the tokenizer that they were tuned for.
 _BANK_FOLDER = "bank"
 _HASH_LENGTH = 12
 
@@ -30,9 +31,20 @@ class HomeFiles:
         """Return the full path or URL of `name`."""
         return posixpath.join(self.root, name)
 
-    def bank_url(self, model_hash: str) -> str:
-        """Return where the prompt bank of a base model is kept."""
-        return self.url(f"{_BANK_FOLDER}/{model_hash[:_HASH_LENGTH]}")
+    def bank_url(self, model_hash: str, tokenizer_hash: str) -> str:
+        """Return where the prompt bank of a base model and its tokenizer is kept.
+
+        A bank of an earlier version, which is named by the weights alone, stays where it is if it
+        is of this tokenizer.
+        """
+        weights, tokenizer = model_hash[:_HASH_LENGTH], tokenizer_hash[:_HASH_LENGTH]
+        named = f"{_BANK_FOLDER}/{weights}-{tokenizer}"
+        earlier = f"{_BANK_FOLDER}/{weights}"
+        if not self.exists(named) and self.exists(earlier):
+            bank = PromptBank.load(self.url(earlier), missing_ok=True)
+            if any(entry.tokenizer_hash == tokenizer_hash for entry in bank):
+                return self.url(earlier)
+        return self.url(named)
 
     def exists(self, name: str) -> bool:
         """Return whether `name` has been written."""

@@ -29,7 +29,7 @@ class Settings(BaseModel):
     home: str = Field(".maitre", description="Folder (or fsspec URL) of everything Maitre makes.")
     base_model: str = Field(
         ".maitre/models/smollm2-135m-instruct",
-        description="Folder in Hugging Face's layout, or a hub id.",
+        description="Folder in Hugging Face's layout, or a hub id: org/name or org/name@revision.",
     )
     tasks: str = Field(".maitre/tasks", description="Folder with one folder per task.")
     held_back: tuple[str, ...] = Field(
@@ -83,7 +83,9 @@ class Settings(BaseModel):
     @property
     def base_model_name(self) -> str:
         """Return the base model's name: the name of its pool of warm workers."""
-        return Path(self.base_model).name
+        name = Path(self.base_model).name
+        # A revision of the hub is no part of a name.
+        return name if Path(self.base_model).is_absolute() else name.partition("@")[0]
 
     def environment(self) -> dict[str, str]:
         """Return the variables from which a child process reads these same settings."""

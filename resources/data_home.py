@@ -103,15 +103,15 @@ class DataHome(dg.ConfigurableResource):
         self.files().write_bytes(f"{BANK_PROMPTS}/{task}.safetensors", save({"prompt": prompt}))
         self.files().write_json(f"{BANK_PROMPTS}/{task}.json", asdict(result))
 
-    def bank_url(self, model_hash: str) -> str:
-        """Return where the prompt bank of a base model is kept."""
-        return self.files().bank_url(model_hash)
+    def bank_url(self, model_hash: str, tokenizer_hash: str) -> str:
+        """Return where the prompt bank of a base model and its tokenizer is kept."""
+        return self.files().bank_url(model_hash, tokenizer_hash)
 
-    def bank(self, model_hash: str) -> "PromptBank":
+    def bank(self, model_hash: str, tokenizer_hash: str) -> "PromptBank":
         """Return the prompt bank of a base model; an empty bank before the first prompt."""
         from maitre.bank.bank import PromptBank
 
-        return PromptBank.load(self.bank_url(model_hash), missing_ok=True)
+        return PromptBank.load(self.bank_url(model_hash, tokenizer_hash), missing_ok=True)
 
     # Adapters and plans.
 

@@ -1,8 +1,12 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from maitre.bank.bank import PromptBank
+from maitre.bank.entry import BankEntry
 from maitre.home_files import HomeFiles
 
 
@@ -48,3 +52,28 @@ def test_a_folder_that_is_written_again_keeps_only_the_new_files(tmp_path: Path)
     files.write_folder("plan", {"b.yaml": "3"})
     assert files.list_folder("plan") == ["b.yaml"]
     assert files.read_bytes("plan/b.yaml") == b"3"
+
+
+def test_a_bank_is_named_by_weights_and_tokenizer_and_an_earlier_one_is_still_found(
+    tmp_path: Path,
+) -> None:
+    files = HomeFiles(str(tmp_path))
+    weights, tokenizer, other = "m" * 64, "t" * 64, "o" * 64
+    named = files.bank_url(weights, tokenizer)
+    assert named != files.bank_url(weights, other)
+    entry = BankEntry(
+        entry_id="a",
+        task="a",
+        description="",
+        prompt=np.zeros((2, 6), dtype=np.float32),
+        base_model="m",
+        base_model_hash=weights,
+        tokenizer_hash=tokenizer,
+        created_at=datetime(2030, 1, 1, tzinfo=UTC),
+    )
+    earlier = str(tmp_path / "bank" / weights[:12])
+    PromptBank((entry,)).save(earlier)
+    assert files.bank_url(weights, tokenizer) == earlier
+    assert files.bank_url(weights, other) == f"{earlier}-{other[:12]}"
+    PromptBank((entry,)).save(named)
+    assert files.bank_url(weights, tokenizer) == named

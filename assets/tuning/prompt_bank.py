@@ -121,12 +121,12 @@ def _entries(
 
 def bank_url(home: DataHome, model: "BaseModel") -> str:
     """Return the URL of a base model's bank: prompts fit no other model."""
-    return home.bank_url(model.hash)
+    return home.bank_url(model.hash, model.tokenizer_hash)
 
 
 def load_bank(home: DataHome, model: "BaseModel") -> "PromptBank":
     """Return the stored bank of a base model, an empty one where nothing is stored."""
-    return home.bank(model.hash)
+    return home.bank(model.hash, model.tokenizer_hash)
 
 
 def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:

@@ -1,5 +1,6 @@
 """The prompt bank: an immutable collection of prompts for one base model."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -11,6 +12,7 @@ from maitre.bank.ita import StartRecord
 from maitre.tenants import may_use
 
 NEAR_DUPLICATE_SIMILARITY = 0.999
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,23 @@ class PromptBank:
                     f"the bank is of tokenizer {entry.tokenizer_hash[:12]}, "
                     f"not of {tokenizer_hash[:12]}"
                 )
+
+    def of_model(self, base_model_hash: str, tokenizer_hash: str) -> "PromptBank":
+        """Return the bank; an empty one, with a warning, if it is of another tokenizer.
+
+        Raises:
+            BankError: the bank is of another base model.
+        """
+        other = {entry.tokenizer_hash for entry in self.entries[:1]} - {tokenizer_hash}
+        if not other:
+            self.check_model(base_model_hash, tokenizer_hash)
+            return self
+        self.check_model(base_model_hash, other.pop())
+        _LOG.warning(
+            "the bank is not used: it is of another tokenizer than the base model has now (%s)",
+            tokenizer_hash[:12],
+        )
+        return PromptBank()
 
     def check_prompts(self, virtual_tokens: int, position: str) -> None:
         """Raise `BankError` unless the bank is empty or its prompts are of this kind."""

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maitre.errors import UserError
-
 if TYPE_CHECKING:
     from maitre.settings import Settings
 
@@ -12,13 +10,13 @@ if TYPE_CHECKING:
 def bank_url(settings: "Settings", bank: str | None) -> str:
     """Return the requested bank, or the data home's bank of the base model in the settings."""
     from maitre.home_files import HomeFiles
-    from maitre.tuning.weights_hash import weights_hash
+    from maitre.tuning.model_folder import model_folder
+    from maitre.tuning.weights_hash import tokenizer_hash, weights_hash
 
     if bank is not None:
         return bank
-    if not Path(settings.base_model).is_dir():
-        raise UserError(f"base model {settings.base_model} is not a local folder: give --bank")
-    return HomeFiles(settings.home).bank_url(weights_hash(Path(settings.base_model)))
+    folder = model_folder(settings.base_model)
+    return HomeFiles(settings.home).bank_url(weights_hash(folder), tokenizer_hash(folder))
 
 
 def task_folder(settings: "Settings", task: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from maitre.errors import UserError
+from maitre.tuning.model_folder import model_folder
 from maitre.tuning.self_check import PLAIN, Passes, checked_passes, context_of_fixed_rotations
 from maitre.tuning.weights_hash import tokenizer_hash, weights_hash
 
@@ -119,7 +120,7 @@ class BaseModel:
         """
         chosen_device = _device(device)
         chosen_dtype = _dtype(dtype, chosen_device)
-        folder = _folder(path_or_hub_id)
+        folder = model_folder(path_or_hub_id)
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
@@ -161,32 +162,6 @@ class BaseModel:
             passes=PLAIN,
         )
         return unchecked.passing(checked_passes(unchecked, folder))
-
-
-def _folder(path_or_hub_id: str | Path) -> Path:
-    """Return the local folder of a model; fetch a hub id first (or find it in the hub's cache)."""
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"base model {path}: the folder has no config.json")
-        return path
-    looks_local = path.is_absolute() or str(path_or_hub_id).startswith((".", "~"))
-    if looks_local or len(path.parts) > 2:
-        raise UserError(f"base model {path_or_hub_id}: no such folder")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                str(path_or_hub_id),
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
-            )
-        )
-    except Exception as error:
-        raise UserError(
-            f"base model {path_or_hub_id}: neither a local folder nor a model the hub gives out "
-            f"({type(error).__name__})"
-        ) from error
 
 
 def _device(device: str) -> torch.device:

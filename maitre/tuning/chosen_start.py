@@ -46,8 +46,9 @@ def choose_start(
     """Return the start that `init` names: `bank`, `text`, `random` or an entry's id.
 
     `text` is the task's instruction, or its description where there is none. Only prompts that
-    `tenant` may see are looked at. Raises `BankError` for an unknown entry or for a bank of another
-    base model, tokenizer or prompt shape.
+    `tenant` may see are looked at. With `bank`, a bank of another tokenizer counts as an empty one.
+    Raises `BankError` for an unknown entry or for a bank of another base model, tokenizer or prompt
+    shape.
     """
     if init == "random":
         prompt = random_init(model, config.virtual_tokens, seed)
@@ -55,6 +56,8 @@ def choose_start(
     if init == "text":
         return _text_start(model, task, config)
     visible = bank.visible_to(tenant)
+    if init == "bank":
+        visible = visible.of_model(model.hash, model.tokenizer_hash)
     visible.check_model(model.hash, model.tokenizer_hash)
     visible.check_prompts(config.virtual_tokens, config.position)
     if init == "bank":

@@ -1,10 +1,9 @@
 """The base model of this process: loaded when first asked for, then kept."""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maitre.errors import UserError
+from maitre.tuning.model_folder import model_folder
 from maitre.tuning.weights_hash import weights_hash
 
 if TYPE_CHECKING:
@@ -26,16 +25,9 @@ def loaded_model(path_or_id: str, device: str = "auto", dtype: str = "auto") -> 
 
 
 def model_fingerprint(path_or_id: str) -> str:
-    """Return the hash of a local folder's weights; of a hub id the id itself.
-
-    Nothing is fetched.
+    """Return the hash of a model's weights; fetch a hub id that is not in the hub's cache.
 
     Raises:
-        UserError: the path looks local and is not a folder.
+        UserError: no such folder, or no model that the hub gives out.
     """
-    folder = Path(path_or_id)
-    if folder.is_dir():
-        return weights_hash(folder)[:_HASH_LENGTH]
-    if folder.is_absolute() or path_or_id.startswith(".") or len(folder.parts) > 2:
-        raise UserError(f"base model {path_or_id}: no such folder; see maitre.yaml")
-    return path_or_id
+    return weights_hash(model_folder(path_or_id))[:_HASH_LENGTH]

@@ -78,12 +78,13 @@ def find_start(
     probing, a budget nearly used up none for mixtures.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
-    Raises `BankError` for a bank of another base model, tokenizer or prompt shape.
+    A bank of another tokenizer counts as an empty one. Raises `BankError` for a bank of another
+    base model or prompt shape.
     """
     started_s = clock()
     ita_model = ita_model or SHIPPED.refitted(bank.history)
-    visible = bank.visible_to(tenant)
-    visible.check_model(model.hash, model.tokenizer_hash)
+    visible = bank.visible_to(tenant).of_model(model.hash, model.tokenizer_hash)
+    index = index if len(visible) else None
     visible.check_prompts(config.virtual_tokens, config.position)
     order = np.random.default_rng(seed).permutation(len(task.train))[:samples]
     drawn = encode(model, task, config.virtual_tokens, train=order.tolist(), eval=()).train

@@ -159,3 +159,15 @@ def test_an_unknown_entry_is_named(make: Make) -> None:
         PromptBank((make("a"),))["z"]
     with pytest.raises(BankError, match="twice"):
         PromptBank((make("a"), make("a")))
+
+
+def test_a_bank_of_another_tokenizer_counts_as_empty_with_a_warning(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank = PromptBank((make("a"),))
+    assert bank.of_model("m" * 64, "t" * 64) is bank
+    assert len(bank.of_model("m" * 64, "x" * 64)) == 0
+    assert "another tokenizer" in caplog.text
+    with pytest.raises(BankError, match="base model"):
+        bank.of_model("x" * 64, "x" * 64)
+    assert len(PromptBank().of_model("anything", "at all")) == 0

@@ -21,6 +21,7 @@ from maitre.processes.ports import free_port
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
 from maitre.serving.names import dns_label
+from maitre.tuning.model_folder import HubId
 from maitre.twin.limits import VllmLimits, batch_flags
 
 READY_TIMEOUT_S = 300.0
@@ -70,7 +71,7 @@ class LaunchOptions:
         """Return vLLM's command line, after the interpreter."""
         command = [
             *("-m", "vllm.entrypoints.openai.api_server"),
-            f"--model={self.base_model}",
+            *self._model_flags(),
             f"--served-model-name={self.served_name}",
             f"--host={host}",
             f"--port={port}",
@@ -86,6 +87,12 @@ class LaunchOptions:
         if self.prompt_embeds:
             command.append("--enable-prompt-embeds")
         return [*command, *self.more]
+
+    def _model_flags(self) -> list[str]:
+        hub_id = None if Path(self.base_model).is_dir() else HubId.parse(self.base_model)
+        if hub_id is None or hub_id.revision is None:
+            return [f"--model={self.base_model}"]
+        return [f"--model={hub_id.repo}", f"--revision={hub_id.revision}"]
 
     def _limit_flags(self) -> list[str]:
         if not self.max_loras:
@@ -104,9 +111,11 @@ class LaunchOptions:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1" if Path(self.base_model).is_dir() else "0",
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if Path(self.base_model).is_dir():
+            # A hub id follows the user's own setting.
+            found["HF_HUB_OFFLINE"] = "1"
         if self.threads:
             found["VLLM_CPU_OMP_THREADS_BIND"] = self.threads
         return found
