@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from benchmarks.report import Figure, Reach, Report, progress
@@ -33,6 +33,7 @@ from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.tasks import Example, Task
 
 VOCABULARY = 128
+LETTERS = "abcdefghij"
 MOST_PARAMETERS = 30_000_000
 FAMILY_SECONDS = 120
 TOLERANCE = 2e-3
@@ -174,7 +175,7 @@ def look_at(family: str) -> Finding:
 
 
 def write_tiny(family: str, folder: Path) -> None:
-    """Write a tiny model of the family, with a tokenizer of numbered words."""
+    """Write a tiny model of the family, with a tokenizer of two-letter words."""
     kind = transformers.AutoConfig.for_model(family).__class__
     failures = []
     for further in FURTHER:
@@ -232,12 +233,19 @@ def names_of(config: Any, sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of numbered words, whatever the family's own is."""
-    words = {"<end>": 0, **{f"w{number}": number for number in range(1, VOCABULARY)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<end>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    """Write a byte-level BPE tokenizer, one token per two-letter word of `numbered_task`.
+
+    Some families (Qwen) have a tokenizer class that reads no other kind.
+    """
+    alphabet = ["Ġ", *LETTERS]
+    pairs = [f"{a}{b}" for a in LETTERS for b in LETTERS][: VOCABULARY - len(alphabet) - 1]
+    vocabulary = {token: place for place, token in enumerate(["<end>", *alphabet, *pairs])}
+    merges = [(pair[0], pair[1]) for pair in pairs]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", unk_token="<end>"
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
     ).save_pretrained(folder)
 
 
@@ -283,19 +291,24 @@ def own_loss(
     return float(np.mean(losses))
 
 
+def word(number: int) -> str:
+    """Return a word of two letters; there are a hundred."""
+    return LETTERS[number // 10 % 10] + LETTERS[number % 10]
+
+
 def numbered_task() -> Task:
     """Return a task whose inputs have several lengths, longer than the windows."""
 
     def rows(first: int) -> tuple[Example, ...]:
         return tuple(
             Example(
-                " ".join(f"w{1 + (first + row * 7 + place) % 120}" for place in range(6 + 3 * row)),
-                ("w1", "w2 w3", "w4 w5 w6")[row % 3],
+                " ".join(word(first + row * 7 + place) for place in range(6 + 3 * row)),
+                " ".join(word(place) for place in range(1 + row % 3)),
             )
             for row in range(6)
         )
 
-    return Task("numbers", "numbers", None, "accuracy", None, rows(0), rows(40))
+    return Task("words", "words", None, "accuracy", None, rows(0), rows(40))
 
 
 def one_line(error: BaseException) -> str:
