@@ -207,3 +207,25 @@ def test_a_request_whose_run_failed_has_failed_and_can_be_tried_again(
     assert (failed.state, failed.run_id) == (RequestState.FAILED, run.run_id)
     again = store.retry(request.request_id, now=NOW)
     assert without_run(instance, store, [again]) == [again]
+
+
+def test_the_first_line_of_what_went_wrong_is_in_the_request(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    store = RequestStore(settings.request_queue_url)
+    submit(store, "a")
+    [request] = store.find()
+
+    @dg.op
+    def tune() -> None:
+        raise ValueError("task a, train example 3: too long\nand a second line")
+
+    @dg.job
+    def broken() -> None:
+        tune()
+
+    tags = {"maitre/request": request.request_id, "maitre/attempt": "1"}
+    run = broken.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    assert without_run(instance, store, [request]) == []
+    message = store.get(request.request_id).message
+    assert message == f"run {run.run_id}: failure: ValueError: task a, train example 3: too long"

@@ -3,7 +3,14 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunRecord,
+    RunsFilter,
+)
 
 from maitre.requests.request import RequestState, TuningRequest
 from maitre.requests.store import RequestStore
@@ -16,6 +23,7 @@ _STATE_OF_ENDED_RUN = {
     DagsterRunStatus.CANCELED: RequestState.CANCELLED,
 }
 _ASKED_TOGETHER = 200
+_LONGEST_REASON = 300
 
 
 def without_run(
@@ -95,9 +103,25 @@ def _write_run_state(
             state=state,
             # The time when the run ended, not the time when this was seen.
             now=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
-            message=f"run {run.run_id}: {run.status.value.lower()}",
+            message=f"run {run.run_id}: {run.status.value.lower()}{_reason(instance, run)}",
         )
     # Only once: a second cancellation would restart the time that a run has to end.
     is_canceling = run.status is DagsterRunStatus.CANCELING
     if request.cancel_requested and not state.is_final and not is_canceling:
         instance.run_coordinator.cancel_run(run.run_id)
+
+
+def _reason(instance: DagsterInstance, run: DagsterRun) -> str:
+    """Return `: ` and the first line of the error that ended a failed run; else nothing."""
+    if run.status is not DagsterRunStatus.FAILURE:
+        return ""
+    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
+        for record in instance.get_records_for_run(run.run_id, of_type=kind, limit=1).records:
+            event = record.event_log_entry.dagster_event
+            error = getattr(event.event_specific_data, "error", None) if event else None
+            while error is not None and error.cause is not None:
+                error = error.cause
+            lines = (error.message if error else (event.message or "") if event else "").split("\n")
+            if lines[0].strip():
+                return f": {lines[0].strip()[:_LONGEST_REASON]}"
+    return ""
