@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from maitre.errors import UserError
 from maitre.tenants import DEFAULT_TENANT, TENANT_TAG, may_use, owner_of_prompts
+from maitre.tracking.moved_store import follow_moved_artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,11 +128,18 @@ class TrackingStore:
         client.set_terminated(run_id)
 
     def client(self) -> "MlflowClient":
-        """Return a client of the store; create the folders of a SQLite store."""
+        """Return a client of the store; create the folders of a SQLite store.
+
+        A SQLite store whose folder was moved or copied finds its artefacts where they are now.
+        """
         from mlflow import MlflowClient
 
-        for folder in self._local_folders():
+        folders = self._local_folders()
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        if folders:
+            database = Path(self.tracking_uri.removeprefix("sqlite:///"))
+            follow_moved_artifacts(database, folders[1], self.experiment)
         return MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def register(
