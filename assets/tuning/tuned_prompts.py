@@ -1,6 +1,7 @@
 """`tuned_prompts`: a task tuned on request, from the best start that the bank has."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,6 +12,7 @@ from assets.shared.inputs import OWNERS, base_model, task_files
 from assets.tuning.prompt_bank import load_bank, prompt_bank
 from assets.tuning.record_reuse import record_reuse
 from assets.tuning.tuned_prompt_record import add_to_bank
+from maitre.processes.outages import wait_out_outages
 from maitre.progress import LoggedProgress
 from maitre.requests.request import DEFAULT_ITERATIONS
 from maitre.tenants import TENANT_TAG, owner_of_prompts
@@ -23,7 +25,8 @@ from resources.mlflow_tracking import MlflowTracking, run_links
 
 if TYPE_CHECKING:
     from maitre.bank.lookup import Lookup
-    from maitre.tracking.store import TrackedRun
+    from maitre.tracking.store import RegisteredVersion, TrackedRun
+    from maitre.tracking.tuned_prompt import Promotion
     from maitre.tuning.base_model import BaseModel
     from maitre.tuning.config import IterationReport, TuneConfig, TuneResult
     from maitre.tuning.tasks import Task
@@ -39,6 +42,7 @@ class TuneRequestConfig(dg.Config):
 
     `compare_with_cold` sets the target by a cold run with another seed and also tunes cold to that
     target, which shows the saving and costs two more runs. Without `lookup` the start is cold.
+    While MLflow does not answer, a tuned prompt waits for `registration_limit_s` at most.
     """
 
     target_loss: float | None = None
@@ -50,6 +54,7 @@ class TuneRequestConfig(dg.Config):
     seed: int = 0
     compare_with_cold: bool = False
     lookup: bool = True
+    registration_limit_s: float = 3600.0
 
     def has_target(self) -> bool:
         """Return whether the number of iterations measures how good the start was."""
@@ -68,6 +73,17 @@ class TuneRequestConfig(dg.Config):
             target_loss=self.target_loss,
             target_accuracy=self.target_accuracy,
         )
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A prompt in the model registry, with the figures and the picture of its tuning."""
+
+    run: "TrackedRun"
+    version: "RegisteredVersion"
+    promotion: "Promotion"
+    figures: dict[str, int | float | None]
+    picture: dg.MetadataValue
 
 
 @dg.asset(
@@ -97,39 +113,54 @@ def tuned_prompts(
     task = inputs.task_source().read(context.partition_key)
     model = language_model.load()
     tenant = owner_of_prompts(context.run.tags.get(TENANT_TAG))
+    if outage := mlflow.store().outage():
+        context.log.warning(f"{outage}; the prompt is tuned, and registered when MLflow answers")
     start = _start(config, home, model, task, tenant)
     context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
     results = _tune(context, config, model, task, start, tenant)
     # From here on there are effects outside of the run: only if it is still this worker's.
     worker_run.check_lease()
     worker_run.enter("registering")
-    with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
-        run.params(
-            config.model_dump()
-            | {
-                "task": task.name,
-                "task_fingerprint": task.fingerprint(),
-                "base_model": model.name,
-                "base_model_hash": model.hash,
-                "start": start.choice.name,
-                "stopped_because": results[TUNED].stopped_because,
-            }
-        )
-        figures = _figures(task, start, results)
-        picture = _record(task, figures, results, run)
-        version = register_tuned_prompt(
-            mlflow.store(),
-            run,
-            model,
-            task,
-            results[TUNED],
-            base_model=language_model.path_or_id,
-            tenant=tenant,
-            check=worker_run.check_lease,
-        )
-        worker_run.check_lease()
-        promotion = promote_if_better(mlflow.store(), version, model, task, results[TUNED])
-        figures |= _keep_in_bank(config, home, model, task, start, results, run.run_id, tenant)
+
+    def register() -> _Registered:
+        with mlflow.run(context, name=f"tuned_prompts {task.name}") as run:
+            run.params(
+                config.model_dump()
+                | {
+                    "task": task.name,
+                    "task_fingerprint": task.fingerprint(),
+                    "base_model": language_model.path_or_id,
+                    "base_model_name": model.name,
+                    "base_model_hash": model.hash,
+                    "start": start.choice.name,
+                    "stopped_because": results[TUNED].stopped_because,
+                }
+            )
+            figures = _figures(task, start, results)
+            picture = _record(task, figures, results, run)
+            version = register_tuned_prompt(
+                mlflow.store(),
+                run,
+                model,
+                task,
+                results[TUNED],
+                base_model=language_model.path_or_id,
+                tenant=tenant,
+                check=worker_run.check_lease,
+            )
+            worker_run.check_lease()
+            promotion = promote_if_better(mlflow.store(), version, model, task, results[TUNED])
+            figures |= _keep_in_bank(config, home, model, task, start, results, run.run_id, tenant)
+        return _Registered(run, version, promotion, figures, picture)
+
+    registered = wait_out_outages(
+        register,
+        limit_s=config.registration_limit_s,
+        report=lambda pause: context.log.warning(f"the prompt waits to be registered: {pause}"),
+        check=worker_run.check_lease,
+    )
+    version, promotion = registered.version, registered.promotion
+    figures = registered.figures
     tuned, cold = results[TUNED], results.get(COLD)
     context.log.info(
         f"{tuned.iterations} iterations, eval accuracy {tuned.eval_accuracy:.3f}, "
@@ -142,11 +173,11 @@ def tuned_prompts(
             "start_reason": start.why,
             "stopped_because": tuned.stopped_because,
             "cold_reached": cold.reached if cold else False,
-            "curves": picture,
+            "curves": registered.picture,
             "model_version": dg.MetadataValue.url(version.url),
             "champion": promotion.is_champion,
             "champion_because": promotion.why,
-            **run_links(run),
+            **run_links(registered.run),
         }
     )
 

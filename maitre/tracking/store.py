@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maitre.errors import UserError
+from maitre.processes.outages import is_outage
 from maitre.tenants import DEFAULT_TENANT, TENANT_TAG, may_use, owner_of_prompts
 from maitre.tracking.moved_store import follow_moved_artifacts
 
@@ -108,7 +109,8 @@ class TrackingStore:
         """Open the run that `tags` identify, or create it; end it as failed if the body raises.
 
         A run with the same tags that has not failed is continued: its process was cut off. The
-        errors `leave_open_on` mean that another process continues the run or has ended it.
+        errors `leave_open_on` mean that another process continues the run or has ended it. After an
+        outage the run stays open, too: the caller may try again.
         """
         client = self.client()
         experiment_id = self._experiment_id(client)
@@ -122,6 +124,8 @@ class TrackingStore:
         except leave_open_on:
             raise
         except BaseException as error:
+            if is_outage(error):
+                raise
             # An interrupt is not a failure.
             client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
@@ -130,10 +134,19 @@ class TrackingStore:
     def client(self) -> "MlflowClient":
         """Return a client of the store; create the folders of a SQLite store.
 
-        A SQLite store whose folder was moved or copied finds its artefacts where they are now.
+        A SQLite store whose folder was moved or copied finds its artefacts where they are now. A
+        server has 15 s for each of two tries, unless the environment sets other limits.
         """
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, environment_variables
 
+        # MLflow takes these from the environment only. Its own values, 7 tries of 120 s, are
+        # minutes of silence while a server does not answer.
+        for variable, value in (
+            (environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1),
+            (environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT, 15),
+        ):
+            if not variable.is_set():
+                variable.set(value)
         folders = self._local_folders()
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +154,16 @@ class TrackingStore:
             database = Path(self.tracking_uri.removeprefix("sqlite:///"))
             follow_moved_artifacts(database, folders[1], self.experiment)
         return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def outage(self) -> str | None:
+        """Return why the store does not answer now, in one line; `None` when it answers."""
+        try:
+            self._experiment_id(self.client())
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return None
 
     def register(
         self,

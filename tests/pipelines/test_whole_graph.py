@@ -2,21 +2,27 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
+import requests
 import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+from mlflow.exceptions import MlflowException
 
 from assets.serving.server_profiles import twin_fidelity
 from assets.tuning.tuned_prompts import TASKS_NAME, tuned_prompts
 from maitre.bank.bank import PromptBank
 from maitre.placement.plan import PlacementPlan
+from maitre.processes.outages import wait_out_outages
 from maitre.requests import RequestState
 from maitre.settings import Settings
+from maitre.tracking.store import RegisteredVersion, TrackingStore
 from maitre.twin import ServerProfile
 from pipelines.jobs.serving import DEPLOYMENTS
 from pipelines.walkthrough.staleness import why_stale
@@ -280,3 +286,38 @@ def test_the_sensor_asks_once_for_each_request_and_notes_its_end(
     ended = queue.get(request.request_id)
     assert ended.state is RequestState.DONE
     assert ended.run_id == result.run_id
+
+
+def test_a_prompt_that_is_tuned_while_mlflow_is_away_is_registered_later(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    tuned: dg.ExecuteInProcessResult,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tries: list[str] = []
+    register = TrackingStore.register
+
+    def away_twice(self: TrackingStore, *args: Any, **kwargs: Any) -> RegisteredVersion:
+        tries.append(kwargs["name"])
+        if len(tries) <= 2:
+            raise MlflowException("no answer") from requests.exceptions.ConnectionError("refused")
+        return register(self, *args, **kwargs)
+
+    monkeypatch.setattr(TrackingStore, "register", away_twice)
+    monkeypatch.setattr(
+        "assets.tuning.tuned_prompts.wait_out_outages",
+        partial(wait_out_outages, sleep=lambda _: None),
+    )
+    instance.add_dynamic_partitions(TASKS_NAME, ["third"])
+    again = run(instance, settings, TUNING, [], ["base_model", "tuned_prompts"], "third")
+    assert again.success
+    assert tries == ["tuned-prompt-third"] * 3
+    assert "the prompt waits to be registered: no answer: next try in" in capfd.readouterr().err
+    client = resources(settings)["mlflow"].store().client()
+    run_id = metadata(again, "tuned_prompts")["mlflow_run_id"]
+    [version] = client.search_model_versions(f"run_id='{run_id}'")
+    assert version.name == "tuned-prompt-third"
+    experiment_id = client.get_run(run_id).info.experiment_id
+    [only] = client.search_runs([experiment_id], f"tags.`dagster/run_id` = '{again.run_id}'")
+    assert (only.info.run_id, only.info.status) == (run_id, "FINISHED")
