@@ -4,7 +4,9 @@ The operators choose pods for adapters themselves. Each document therefore pins 
 pods of the plan's servers as far as the operator allows it; the docstrings say what it does not.
 """
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -12,6 +14,8 @@ import yaml
 from maitre.errors import UserError
 from maitre.placement.plan import PlacementPlan, PlannedServer
 from maitre.serving.manifests.kubernetes import (
+    PART_OF,
+    PORT,
     DeploymentOptions,
     adapter_path,
     render,
@@ -21,48 +25,65 @@ from maitre.serving.manifests.kubernetes import (
     servers_with_profiles,
 )
 from maitre.serving.manifests.yaml_text import dump_all
+from maitre.serving.names import dns_label
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
+AIBRIX_MODEL, AIBRIX_PORT = "model.aibrix.ai/name", "model.aibrix.ai/port"
+ADAPTER_LABEL_PREFIX = "adapters.maitre"
+ADAPTER_ANNOTATION = "maitre/adapter"
+_LABEL_VALUE = re.compile(r"(?=.{1,63}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def aibrix(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """Return the servers as manifests, and one `ModelAdapter` per adapter and server.
+    """Return the servers as manifests, and one `ModelAdapter` per adapter.
 
-    AIBrix loads an adapter on pods that its selector matches, here those of one server. Its gateway
-    divides requests evenly among an adapter's pods and ignores the plan's shares.
+    AIBrix's controller considers pods with the labels `model.aibrix.ai/name` and
+    `adapter.model.aibrix.ai/enabled`, reads `matchLabels` alone, and, without `replicas`, loads the
+    adapter on every pod that matches. Pods of several servers that hold one adapter therefore have
+    a label for it. The adapter is served under the object's name; `adapter-names.json` maps the
+    plan's names to those. AIBrix's gateway divides requests evenly and ignores the plan's shares.
     """
-    documents = []
-    for server in plan.servers:
-        selector = {INSTANCE_LABEL: resource_name(server.name)}
-        documents += [
-            {
-                "apiVersion": "model.aibrix.ai/v1alpha1",
-                "kind": "ModelAdapter",
-                "metadata": {
-                    "name": _adapter_resource(held.adapter, server, plan),
-                    "namespace": options.namespace,
-                    "labels": {
-                        "model.aibrix.ai/name": _label(held.adapter),
-                        "model.aibrix.ai/port": "8000",
-                    },
+    holders = {
+        adapter: sorted({resource_name(name) for name in servers})
+        for adapter, servers in plan.servers_of().items()
+    }
+    base_models = {held.adapter: server for server in plan.servers for held in server.adapters}
+    documents = [
+        {
+            "apiVersion": "model.aibrix.ai/v1alpha1",
+            "kind": "ModelAdapter",
+            "metadata": {
+                "name": dns_label(adapter),
+                "namespace": options.namespace,
+                "labels": {
+                    **PART_OF,
+                    AIBRIX_MODEL: dns_label(adapter),
+                    AIBRIX_PORT: str(PORT),
                 },
-                "spec": {
-                    "baseModel": server.base_model,
-                    "podSelector": {"matchLabels": selector},
-                    "artifactURL": adapter_path(held.adapter, options),
-                    "replicas": 1,
-                },
-            }
-            for held in server.adapters
-        ]
-    return {**_bare_servers(plan, options), "model-adapters.yaml": _dump(documents)}
+                "annotations": {ADAPTER_ANNOTATION: adapter},
+            },
+            "spec": {
+                "baseModel": _label_value(base_models[adapter].base_model),
+                "podSelector": {"matchLabels": _pods_of(adapter, servers)},
+                "artifactURL": adapter_path(adapter, options),
+            },
+        }
+        for adapter, servers in sorted(holders.items())
+    ]
+    names = {adapter: dns_label(adapter) for adapter in sorted(holders)}
+    return {
+        **_aibrix_servers(plan, options, holders),
+        "model-adapters.yaml": _dump(documents),
+        "adapter-names.json": json.dumps(names, indent=2, ensure_ascii=False) + "\n",
+    }
 
 
 def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
     """Return the servers as Helm values of the production stack, and one `LoraAdapter` per adapter.
 
-    The operator chooses among all pods of a base model. Each server is therefore a model of its
-    own, and the base model of an adapter is its server.
+    The operator chooses among all pods of a base model, by their label `model`. Each server is
+    therefore a model of its own, and the base model of an adapter is its server. The pods mount the
+    adapters' claim and take the hub's token from the secret.
     """
     documents = [
         {
@@ -71,6 +92,8 @@ def production_stack(plan: PlacementPlan, options: DeploymentOptions) -> dict[st
             "metadata": {
                 "name": _adapter_resource(held.adapter, server, plan),
                 "namespace": options.namespace,
+                "labels": dict(PART_OF),
+                "annotations": {ADAPTER_ANNOTATION: held.adapter},
             },
             "spec": {
                 "baseModel": resource_name(server.name),
@@ -131,14 +154,33 @@ def render_as(name: str, plan: PlacementPlan, options: DeploymentOptions) -> dic
     return FORMATS[name](plan, options)
 
 
-def _bare_servers(plan: PlacementPlan, options: DeploymentOptions) -> dict[str, str]:
-    """Return the manifests without `--lora-modules`: the operator loads the adapters."""
+def _pods_of(adapter: str, servers: list[str]) -> dict[str, str]:
+    """Return the labels that select the pods of an adapter's servers, and no others."""
+    if len(servers) == 1:
+        return {INSTANCE_LABEL: servers[0]}
+    return {f"{ADAPTER_LABEL_PREFIX}/{dns_label(adapter)}": "true"}
+
+
+def _aibrix_servers(
+    plan: PlacementPlan, options: DeploymentOptions, holders: Mapping[str, list[str]]
+) -> dict[str, str]:
+    """Return the manifests without `--lora-modules`, with the labels that AIBrix looks for."""
     files = render(plan, options)
-    for name in [name for name in files if name.startswith("vllm-")]:
-        documents = list(yaml.safe_load_all(files[name]))
-        arguments = documents[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+    for server in plan.servers:
+        name = resource_name(server.name)
+        documents = list(yaml.safe_load_all(files[f"{name}.yaml"]))
+        template = documents[0]["spec"]["template"]
+        arguments = template["spec"]["containers"][0]["args"]
         del arguments[arguments.index("--lora-modules") :]
-        files[name] = _dump(documents)
+        template["metadata"]["labels"] |= {
+            AIBRIX_MODEL: _label_value(server.base_model),
+            AIBRIX_PORT: str(PORT),
+            "adapter.model.aibrix.ai/enabled": "true",
+        }
+        for held in server.adapters:
+            if len(holders[held.adapter]) > 1:
+                template["metadata"]["labels"] |= _pods_of(held.adapter, holders[held.adapter])
+        files[f"{name}.yaml"] = _dump(documents)
     kustomization = yaml.safe_load(files["kustomization.yaml"])
     kustomization["resources"].append("model-adapters.yaml")
     return {**files, "kustomization.yaml": _dump([kustomization])}
@@ -165,19 +207,29 @@ def _model_spec(server: PlannedServer, options: DeploymentOptions) -> dict[str, 
             ]
         },
         "env": [{"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"}],
+        "hf_token": {"secretName": options.hub_token_secret, "secretKey": "token"},
+        "extraVolumes": [
+            {
+                "name": "adapters",
+                "persistentVolumeClaim": {"claimName": options.adapters_claim, "readOnly": True},
+            }
+        ],
+        "extraVolumeMounts": [
+            {"name": "adapters", "mountPath": options.adapters_path, "readOnly": True}
+        ],
     }
 
 
 def _adapter_resource(adapter: str, server: PlannedServer, plan: PlacementPlan) -> str:
     """Return the name of an adapter's resource; with several servers it includes the server."""
-    name = resource_name(adapter).removeprefix("vllm-")
     if len(plan.servers_of()[adapter]) == 1:
-        return name
-    return resource_name(f"{adapter}@{server.name}").removeprefix("vllm-")
+        return dns_label(adapter)
+    return dns_label(f"{adapter}@{server.name}")
 
 
-def _label(adapter: str) -> str:
-    return resource_name(adapter).removeprefix("vllm-")
+def _label_value(name: str) -> str:
+    """Return the name if Kubernetes takes it as a label's value; else a DNS label for it."""
+    return name if _LABEL_VALUE.fullmatch(name) else dns_label(name)
 
 
 def _dump(documents: list[dict[str, Any]]) -> str:
