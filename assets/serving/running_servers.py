@@ -108,7 +108,7 @@ def _apply_locally(
     options = FleetOptions(
         vllm_python(settings.vllm_venv),
         adapters_folder,
-        {Path(base_model).name: base_model},
+        {settings.base_model_name: base_model},
         LaunchOptions("", "", prompt_embeds=True),
     )
     return LocalFleet(Path(gateway.routes_file).parent, options).apply(plan, context.log.info)
@@ -120,4 +120,4 @@ def _apply_to_cluster(manifests: "Mapping[str, str]") -> str:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in manifests.items():
             Path(folder, name).write_text(text)
-        return apply_folder(Path(folder), dry_run=False)
+        return apply_folder(Path(folder), dry_run=False).text

@@ -1,6 +1,7 @@
 """`maitre deploy`: apply a placement plan on this machine or a cluster, or render it."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,9 +24,7 @@ PARTIAL = 3
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ServingFolder = Annotated[Path | None, typer.Option(help="Folder of fleet.json and routes.json.")]
-Unsafe = Annotated[
-    bool, typer.Option("--unsafe", help="Take a plan that fails its check nevertheless.")
-]
+Unsafe = Annotated[bool, typer.Option("--unsafe", help="Accept a plan that fails its check.")]
 app = typer.Typer(
     help="Apply a placement plan to vLLM servers, or render it.", no_args_is_help=True
 )
@@ -113,18 +112,42 @@ def render(
     format: Annotated[  # noqa: A002 the option's name
         str, typer.Option(help="manifests, aibrix, production-stack or helm.")
     ] = "manifests",
+    image: Annotated[
+        str | None, typer.Option(help="Image of vLLM (default: the server profile's).")
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="Namespace of the servers.")] = "maitre",
+    claim: Annotated[
+        str, typer.Option(help="PersistentVolumeClaim that holds the adapters.")
+    ] = "maitre-adapters",
+    model_id: Annotated[
+        list[str] | None,
+        typer.Option(help="BASE_MODEL=ID that vLLM loads (default: the profile's); repeatable."),
+    ] = None,
     unsafe: Unsafe = False,
 ) -> None:
-    """Write a plan as Kubernetes manifests, or for an operator."""
-    from maitre.files import write_text
+    """Write a plan as Kubernetes manifests, or for an operator.
+
+    Files of an earlier rendering that the plan no longer needs are removed. Other files stay.
+    """
     from maitre.serving.manifests.kubernetes import DeploymentOptions
     from maitre.serving.manifests.operators import render_as
+    from maitre.serving.manifests.rendered_folder import write_rendered
 
-    for name, text in render_as(
-        format, _read_plan(plan, unsafe=unsafe), DeploymentOptions()
-    ).items():
-        write_text(out / name, text)
+    wanted = _read_plan(plan, unsafe=unsafe)
+    options = DeploymentOptions(
+        namespace=_dns_label("--namespace", namespace),
+        image=image or "",
+        adapters_claim=_dns_label("--claim", claim),
+        model_ids=_model_ids(model_id or [], {server.base_model for server in wanted.servers}),
+    )
+    files = render_as(format, wanted, options)
+    removed, others = write_rendered(out, files)
+    for name in files:
         print(out / name)
+    for name in removed:
+        print(f"removed {out / name}: the plan no longer needs it")
+    for name in others:
+        print(f"left {out / name}: it was not rendered here")
 
 
 @app.command()
@@ -133,8 +156,20 @@ def kubernetes(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the diff and change nothing.")
     ] = False,
+    wait: Annotated[
+        int, typer.Option(min=1, help="Seconds for each new server to become ready.")
+    ] = 1800,
+    remove_first: Annotated[
+        bool,
+        typer.Option(
+            "--remove-first", help="Remove old servers before new ones serve, to free their GPUs."
+        ),
+    ] = False,
 ) -> None:
-    """Apply rendered manifests to the cluster of the current kubectl context."""
+    """Apply rendered manifests to the cluster of the current kubectl context.
+
+    Servers of an earlier plan are removed when the new ones are ready.
+    """
     from maitre.serving.manifests.kubectl import apply_folder
 
     if not (folder / "kustomization.yaml").is_file():
@@ -142,7 +177,8 @@ def kubernetes(
             f"{folder}: expected a kustomize folder; kustomization.yaml is missing; "
             "`maitre deploy render` writes one"
         )
-    print(apply_folder(folder, dry_run=dry_run), end="")
+    done = apply_folder(folder, dry_run=dry_run, rollout_s=wait, remove_first=remove_first)
+    print(done.text, end="")
 
 
 @app.command()
@@ -258,11 +294,27 @@ def _fleet(
     return LocalFleet(folder or settings.scratch / "serving", options)
 
 
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+def _dns_label(option: str, text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise UserError(f"{option}: expected lower-case letters, digits and hyphens; got {text!r}")
+    return text
+
+
+def _model_ids(texts: list[str], base_models: set[str]) -> dict[str, str]:
+    found = _pairs("--model-id", texts, "BASE_MODEL=ID")
+    if unknown := sorted(set(found) - base_models):
+        raise UserError(
+            f"--model-id: expected a base model of the plan, {', '.join(sorted(base_models))}; "
+            f"got {unknown[0]}"
+        )
+    return found
+
+
+def _pairs(option: str, texts: list[str], form: str = "NAME=FOLDER") -> dict[str, str]:
     pairs = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not (name and sign and value):
-            raise UserError(f"{option}: expected NAME=FOLDER; got {json.dumps(text)}")
+            raise UserError(f"{option}: expected {form}; got {json.dumps(text)}")
         pairs[name] = value
     return pairs

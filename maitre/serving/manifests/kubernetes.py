@@ -112,7 +112,7 @@ def _deployment(server: PlannedServer, options: DeploymentOptions) -> dict[str, 
             "annotations": {"maitre/server": server.name, "maitre/base-model": server.base_model},
         },
         "spec": {
-            "replicas": 1,
+            # No `replicas`: an autoscaler or `kubectl scale` may own them; Kubernetes starts one.
             # A surge would need a GPU more than the plan has.
             "strategy": {
                 "type": "RollingUpdate",

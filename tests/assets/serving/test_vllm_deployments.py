@@ -13,6 +13,7 @@ from maitre.errors import UserError
 from maitre.files import write_text
 from maitre.serving.fleet.fleet import FleetOptions, LocalFleet
 from maitre.serving.fleet.local_server import LaunchOptions
+from maitre.serving.manifests.kubectl import Applied
 from maitre.serving.proxy.routes import RoutedServer, Routes, read_routes
 from maitre.settings import Settings
 from resources.data_home import DataHome
@@ -83,7 +84,7 @@ def test_what_was_applied_to_a_cluster_is_what_is_served_there_though_a_new_plan
     home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "maitre.serving.manifests.kubectl.apply_folder", lambda *_, dry_run: "applied"
+        "maitre.serving.manifests.kubectl.apply_folder", lambda *_, dry_run: Applied("applied")
     )
     assert deploy(home, tmp_path, target="kubernetes").success
     gateway = Gateway(routes_file=str(tmp_path / "serving" / "routes.json"))
