@@ -104,7 +104,9 @@ def compare(
 
 @app.command()
 def generate(
-    trace: Annotated[Path, typer.Option(help="CSV with submission_time (s).")],
+    trace: Annotated[
+        Path, typer.Option(help="Table with submission_time: seconds or dates; CSV or Parquet.")
+    ],
     cluster: ClusterOption,
     out: Annotated[Path, typer.Option(help="Write jobs.csv here.")],
     start_day: Annotated[float, typer.Option(help="Window start, days after the first.")] = 0.0,
@@ -115,6 +117,10 @@ def generate(
     ] = None,
     slack: Annotated[
         list[float] | None, typer.Option(help="Repeatable; default 0.6 1.0 1.5.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="submission_time=NAME: what the trace calls that column."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: JsonOption = False,
@@ -131,11 +137,21 @@ def generate(
         slacks=tuple(slack) if slack else workload.WorkloadOptions().slacks,
         ita=workload.read_ita(ita) if ita else workload.ItaDistribution(),
     )
-    arrivals = workload.window(workload.read_arrivals(trace), start_day, days)
+    arrivals = workload.window(
+        workload.read_arrivals(trace, _columns(columns or [])), start_day, days
+    )
     jobs = workload.generate(arrivals, described, options, seed)
     write_jobs(out, jobs)
     summary = {"jobs": len(jobs), "last_submitted_s": jobs[-1].submitted_s, "out": str(out)}
     _report([summary], json, "generated")
+
+
+def _columns(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, _, value) in zip(texts, pairs, strict=True):
+        if not (name and value):
+            raise UserError(f"--columns: expected submission_time=NAME; got {text!r}")
+    return {name: value for name, _, value in pairs}
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Reads a deadline as people write it: `10m`, `in 2h`, or a time."""
+"""Deadlines as people write and read them: `10m`, `in 2h`, or a time."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -32,6 +32,13 @@ def parse_deadline(text: str, now: datetime) -> datetime:
     if moment.year in (datetime.min.year, datetime.max.year):
         raise _far_away(text)
     return moment
+
+
+def local_time(moment: datetime, now: datetime) -> str:
+    """Return a moment as local time; with its date, unless that is today's."""
+    local = moment.astimezone()
+    is_today = local.date() == now.astimezone().date()
+    return local.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
 
 
 def _far_away(text: str) -> UserError:

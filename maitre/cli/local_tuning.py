@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from maitre.cli.interrupt import EXIT_CODE, stops_at_next_step, was_interrupted
 from maitre.cli.output import check_writable, print_json
 from maitre.cli.places import bank_url, task_folder
+from maitre.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -227,6 +228,12 @@ def _bank(settings: "Settings", asked: LocalTuning) -> "PromptBank":
     # A start that is named needs its bank; a bank that is named must be there.
     needs_none = asked.bank is None and asked.init in (None, "bank", "text", "random")
     bank = PromptBank.load(bank_url(settings, asked.bank), missing_ok=needs_none)
+    known = {entry.task for entry in bank}
+    for task in asked.leave_out:
+        if task not in known and not task_folder(settings, task).is_dir():
+            raise UserError(
+                f"--leave-out: expected a task of the bank or of the tasks folder; got {task!r}"
+            )
     return bank.without(entry.entry_id for entry in bank if entry.task in asked.leave_out)
 
 

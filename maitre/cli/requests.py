@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maitre.cli.deadline import parse_deadline
+from maitre.cli.deadline import local_time, parse_deadline
 from maitre.cli.given_settings import settings_of
 from maitre.cli.output import print_json, print_table
 from maitre.requests.request import DEFAULT_ITERATIONS, DEFAULT_TENANT
@@ -65,19 +65,19 @@ def submit(
     if json:
         print_json(asdict(request))
         return
-    when = request.deadline_at.astimezone().strftime("%H:%M:%S")
+    when = local_time(request.deadline_at, now)
     if not submitted.is_new:
         print(f"{task} is {request.state} until {when} already, as {request.request_id} (--key)")
         return
     print(f"Queued {task} until {when} as {request.request_id}")
-    _tell_prospects(submitted)
+    _print_prospects(submitted, now)
 
 
-def _tell_prospects(submitted: "Submitted") -> None:
-    """When it would be done, for how much, and where it starts."""
+def _print_prospects(submitted: "Submitted", now: datetime) -> None:
+    """Print when the request will be done, for which price, and where it starts."""
     request = submitted.request
     if request.predicted_finish_at is not None:
-        finish = request.predicted_finish_at.astimezone().strftime("%H:%M:%S")
+        finish = local_time(request.predicted_finish_at, now)
         print(f"Predicted: done at {finish}, {request.predicted_price:.4f} of GPU time")
     if submitted.worker is not None:
         print(f"Started on {submitted.worker}")
@@ -200,7 +200,7 @@ def retry(
         _tell(request, json)
     else:
         print(f"Queued {request.task} again as attempt {request.attempt} of {request_id}")
-        _tell_prospects(submitted)
+        _print_prospects(submitted, now)
 
 
 def _store(settings: "Settings") -> "RequestStore":

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import IO, Any
 
 import pandas as pd
 import pyarrow.parquet
 
 from maitre.errors import UserError
 from maitre.placement.problems import ROWS_SHOWN, CatalogueError
+from maitre.tables import csv_rows
 
 REQUIRED_COLUMNS = ("adapter", "base_model", "rank", "rate_rps")
 LENGTH_COLUMNS = ("mean_input_tokens", "mean_output_tokens")
 _KNOWN = {*REQUIRED_COLUMNS, *LENGTH_COLUMNS}
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-_OPEN: dict[str, Callable[..., IO[Any]]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
 
 
 def read_columns(path: Path, required: Collection[str] = REQUIRED_COLUMNS) -> pd.DataFrame:
@@ -44,7 +37,7 @@ def read_columns(path: Path, required: Collection[str] = REQUIRED_COLUMNS) -> pd
         if path.suffix.lower() == ".parquet":
             return _of_parquet(path, required)
         return _of_csv(path, required)
-    except CatalogueError:
+    except UserError:
         raise
     except (csv.Error, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise CatalogueError(str(path), [f"cannot be read as a table: {error}"]) from error
@@ -100,24 +93,22 @@ def _check_fields(path: Path, required: Collection[str]) -> None:
     Raises:
         CatalogueError: naming the columns, or the rows.
     """
-    with _OPEN.get(path.suffix.lower(), open)(
-        path, "rt", newline="", encoding="utf-8-sig"
-    ) as lines:
-        rows = _not_blank(csv.reader(lines))
-        header = next(rows, None)
-        if header is None:
-            raise CatalogueError(str(path), ["the file is empty; give at least one adapter"])
-        columns = [column.strip() for column in header]
-        _check_separator(path, columns)
-        check_columns(str(path), columns, required)
-        complaints: dict[int, str] = {}
-        count = 0
-        for number, row in enumerate(rows, start=1):
-            if len(row) > len(columns):
-                count += 1
-                if count <= ROWS_SHOWN:
-                    fields = f"{len(row)} fields for {len(columns)} columns"
-                    complaints[number] = f"has {fields}: {','.join(row)[:100]}"
+    # Only the rows that pandas counts: those that are not blank.
+    rows = csv_rows(path)
+    _, header = next(rows, (0, None))
+    if header is None:
+        raise CatalogueError(str(path), ["the file is empty; give at least one adapter"])
+    columns = [column.strip() for column in header]
+    _check_separator(path, columns)
+    check_columns(str(path), columns, required)
+    complaints: dict[int, str] = {}
+    count = 0
+    for number, (_, row) in enumerate(rows, start=1):
+        if len(row) > len(columns):
+            count += 1
+            if count <= ROWS_SHOWN:
+                fields = f"{len(row)} fields for {len(columns)} columns"
+                complaints[number] = f"has {fields}: {','.join(row)[:100]}"
     if count:
         raise CatalogueError.of_rows(str(path), complaints, count)
 
@@ -129,8 +120,3 @@ def _check_separator(path: Path, columns: list[str]) -> None:
                 str(path),
                 [f"the columns are separated by {name}, not by commas: {columns[0][:100]!r}"],
             )
-
-
-def _not_blank(rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    """Yield the rows that pandas counts: those that are not blank."""
-    return (row for row in rows if len(row) > 1 or (row and row[0].strip()))

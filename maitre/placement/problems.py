@@ -1,4 +1,4 @@
-"""What is wrong with an adapter catalogue, row by row, told to the one who wrote it."""
+"""What is wrong with an adapter catalogue, row by row."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from maitre.errors import UserError
+from maitre.tables import shown
 
 ROWS_SHOWN = 20
 
 
 class CatalogueError(UserError):
-    """A catalogue that cannot be placed: how many rows offend, the first 20 of them spelled out.
+    """A catalogue that cannot be placed: one problem in one line, or their number and 20 of them.
 
     `problems` are those lines, `count` the number of all. `rows` tells whether a line stands for a
     row of the catalogue.
@@ -29,10 +30,13 @@ class CatalogueError(UserError):
             what = f"{count} {'row is' if count == 1 else 'rows are'} wrong"
         else:
             what = f"{count} problem{'s' if count != 1 else ''}"
+        if count == 1:
+            super().__init__(f"{source}: {self.problems[0]}")
+            return
         head = f"{source}: {what} in the adapter catalogue"
-        shown = "".join(f"\n  {problem}" for problem in self.problems)
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
         more = f"\n  ... and {count - ROWS_SHOWN} more" if count > ROWS_SHOWN else ""
-        super().__init__(head + shown + more)
+        super().__init__(head + lines + more)
 
     @classmethod
     def of_rows(cls, source: str, complaints: Mapping[int, str], count: int) -> CatalogueError:
@@ -59,10 +63,10 @@ class RowProblems:
         for row in rows[:ROWS_SHOWN]:
             value = values.iloc[row]
             # As the user wrote it, not as numpy shows it.
-            shown = repr(value.item() if isinstance(value, np.generic) else value)
+            found = shown(value.item() if isinstance(value, np.generic) else value)
             if pd.isna(value):
-                shown = "(empty)"
-            self._complaints.setdefault(int(row), []).append(f"{field} {shown} {complaint}")
+                found = "(empty)"
+            self._complaints.setdefault(int(row), []).append(f"{field} {found} {complaint}")
 
     def raise_if_any(self) -> None:
         """Raise a `CatalogueError` if there was any complaint."""

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from maitre.errors import reading
 from maitre.files import replacing_file
 from maitre.scheduling.errors import SchedulingError
+from maitre.tables import LARGEST_SECONDS, csv_rows, shown
 
 COLUMNS = ("time_s", "event", "worker", "job_id", "base_model")
 KINDS = frozenset(
@@ -50,13 +50,12 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
 
 def read_events(path: Path) -> Iterator[Event]:
     """Read `events.csv`. Raises `SchedulingError` naming the line of a malformed row."""
-    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header) != COLUMNS:
-            raise SchedulingError(f"{path}: expected the columns {','.join(COLUMNS)}")
-        for row in reader:
-            yield _event(row, f"{path}:{reader.line_num}")
+    rows = csv_rows(path, SchedulingError)
+    _, header = next(rows, (0, []))
+    if tuple(header) != COLUMNS:
+        raise SchedulingError(f"{path}: expected the columns {','.join(COLUMNS)}")
+    for line, row in rows:
+        yield _event(row, f"{path}:{line}")
 
 
 def _event(row: list[str], where: str) -> Event:
@@ -64,10 +63,12 @@ def _event(row: list[str], where: str) -> Event:
         raise SchedulingError(f"{where}: expected {len(COLUMNS)} fields, found {len(row)}")
     try:
         time_ms = round(float(row[0]) * 1000)
+        if not 0 <= time_ms <= LARGEST_SECONDS * 1000:
+            raise ValueError
     except (ValueError, OverflowError):
-        raise SchedulingError(f"{where}: time_s: {row[0]!r} is not a time") from None
+        raise SchedulingError(f"{where}: time_s: {shown(row[0])} is not a time") from None
     if row[1] not in KINDS:
-        raise SchedulingError(f"{where}: event: {row[1]!r} is unknown")
+        raise SchedulingError(f"{where}: event: {shown(row[1])} is unknown")
     return Event(time_ms, row[1], row[2], row[3], row[4])
 
 

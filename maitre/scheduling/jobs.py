@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maitre.errors import reading
+import numpy as np
+
 from maitre.files import replacing_file
 from maitre.scheduling.cluster import Cluster
 from maitre.scheduling.errors import SchedulingError
+from maitre.tables import LARGEST, LARGEST_SECONDS, read_table
 
 COLUMNS = (
     "job_id",
@@ -42,12 +44,19 @@ def read_jobs(path: Path, cluster: Cluster) -> tuple[Job, ...]:
     Raises `SchedulingError` naming line and field: missing column, text where a number belongs, a
     deadline not after submission, an unknown base model, a `job_id` twice, no jobs at all.
     """
-    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise SchedulingError(f"{path}: missing column {', '.join(missing)}")
-        jobs = [_job(row, f"{path}:{reader.line_num}") for row in reader]
+    table = read_table(path, COLUMNS, error=SchedulingError)
+    numbers = {
+        name: table.numbers(
+            name, at_least=0.0, at_most=LARGEST_SECONDS if name.endswith("_s") else LARGEST
+        )
+        for name in COLUMNS[2:]
+    }
+    late = numbers["deadline_s"] <= numbers["submitted_s"]
+    if late.any():
+        raise table.problem(int(np.argmax(late)), "deadline_s", "must be after submitted_s")
+    texts = [table.texts(name) for name in COLUMNS[:2]]
+    columns = [*texts, *(values.tolist() for values in numbers.values())]
+    jobs = [Job(*values) for values in zip(*columns, strict=True)]
     check_jobs(jobs, cluster, str(path))
     return tuple(sorted(jobs, key=lambda job: job.submitted_s))
 
@@ -73,35 +82,6 @@ def check_jobs(jobs: Sequence[Job], cluster: Cluster, where: str) -> None:
                 f"{where}: job {job.job_id}: {job.base_model} needs at least "
                 f"{model.worker_counts[0]} workers; the cluster has {cluster.gpus} GPUs"
             )
-
-
-def _job(row: dict[str, str], where: str) -> Job:
-    if None in row or any(row[name] is None for name in COLUMNS):
-        raise SchedulingError(f"{where}: expected {len(COLUMNS)} fields")
-    numbers = {name: _number(row[name], name, where) for name in COLUMNS[2:]}
-    if not row["job_id"].strip():
-        raise SchedulingError(f"{where}: job_id: empty")
-    if numbers["submitted_s"] < 0:
-        raise SchedulingError(f"{where}: submitted_s: {row['submitted_s']}: negative")
-    if numbers["deadline_s"] <= numbers["submitted_s"]:
-        raise SchedulingError(
-            f"{where}: deadline_s: {row['deadline_s']} is not after submitted_s "
-            f"{row['submitted_s']}"
-        )
-    for name in COLUMNS[4:]:
-        if numbers[name] < 0:
-            raise SchedulingError(f"{where}: {name}: {row[name]}: negative")
-    return Job(row["job_id"].strip(), row["base_model"].strip(), **numbers)
-
-
-def _number(text: str, name: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise SchedulingError(f"{where}: {name}: {text!r} is not a number") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise SchedulingError(f"{where}: {name}: {text!r} is not a finite number")
-    return value
 
 
 def write_jobs(path: Path, jobs: Iterable[Job]) -> None:

@@ -4,7 +4,6 @@ Arrivals are those of a window of a real trace, compressed in time until the che
 of all jobs would keep the wanted share of the cluster busy. Everything else is drawn from a seed.
 """
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from maitre.errors import reading
 from maitre.scheduling.cluster import Cluster, ModelSpec
 from maitre.scheduling.errors import SchedulingError
 from maitre.scheduling.jobs import Job
+from maitre.tables import read_table
 
 LOADS: Mapping[str, float] = {"low": 0.15, "medium": 0.3, "high": 0.5}
 DAY_S = 86_400.0
@@ -69,26 +68,25 @@ class WorkloadOptions:
     model_weights: tuple[float, ...] = ()
 
 
-def read_arrivals(path: Path) -> np.ndarray:
-    """Submission times of a trace in seconds, rising (column `submission_time` or `submitted_s`).
+def read_arrivals(path: Path, columns: Mapping[str, str] | None = None) -> np.ndarray:
+    """Return the submission times of a trace in seconds, rising: numbers or dates.
 
-    Raises `SchedulingError` for a missing column or a value that is not a number.
+    The column is `submission_time` or `submitted_s`, or what `columns` calls the first of them.
+
+    Raises:
+        SchedulingError: the file, the column or a value cannot be used; it names file and line.
     """
-    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or ()
-        column = next((name for name in ("submission_time", "submitted_s") if name in names), None)
-        if column is None:
-            raise SchedulingError(f"{path}: missing column submission_time")
-        times = []
-        for row in reader:
-            try:
-                times.append(float(row[column]))
-            except (TypeError, ValueError):
-                raise SchedulingError(
-                    f"{path}:{reader.line_num}: {column}: {row[column]!r} is not a number"
-                ) from None
-    return np.sort(np.asarray(times))
+    names = dict(columns or {})
+    if unknown := sorted(set(names) - {"submission_time"}):
+        raise SchedulingError(f"--columns: expected submission_time=NAME; got {unknown[0]}")
+    table = read_table(
+        path, (), ("submission_time", "submitted_s"), names=names, error=SchedulingError
+    )
+    column = "submitted_s" if "submission_time" not in table and not names else "submission_time"
+    if column not in table:
+        # The error names the columns that are there.
+        table = read_table(path, ("submission_time",), names=names, error=SchedulingError)
+    return np.sort(table.seconds(column))
 
 
 def window(arrivals_s: np.ndarray, start_day: float, days: float) -> np.ndarray:
@@ -168,23 +166,11 @@ def _weights(given: Sequence[float], models: Sequence[ModelSpec]) -> Sequence[fl
 
 
 def read_ita(path: Path) -> ItaDistribution:
-    """Measured pairs from a CSV with `iterations_cold, iterations_bank`, as the bank measures them.
+    """Return measured pairs from a table with `iterations_cold, iterations_bank`.
 
-    Raises `SchedulingError` for a missing column, a value that is not positive, or no rows.
+    Raises:
+        SchedulingError: a column is missing or a value is not a positive, finite number.
     """
-    with reading(path, SchedulingError), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        pairs = []
-        for row in reader:
-            try:
-                pair = (float(row["iterations_cold"]), float(row["iterations_bank"]))
-            except KeyError as error:
-                raise SchedulingError(f"{path}: missing column {error.args[0]}") from None
-            except (TypeError, ValueError):
-                raise SchedulingError(f"{path}:{reader.line_num}: not two numbers") from None
-            if not min(pair) > 0:
-                raise SchedulingError(f"{path}:{reader.line_num}: expected more than 0")
-            pairs.append(pair)
-    if not pairs:
-        raise SchedulingError(f"{path}: no rows")
-    return ItaDistribution(pairs=tuple(pairs))
+    table = read_table(path, ("iterations_cold", "iterations_bank"), error=SchedulingError)
+    cold, bank = (table.numbers(name, above=0.0).tolist() for name in table.cells)
+    return ItaDistribution(pairs=tuple(zip(cold, bank, strict=True)))

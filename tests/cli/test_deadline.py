@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from maitre.cli.deadline import parse_deadline
+from maitre.cli.deadline import local_time, parse_deadline
 from maitre.errors import UserError
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -38,3 +38,14 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
 def test_what_is_beyond_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="expected a date in the years"):
         parse_deadline(text, NOW)
+
+
+@pytest.mark.parametrize(("hours", "has_date"), [(0, False), (1, None), (30, True), (-30, True)])
+def test_a_time_has_its_date_unless_it_is_today(hours: int, has_date: bool | None) -> None:
+    moment = NOW + timedelta(hours=hours)
+    found = local_time(moment, NOW)
+    if has_date is None:
+        # Which day it is an hour later depends on the machine's zone.
+        has_date = moment.astimezone().date() != NOW.astimezone().date()
+    assert (len(found) > len("12:00:00")) is has_date
+    assert found.endswith(moment.astimezone().strftime("%H:%M:%S"))

@@ -68,7 +68,7 @@ def report(*arguments, profile=LLAMA):
     ("text", "message"),
     [
         ("adapter,rank,rate_rps\na,,0.1\nb,r16,0.1\n", r"row 1: rank \(empty\).*row 2: rank 'r16'"),
-        ('adapter,rank,rate_rps\na,8,0.1\nb,16,"1,5"\n', "1 row is.*row 2: rate_rps '1,5'"),
+        ('adapter,rank,rate_rps\na,8,0.1\nb,16,"1,5"\n', "row 2: rate_rps '1,5'"),
         ("adapter,base_model,rank,rate_rps\na,qwen,8,0.1\n", "row 1: base_model 'qwen' is unknown"),
         ("adapter,rank,rate_rps\na,1024,0.1\n", "row 1: rank 1024 is above 512"),
         ("adapter,rank,rate_rps\na,8,0.1,9\n", "row 1: has 5 fields|row 1: has 4 fields"),

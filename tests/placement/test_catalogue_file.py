@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from maitre.errors import UserError
 from maitre.placement.catalogue import AdapterCatalogue, CatalogueError
 
 MODEL = "llama-3.1-8b-instruct"
@@ -50,10 +51,35 @@ def test_every_long_row_is_counted_and_twenty_are_shown(tmp_path: Path) -> None:
 def test_a_folder_and_a_broken_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="it is a folder"):
         AdapterCatalogue.read(tmp_path)
-    for name in ("adapters.csv.gz", "adapters.parquet"):
+    for name, reason in (("a.csv.gz", "Not a gzipped"), ("a.parquet", "cannot be read")):
         (tmp_path / name).write_bytes(b"neither")
-        with pytest.raises(CatalogueError, match="cannot be read as a table"):
+        with pytest.raises(UserError, match=rf"{name}: {reason}"):
             AdapterCatalogue.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (HEADER.encode() + b"a" * 140_000 + b",m,8,1\n", ":2: not CSV: a field has more than"),
+        ((HEADER + ROW).encode("utf-16"), "is UTF-16 text: expected UTF-8"),
+        (HEADER.encode() + b"\xe9,m,8,1\n", ":2: not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_line_that_names_the_place(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason) as refused:
+        AdapterCatalogue.read(path)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(str(path))
+
+
+def test_a_number_of_thousands_of_digits_is_cut_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"row 1: rank .*characters") as refused:
+        read(tmp_path, f"{HEADER}a,{MODEL},{'9' * 5000},1\n")
+    assert len(str(refused.value)) < 400
 
 
 def test_blanks_quotes_marks_and_further_columns_are_no_harm(tmp_path: Path) -> None:

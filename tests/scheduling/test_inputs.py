@@ -48,15 +48,18 @@ def test_bad_cluster_names_the_field(tmp_path: Path, before: str, after: str, me
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{HEADER}\n", "no jobs"),
+        (f"{HEADER}\n", "holds no rows"),
         (f"{HEADER}\n{GOOD}\n{GOOD}\n", "twice"),
         (f"{HEADER}\n{GOOD.replace('small', 'huge')}\n", "'huge' is not in the cluster"),
         (f"{HEADER}\n{GOOD.replace('0,100', '100,50')}\n", ":2: deadline_s"),
-        (f"{HEADER}\n{GOOD.replace('100', 'soon')}\n", ":2: deadline_s: 'soon'"),
+        (f"{HEADER}\n{GOOD.replace('100', 'soon')}\n", "must be a number; got 'soon'"),
         (f"{HEADER}\n{GOOD.replace('10,5', '10,-5')}\n", ":2: iterations_bank"),
-        (f"{HEADER}\na,small,0\n", ":2: expected 8 fields"),
-        (f"{HEADER.replace('deadline_s,', '')}\n", "missing column deadline_s"),
+        (f"{HEADER}\na,small,0\n", ":2: has 3 fields"),
+        (f"{HEADER.replace('deadline_s,', '')}\n", "column 'deadline_s' is missing"),
         (f"{HEADER}\n{GOOD.replace('100', 'nan')}\n", ":2: deadline_s"),
+        (f"{HEADER}\n{GOOD.replace('100', '1e300')}\n", ":2: deadline_s: must be at most"),
+        (f"{HEADER}\n{GOOD.replace('100', '9' * 5000)}\n", r":2: deadline_s.*5002 characters"),
+        (f"{HEADER}\n{'a' * 140_000}{GOOD}\n", ":2: not CSV: a field has more than 131,072"),
     ],
 )
 def test_bad_jobs_name_the_line_and_the_field(tmp_path: Path, text: str, message: str) -> None:

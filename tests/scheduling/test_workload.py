@@ -55,6 +55,21 @@ def test_bad_inputs_are_named(tmp_path: Path) -> None:
     path.write_text("when\n1\n", encoding="utf-8")
     with pytest.raises(SchedulingError, match="submission_time"):
         read_arrivals(path)
+    for content, message in (
+        ("submission_time\n1\nnan\n3\n", ":3: submission_time: must be a finite number"),
+        ("submission_time\n1\n1e300\n", ":3: submission_time: must be at most"),
+        ("submission_time\n2024-01-01 10:00:00\n5\n", ":3: submission_time: must be a date"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(SchedulingError, match=message):
+            read_arrivals(path)
+    with pytest.raises(SchedulingError, match=r"--columns: expected submission_time=NAME"):
+        read_arrivals(path, {"when": "x"})
+    with pytest.raises(SchedulingError, match="column 'created' is missing"):
+        read_arrivals(path, {"submission_time": "created"})
+    path.write_text("iterations_cold,iterations_bank\n100,inf\n", encoding="utf-8")
+    with pytest.raises(SchedulingError, match=":2: iterations_bank: must be a finite number"):
+        read_ita(path)
     with pytest.raises(SchedulingError, match="arrivals"):
         window(np.asarray([0.0, 1.0]), 5.0, 1.0)
     path.write_text("iterations_cold,iterations_bank\n100,0\n", encoding="utf-8")
@@ -62,6 +77,15 @@ def test_bad_inputs_are_named(tmp_path: Path) -> None:
         read_ita(path)
     with pytest.raises(SchedulingError, match="load"):
         generate(np.asarray([0.0, 1.0]), CLUSTER, WorkloadOptions(load=0.0), 0)
+
+
+def test_dates_and_other_column_names_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("created,id\n2024-01-01 10:00:05,b\n2024-01-01 10:00:00,a\n")
+    found = read_arrivals(path, {"submission_time": "created"})
+    assert (found - found[0]).tolist() == [0.0, 5.0]
+    path.write_text("submitted_s\n7\n1\n")
+    assert read_arrivals(path).tolist() == [1.0, 7.0]
 
 
 @pytest.mark.shared
