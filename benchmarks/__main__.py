@@ -16,6 +16,7 @@ MODULES = {
     "bank-shared": "benchmarks.bank.shared",
     "bank-starts": "benchmarks.bank.starts_run",
     "bank-steps": "benchmarks.bank.steps",
+    "malformed": "benchmarks.malformed.run",
     "placement": "benchmarks.placement.run",
     "registered": "benchmarks.registered",
     "replan": "benchmarks.placement.replan",

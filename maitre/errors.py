@@ -56,6 +56,8 @@ def reading(path: str | Path, kind: type[UserError] = UserError) -> Iterator[Non
         raise kind(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise kind(f"{path}: not UTF-8 text") from error
+    except RecursionError as error:
+        raise kind(f"{path}: cannot be read: it is nested too deeply") from error
     except (ValueError, csv.Error, *_DAMAGED) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"{path}: cannot be read: {reason[:200]}") from error

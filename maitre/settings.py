@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maitre.errors import UserError, reading
+from maitre.yaml_mapping import parse_mapping
 
 
 class SettingsError(UserError):
@@ -121,12 +121,6 @@ def _names(text: str) -> list[str]:
 def _read_mapping(path: Path) -> dict:
     if not path.is_file():
         return {}
-    try:
-        with reading(path):
-            text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: expected `field: value` lines")
-    return values
+    with reading(path):
+        text = path.read_text(encoding="utf-8")
+    return parse_mapping(text, str(path), SettingsError)

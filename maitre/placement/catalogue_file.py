@@ -71,7 +71,10 @@ def check_columns(
 def _of_parquet(path: Path, required: Collection[str]) -> pd.DataFrame:
     columns = pyarrow.parquet.read_schema(path).names
     check_columns(str(path), columns, required)
-    return pd.read_parquet(path, columns=[column for column in columns if column in _KNOWN])
+    known = [column for column in columns if column in _KNOWN]
+    # Without the metadata that pandas writes: it may be damaged, and says nothing of these columns.
+    table = pyarrow.parquet.read_table(path, columns=known, use_pandas_metadata=False)
+    return table.to_pandas(ignore_metadata=True)
 
 
 def _of_csv(path: Path, required: Collection[str]) -> pd.DataFrame:

@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maitre.errors import reading
 from maitre.scheduling.errors import SchedulingError
+from maitre.yaml_mapping import parse_mapping
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,7 @@ def read_cluster(path: Path) -> Cluster:
     """
     with reading(path, SchedulingError):
         text = path.read_text(encoding="utf-8")
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SchedulingError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(document, dict):
-        raise SchedulingError(f"{path}: expected gpus, gpu_price_per_hour and the base models")
-    return cluster_from_mapping(document, str(path))
+    return cluster_from_mapping(parse_mapping(text, str(path), SchedulingError), str(path))
 
 
 def cluster_from_mapping(document: Mapping[str, object], where: str) -> Cluster:

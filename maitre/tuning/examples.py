@@ -98,6 +98,9 @@ def example_from_json(line: bytes | str) -> Example:
         raise TaskError(f"malformed JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
         raise TaskError("malformed JSON: nested too deeply") from error
+    except ValueError as error:
+        # A whole number of thousands of digits.
+        raise TaskError("malformed JSON: a number has too many digits") from error
     if not isinstance(record, dict):
         raise TaskError('a line must be an object {"prompt": …, "completion": …}')
     return _from_chat(record) if "messages" in record else _from_pair(record)

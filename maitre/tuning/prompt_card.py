@@ -78,7 +78,7 @@ def read_prompt(folder: Path) -> tuple[PromptCard, np.ndarray]:
             raise ValueError
     except OSError as error:
         raise TuningInputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         if isinstance(error, TuningInputError):
             raise
         raise TuningInputError(f"{folder}: holds no registered prompt, or a damaged one") from error

@@ -30,6 +30,7 @@ from maitre.tuning.examples import (
     overlap,
     read_lines,
 )
+from maitre.yaml_mapping import parse_mapping
 
 __all__ = [
     "Example",
@@ -218,19 +219,14 @@ def find_task(folder: str | os.PathLike[str], name: str) -> Task:
 
 def _read_header(path: Path) -> _TaskYaml:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise TaskError(f"{path}: missing; a task folder needs a task.yaml") from error
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: the text is not valid UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise TaskError(f"{place}: malformed YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict):
-        raise TaskError(f"{path}: must hold fields (name, description, metric, …)")
+    content = parse_mapping(text, str(path), TaskError)
     try:
         header = _TaskYaml.model_validate(content)
         _check_name(header.name)

@@ -20,6 +20,7 @@ from maitre.twin.errors import TwinInputError, require, shown
 from maitre.twin.kernel.state import StepCost
 from maitre.twin.limits import buffer_rank
 from maitre.twin.server import ServerConfig
+from maitre.yaml_mapping import parse_mapping
 
 _GIB = 2.0**30
 _ANY = (0.0, math.inf)
@@ -211,16 +212,7 @@ class ServerProfile(_Section):
             )
             with reading(path, TwinInputError):
                 text = path.read_text()
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise TwinInputError(f"profile {name_or_path}: not YAML: {reason}") from error
-        require(
-            isinstance(document, dict),
-            f"profile {name_or_path}: expected a mapping of the profile's sections; got "
-            f"{type(document).__name__}",
-        )
+        document = parse_mapping(text, f"profile {name_or_path}", TwinInputError)
         try:
             return cls.model_validate(document)
         except ValidationError as error:

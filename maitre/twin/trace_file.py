@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 
 from maitre.errors import reading
 from maitre.twin.errors import TwinInputError, require, shown
@@ -142,7 +143,7 @@ def _recognised(path: Path, table: pd.DataFrame) -> TraceFormat:
 def _table(path: Path) -> pd.DataFrame:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return pd.read_parquet(path)
+        return parquet.read_table(path).to_pandas(ignore_metadata=True)
     with _OPEN.get(suffix, open)(path, "rt", newline="", encoding="utf-8-sig") as lines:
         inner = path.with_suffix("").suffix.lower() if suffix in _OPEN else suffix
         if inner in (".jsonl", ".ndjson", ".json"):

@@ -100,7 +100,7 @@ def test_a_profile_that_cannot_be_used_is_one_line(profile, tmp_path, replaced, 
         ServerProfile.load(path)
     assert "\n" not in str(found.value)
     path.write_text("just text")
-    with pytest.raises(TwinInputError, match=r"expected a mapping .*; got str"):
+    with pytest.raises(TwinInputError, match=r"expected lines of the form .*; got str"):
         ServerProfile.load(path)
 
 

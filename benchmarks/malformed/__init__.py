@@ -1,0 +1,1 @@
+"""Damaged and odd files over every reader of users' data."""
