@@ -57,6 +57,7 @@ NEEDS = {
         "tests/workers/process",
         "tests/workers/scheduling",
         "tests/test_wheel.py",
+        "tests/workers/test_home_lock.py",
         "tests/workers/test_local_services.py",
     ),
 }

@@ -27,6 +27,7 @@ app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(deploy.app, name="deploy")
 app.command("up")(up.up)
+app.command("down")(up.down)
 
 
 def main() -> None:

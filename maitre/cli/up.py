@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maitre.settings import Settings
 
 PROXY_PORT = 8000
+STOP_S = 2.5
 LAST_PORT = 65535
 
 
@@ -35,11 +36,13 @@ def up(
         int, typer.Option(help="Port of the proxy to deployed servers.", min=1, max=LAST_PORT)
     ] = PROXY_PORT,
 ) -> None:
-    """Start Dagster, MLflow and warm workers on this machine; Ctrl-C stops them.
+    """Start Dagster, MLflow and warm workers on this machine; Ctrl-C or `maitre down` stops them.
 
-    And the proxy, where `maitre deploy local` has started servers; those are left running. Where it
-    cannot be started, or ends, that is said and the others go on.
+    Start the proxy, too, where `maitre deploy local` has started servers; those servers are left
+    running. A server that ends is started again. One home has one `maitre up`.
     """
+    from maitre.processes.ports import check_free
+    from maitre.workers.home_lock import HomeLock
     from maitre.workers.local_services import LocalServices
     from maitre.workers.scheduling.cluster_file import cluster_knowing
 
@@ -54,11 +57,20 @@ def up(
         raise UserError(f"--keep {keep}: there are {workers} to keep (--workers)")
     if workers:
         cluster_knowing(settings, settings.base_model_name)
-    services = LocalServices.start(settings, dagster_home, dagster_port, mlflow_port, workers, keep)
-    proxy = None
+    addresses = {
+        "Dagster": f"http://127.0.0.1:{dagster_port}",
+        "MLflow": f"http://127.0.0.1:{mlflow_port}",
+    }
+    lock = HomeLock.acquire(settings.scratch, addresses)
+    services = proxy = None
     try:
+        check_free("--dagster-port", dagster_port)
+        check_free("--mlflow-port", mlflow_port)
+        services = LocalServices.start(
+            settings, dagster_home, dagster_port, mlflow_port, lock.record, workers, keep
+        )
         services.wait_until_ready(timeout_s=120)
-        proxy, where = _proxy_or_why_not(settings, services.log_folder, proxy_port)
+        proxy, where = _proxy_or_why_not(settings, services.log_folder, proxy_port, lock.record.id)
         print(f"Dagster  {services.dagster_url}")
         print(f"MLflow   {services.mlflow_url}")
         if workers:
@@ -71,11 +83,26 @@ def up(
     finally:
         if proxy is not None:
             proxy.stop()
-        services.stop()
+        if services is not None:
+            services.stop()
+        lock.release()
+
+
+def down(context: typer.Context) -> None:
+    """End the `maitre up` of the data home and all that it started, also after it was killed."""
+    from maitre.workers.home_lock import end_system
+    from maitre.workers.running_services import forget_services
+
+    settings = settings_of(context)
+    home = settings.scratch
+    ended = end_system(home, timeout_s=STOP_S)
+    if ended:
+        forget_services(settings.home)
+    print(f"{ended} processes ended" if ended else f"nothing runs in {home}")
 
 
 def _proxy_or_why_not(
-    settings: "Settings", log_folder: Path, port: int
+    settings: "Settings", log_folder: Path, port: int, up_id: str
 ) -> tuple["ProxyProcess | None", str]:
     """Return the proxy and its address, or `None` and the reason: nothing else depends on it."""
     from maitre.serving.proxy.proxy_process import ProxyProcess
@@ -86,7 +113,7 @@ def _proxy_or_why_not(
     )
     proxy = None
     try:
-        proxy = ProxyProcess.start_where_routed(serving, log_folder, port, base_model)
+        proxy = ProxyProcess.start_where_routed(serving, log_folder, port, base_model, up_id)
         if proxy is None:
             return None, "none: no server is deployed here"
         proxy.wait_until_ready()

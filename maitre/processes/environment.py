@@ -7,6 +7,9 @@ others: a variable that a user exports for another program does not change a chi
 import os
 from collections.abc import Collection, Mapping
 
+UP_ID = "MAITRE_UP_ID"
+"""The id of a `maitre up`, by which it finds the processes that it has started, and theirs."""
+
 _NAMES = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "TMPDIR", "HOSTNAME"),

@@ -4,37 +4,46 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from maitre.processes.child import ChildProcess
-from maitre.processes.environment import child_environment
+from maitre.processes.environment import UP_ID, child_environment
+from maitre.processes.restarting import RestartingService
 from maitre.processes.service_error import ServiceError
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
+from maitre.workers.home_lock import UpRecord, end_processes
 from maitre.workers.pool.client import direct
 from maitre.workers.pool.factory import most_workers
 from maitre.workers.pool.local import LocalPool
 from maitre.workers.pool.registry import WorkerRegistry
-from maitre.workers.running_services import write_services
+from maitre.workers.running_services import remove_services, write_services
+
+_STOP_S = 2.0
+"""How long servers and workers have to end before they are killed."""
 
 
 @dataclass(frozen=True)
 class LocalServices:
     """Both servers as child processes, each in a process group of its own, and the warm workers.
 
-    `stop` ends the whole groups and the workers of `pool`.
+    A server that ends is started again. `stop` ends all that has the id of this `maitre up`.
+    `written` are the services that other commands find in the data home.
     """
 
-    dagster: ChildProcess
-    mlflow: ChildProcess
+    dagster: RestartingService
+    mlflow: RestartingService
     dagster_url: str
     mlflow_url: str
     log_folder: Path
     pool: LocalPool | None
-    written: Path
+    home: str
+    written: Mapping[str, str]
+    up: UpRecord
 
     @classmethod
     def start(
@@ -43,12 +52,15 @@ class LocalServices:
         dagster_home: Path,
         dagster_port: int,
         mlflow_port: int,
+        up: UpRecord,
         workers: int = 0,
         keep: int | None = None,
+        report: Callable[[str], None] = print,
     ) -> Self:
         """Start all of them on loopback addresses, with their logs in the data home.
 
-        The scheduler keeps at least `keep` of the warm `workers`, by default all of them.
+        The scheduler keeps at least `keep` of the warm `workers`, by default all of them. Every
+        process has the id of `up` in its environment. `report` gets a line when a server ends.
         """
         log_folder = Path(settings.home).resolve() / "logs"
         dagster_home = dagster_home.resolve()
@@ -69,7 +81,9 @@ class LocalServices:
         unused = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         environment = {
             **unused,
-            **child_environment({**settings.environment(), "DAGSTER_HOME": str(dagster_home)}),
+            **child_environment(
+                {**settings.environment(), "DAGSTER_HOME": str(dagster_home), UP_ID: up.id}
+            ),
         }
         # The tables are created here, so that two processes do not both try to create them.
         TrackingStore(settings.mlflow_tracking_uri).client()
@@ -88,27 +102,28 @@ class LocalServices:
         mlflow += [str(mlflow_port), "--backend-store-uri", settings.mlflow_tracking_uri]
         dagster = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
         dagster += ["-h", "127.0.0.1", "-p", str(dagster_port)]
-        written = write_services(
-            settings.home,
-            {
-                "dagster_url": dagster_url,
-                "mlflow_url": mlflow_url,
-                "warm_pool": settings.warm_pool,
-            },
-        )
+        written = {
+            "dagster_url": dagster_url,
+            "mlflow_url": mlflow_url,
+            "warm_pool": settings.warm_pool,
+        }
+        write_services(settings.home, written)
 
-        def start(name: str, command: list[str]) -> ChildProcess:
+        def service(name: str, command: list[str]) -> RestartingService:
             log = log_folder / f"{name}.log"
-            return ChildProcess.start(name, command, log=log, environment=environment)
+            start = partial(ChildProcess.start, name, command, log=log, environment=environment)
+            return RestartingService(start, report)
 
         return cls(
-            dagster=start("dagster", dagster),
-            mlflow=start("mlflow", mlflow),
+            dagster=service("dagster", dagster),
+            mlflow=service("mlflow", mlflow),
             dagster_url=dagster_url,
             mlflow_url=mlflow_url,
             log_folder=log_folder,
             pool=pool,
+            home=settings.home,
             written=written,
+            up=up,
         )
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -119,7 +134,8 @@ class LocalServices:
             ("mlflow", f"{self.mlflow_url}/health"),
         ):
             while not _answers(url):
-                self._check_alive()
+                for service in (self.dagster, self.mlflow):
+                    service.child.check_running()
                 if time.monotonic() > give_up_at:
                     raise ServiceError(
                         f"{name} did not answer at {url} within {timeout_s:.0f} s; "
@@ -128,26 +144,30 @@ class LocalServices:
                 time.sleep(0.5)
 
     def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
-        """Wait for ever; raise `ServiceError` when one of the servers ends."""
+        """Wait for ever; start a server that has ended again.
+
+        Raises:
+            ServiceError: a server has ended too often.
+        """
         while True:
-            self._check_alive()
+            for service in (self.dagster, self.mlflow):
+                service.check()
             each_second()
             time.sleep(1.0)
 
     def stop(self) -> None:
-        """Interrupt both servers, kill them after 15 s, then drain the workers."""
-        self.written.unlink(missing_ok=True)
-        for process in (self.dagster, self.mlflow):
-            process.signal_group(signal.SIGINT)
-        give_up_at = time.monotonic() + 15
-        for process in (self.dagster, self.mlflow):
-            process.kill_after(max(0.1, give_up_at - time.monotonic()))
-        if self.pool is not None:
-            self.pool.stop_all()
+        """Ask both servers and the workers to end; kill what runs after `_STOP_S` seconds.
 
-    def _check_alive(self) -> None:
-        for process in (self.dagster, self.mlflow):
-            process.check_running()
+        A worker stops its run at the next step; another worker resumes it later.
+        """
+        remove_services(self.home, self.written)
+        for service in (self.dagster, self.mlflow):
+            service.child.signal_group(signal.SIGINT)
+        end_processes(self.up.processes(), timeout_s=_STOP_S)
+        for service in (self.dagster, self.mlflow):
+            service.child.kill_after(0.1)
+        if self.pool is not None:
+            self.pool.forget_ended()
 
 
 def _answers(url: str) -> bool:

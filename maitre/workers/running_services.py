@@ -11,10 +11,26 @@ _NAME = "services.json"
 
 
 def write_services(home: str, services: Mapping[str, str]) -> Path:
-    """Write the file and return its path; the process that stops the servers deletes it."""
+    """Write the file and return its path; the process that stops the servers removes it."""
     path = Path(home) / _NAME
     write_text(path, json.dumps(dict(services)))
     return path
+
+
+def remove_services(home: str, written: Mapping[str, str]) -> None:
+    """Remove the file if it is still the one that was written with these services."""
+    path = Path(home) / _NAME
+    try:
+        is_ours = json.loads(path.read_text()) == dict(written)
+    except (OSError, json.JSONDecodeError):
+        return
+    if is_ours:
+        path.unlink(missing_ok=True)
+
+
+def forget_services(home: str) -> None:
+    """Remove the file: the servers that it names have ended."""
+    (Path(home) / _NAME).unlink(missing_ok=True)
 
 
 def with_running_services(settings: Settings) -> Settings:

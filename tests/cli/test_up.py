@@ -1,4 +1,4 @@
-"""Dagster and MLflow go on without the proxy, which is said; the rest of `up` is a double here."""
+"""Dagster and MLflow go on without the proxy, which `up` reports; the rest of `up` is a double."""
 
 import socket
 import sys
@@ -12,8 +12,10 @@ from maitre.cli.main import app, main
 from maitre.cli.up import up
 from maitre.files import write_text
 from maitre.processes.child import ChildProcess
+from maitre.processes.ports import free_port
 from maitre.serving.proxy.proxy_process import ProxyProcess
 from maitre.serving.proxy.routes import RoutedServer, Routes
+from maitre.workers.home_lock import HomeLock
 from maitre.workers.local_services import LocalServices
 
 LOOKS = 3
@@ -44,6 +46,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
     made = Services(tmp_path)
     monkeypatch.setattr(LocalServices, "start", lambda *_: made)
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("maitre.processes.ports.check_free", lambda *_: None)
     monkeypatch.setenv("MAITRE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MAITRE_GATEWAY_METRICS_URL", "")
     return made
@@ -117,3 +120,26 @@ def test_numbers_that_cannot_be_start_nothing(
     with pytest.raises(SystemExit) as ended:
         main()
     assert (ended.value.code, started) == (2, [])
+
+
+@pytest.mark.parametrize("option", ["--dagster-port", "--mlflow-port"])
+def test_a_port_in_use_is_named_and_nothing_starts(
+    option: str,
+    taken: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(LocalServices, "start", lambda *given: started.append(given))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("MAITRE_HOME", str(tmp_path / "home"))
+    others = {"--dagster-port": free_port(), "--mlflow-port": free_port(), option: taken}
+    options = [part for name, port in others.items() for part in (name, str(port))]
+    monkeypatch.setattr("sys.argv", ["maitre", "up", "--workers", "0", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, started) == (2, [])
+    assert f"{option} {taken}: another process uses that port" in capsys.readouterr().err
+    # The home is free again.
+    HomeLock.acquire(tmp_path / "home", {}).release()

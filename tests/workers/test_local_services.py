@@ -9,6 +9,7 @@ import yaml
 from maitre.processes.child import ChildProcess
 from maitre.settings import Settings
 from maitre.tracking.store import TrackingStore
+from maitre.workers.home_lock import UpRecord
 from maitre.workers.launch.training_slots import TRAINING_POOL
 from maitre.workers.local_services import LocalServices
 from maitre.workers.pool.local import LocalPool
@@ -26,7 +27,8 @@ def test_every_worker_that_there_may_be_gets_a_slot(
     monkeypatch.setattr(ChildProcess, "start", lambda *_, **__: None)
     monkeypatch.setattr(TrackingStore, "client", lambda _: None)
     monkeypatch.setattr(LocalPool, "grow", lambda *_, **__: None)
-    services = LocalServices.start(settings, home / "dagster", 1, 2, workers=2)
+    up = UpRecord("id", 1, "")
+    services = LocalServices.start(settings, home / "dagster", 1, 2, up, workers=2)
     assert services.pool is not None
     assert services.pool.expected == slots
     with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:

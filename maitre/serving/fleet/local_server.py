@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from maitre.processes.child import ChildProcess
-from maitre.processes.environment import child_environment
+from maitre.processes.environment import UP_ID, child_environment
 from maitre.processes.ports import free_port
 from maitre.serving.client import VllmClient
 from maitre.serving.errors import VllmError
@@ -204,7 +204,8 @@ class LocalServer:
 
 
 # These variables would change vLLM's Python, or limit its cores.
-_NOT_FOR_VLLM = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+# A server outlives the `maitre up` whose run has started it.
+_NOT_FOR_VLLM = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS", UP_ID)
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 import httpx2
 
 from maitre.processes.child import ChildProcess
-from maitre.processes.environment import child_environment
+from maitre.processes.environment import UP_ID, child_environment
 from maitre.processes.service_error import ServiceError
 from maitre.serving.proxy.routes import read_routes
 
@@ -28,11 +28,17 @@ class ProxyProcess:
 
     @classmethod
     def start_where_routed(
-        cls, serving_folder: Path, log_folder: Path, port: int, base_model: tuple[str, str]
+        cls,
+        serving_folder: Path,
+        log_folder: Path,
+        port: int,
+        base_model: tuple[str, str],
+        up_id: str = "",
     ) -> Self | None:
         """Start the proxy if the folder's routes name servers; else return None.
 
-        `base_model` is the name and folder of the model of the tuned prompts.
+        `base_model` is the name and folder of the model of the tuned prompts, `up_id` the id of the
+        `maitre up` that the proxy belongs to.
 
         Raises:
             UserError: the route file cannot be read.
@@ -48,7 +54,8 @@ class ProxyProcess:
             raise ServiceError(f"{url} is the proxy of {there}; give another --proxy-port")
         command = [sys.executable, "-m", "maitre.cli", "deploy", "proxy", f"--port={port}"]
         command += [f"--folder={serving_folder}", f"--model={base_model[0]}={base_model[1]}"]
-        process = ChildProcess.start("proxy", command, log=log, environment=child_environment({}))
+        environment = child_environment({UP_ID: up_id} if up_id else {})
+        process = ChildProcess.start("proxy", command, log=log, environment=environment)
         return cls(url, serving_folder, log, process)
 
     def wait_until_ready(self, timeout_s: float = 30.0) -> None:

@@ -101,6 +101,13 @@ class LocalPool:
     def remove(self, workers: Sequence[PoolWorker]) -> None:
         """Do nothing: a drained process ends by itself."""
 
+    def forget_ended(self) -> None:
+        """Remove the registrations of workers that have ended."""
+        registry = WorkerRegistry(self.home)
+        for worker in registry.workers():
+            if not worker.is_alive():
+                registry.remove(worker.name)
+
     def stop_all(self, timeout_s: float = 20.0) -> None:
         """End every worker of this home; kill those that do not end in time."""
         registry = WorkerRegistry(self.home)
