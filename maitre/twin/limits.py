@@ -100,8 +100,8 @@ def buffer_rank(rank: int) -> int:
 
 def require_count(name: str, value: object, least: int) -> None:
     """Raise `TwinInputError` unless `value` is a whole number of at least `least`."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     require(
-        is_number and value == int(value) and value >= least,  # type: ignore[call-overload, operator]
+        is_whole and not isinstance(value, bool) and value >= least,  # type: ignore[operator]
         f"{name}: expected a whole number of at least {least}; got {shown(value)}",
     )
