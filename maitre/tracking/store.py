@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # MLflow is imported inside the functions: the import takes seconds, and code locations load this
 # module.
 
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 METRICS_PER_CALL = 1000
 LONGEST_PARAMETER = 500
 """MLflow refuses longer values of parameters."""
@@ -136,9 +137,19 @@ class TrackingStore:
 
         A SQLite store whose folder was moved or copied finds its artefacts where they are now. A
         server has 15 s for each of two tries, unless the environment sets other limits.
+
+        Raises:
+            TrackingError: MLflow knows no store of this kind of URL.
         """
         from mlflow import MlflowClient, environment_variables
 
+        scheme = self.tracking_uri.partition(":")[0].partition("+")[0]
+        if scheme not in _SCHEMES:
+            # The URL itself may hold a password.
+            raise TrackingError(
+                f"mlflow_tracking_uri: expected a URL that begins with {', '.join(_SCHEMES)}; got "
+                f"{scheme[:40]!r} (MAITRE_MLFLOW_TRACKING_URI, or maitre.yaml)"
+            )
         # MLflow takes these from the environment only. Its own values, 7 tries of 120 s, are
         # minutes of silence while a server does not answer.
         for variable, value in (

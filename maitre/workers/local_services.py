@@ -78,9 +78,13 @@ class LocalServices:
             }
         )
         # Without MLflow's job runners: seven processes of 240 MB each, which nothing here uses.
-        unused = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # Its store is no argument: the URL may hold a password, and every process sees arguments.
+        for_mlflow = {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_BACKEND_STORE_URI": settings.mlflow_tracking_uri,
+        }
         environment = {
-            **unused,
+            **for_mlflow,
             **child_environment(
                 {**settings.environment(), "DAGSTER_HOME": str(dagster_home), UP_ID: up.id}
             ),
@@ -99,7 +103,7 @@ class LocalServices:
             WorkerRegistry(settings.home).forget_failures()
             pool.grow(settings.base_model_name, workers, beside=0)
         mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port"]
-        mlflow += [str(mlflow_port), "--backend-store-uri", settings.mlflow_tracking_uri]
+        mlflow += [str(mlflow_port)]
         dagster = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
         dagster += ["-h", "127.0.0.1", "-p", str(dagster_port)]
         written = {

@@ -5,6 +5,7 @@ import itertools
 import kubernetes_validate
 import pytest
 import yaml
+from mlflow.server.security_utils import is_allowed_host_header
 
 from maitre.placement.plan import AdapterShare, PlacementPlan, PlannedServer
 from maitre.serving.manifests import kubernetes as vllm_manifests
@@ -160,6 +161,38 @@ def test_whatever_is_referred_to_exists(overlay: tuple[str, Documents]) -> None:
 
 def test_images_are_pinned_and_containers_can_do_little(overlay: tuple[str, Documents]) -> None:
     check_containers(overlay[1])
+
+
+def test_no_secret_stands_among_the_arguments(overlay: tuple[str, Documents]) -> None:
+    """Every process of a node can read the arguments of the others."""
+    secrets = {
+        key
+        for secret in of_kind(overlay[1], "Secret")
+        for key in (*secret.get("data", {}), *secret.get("stringData", {}))
+    } | {"POSTGRES_PASSWORD", "POSTGRES_USER", "MAITRE_WORKER_TOKEN", "HF_TOKEN"}
+    for name, _, spec in pods(overlay[1]):
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            words = " ".join(map(str, (*container.get("command", ()), *container.get("args", ()))))
+            found = {key for key in secrets if f"$({key})" in words or f"${key}" in words}
+            found |= {key for key in secrets if f"${{{key}}}" in words}
+            assert not found, (name, found)
+
+
+def test_mlflow_has_no_workers_token_and_answers_its_own_names_only(
+    overlay: tuple[str, Documents],
+) -> None:
+    [spec] = [spec for name, _, spec in pods(overlay[1]) if name == "mlflow"]
+    [container] = spec["containers"]
+    sources = [
+        source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source
+    ]
+    assert sources == ["maitre-postgres"]
+    environment = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+    allowed = environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    for host in ("mlflow:5000", "mlflow.maitre.svc:5000", "localhost:5000", "127.0.0.1:31234"):
+        assert is_allowed_host_header(allowed, host), host
+    for host in ("evil.example", "mlflow-evil.example", "169.254.169.254", "10.0.0.1:5000"):
+        assert not is_allowed_host_header(allowed, host), host
 
 
 def test_only_those_who_need_it_talk_to_the_api_server(overlay: tuple[str, Documents]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from maitre.tracking.store import RegisteredVersion, TrackedRun, TrackingStore
+from maitre.tracking.store import RegisteredVersion, TrackedRun, TrackingError, TrackingStore
 from maitre.tracking.tuned_prompt import MODEL_SOURCE
 
 
@@ -159,3 +159,11 @@ def test_there_is_no_champion_until_one_is_promoted(store: TrackingStore) -> Non
     store.promote(first)
     assert second.version == 2
     assert store.champion("maxpack") == first
+
+
+@pytest.mark.parametrize("uri", ["nonsense://u:s3cret@x", "", "mlruns", "s3://bucket"])
+def test_a_store_that_mlflow_does_not_know_is_one_line_without_the_url(uri: str) -> None:
+    with pytest.raises(TrackingError, match="mlflow_tracking_uri: expected a URL") as refused:
+        TrackingStore(uri).client()
+    assert "s3cret" not in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -39,3 +39,28 @@ def test_every_worker_that_there_may_be_gets_a_slot(
     assert queue is not None
     assert queue.max_concurrent_runs >= 100
     assert queue.tag_concurrency_limits == [{"key": "dagster/backfill", "limit": 4}]
+
+
+def test_no_argument_of_a_child_holds_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def start(_name: str, command: list[str], *, log: Path, environment: dict[str, str]) -> None:
+        started.append((command, environment))
+
+    uri = "postgresql+psycopg2://maitre:s3cret@db/mlflow"
+    settings = Settings(
+        home=str(tmp_path / "home"),
+        mlflow_tracking_uri=uri,
+        request_queue_url="postgresql+psycopg2://maitre:s3cret@db/maitre",
+        worker_token="t0ken-of-the-workers",
+    )
+    monkeypatch.setattr(ChildProcess, "start", start)
+    monkeypatch.setattr(TrackingStore, "client", lambda _: None)
+    LocalServices.start(settings, tmp_path / "dagster", 1, 2, UpRecord("id", 1, ""))
+    assert len(started) == 2
+    for command, environment in started:
+        assert not any(secret in word for word in command for secret in ("s3cret", "t0ken"))
+        assert "127.0.0.1" in command
+        assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
