@@ -60,3 +60,30 @@ def test_the_capacity_buffer_has_room_for_one_more_worker(tmp_path: Path) -> Non
     needs = worker["containers"][0]["resources"]
     assert room["template"]["spec"]["containers"][0]["resources"] == needs
     assert room["template"]["spec"]["tolerations"] == worker["tolerations"]
+
+
+def test_the_login_stands_between_the_ingress_and_the_webserver(tmp_path: Path) -> None:
+    documents = with_components(tmp_path, "login")
+    check_containers(documents)
+    check_references(documents, BROUGHT["gpu"])
+    own = [d for d in documents if "login" in d["metadata"]["name"]]
+    assert {d["kind"] for d in own} == {"Deployment", "Service", "NetworkPolicy", "ConfigMap"}
+    for document in own:
+        kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+    [spec] = [spec for name, _, spec in pods(documents) if name == "login"]
+    [container] = spec["containers"]
+    [upstream] = [a for a in container["args"] if a.startswith("--upstream=")]
+    ports = {
+        d["metadata"]["name"]: d["spec"]["ports"][0]["port"] for d in of_kind(documents, "Service")
+    }
+    assert upstream == f"--upstream=http://dagster-webserver:{ports['dagster-webserver']}"
+    # Its secrets come from a Secret, and the webserver can be reached from the namespace alone.
+    assert not any("client" in argument for argument in container["args"])
+    secret = [entry for entry in container["env"] if "SECRET" in entry["name"]]
+    assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "maitre-login" for entry in secret)
+    [policy] = [
+        d
+        for d in of_kind(documents, "NetworkPolicy")
+        if d["metadata"]["name"] == "webserver-from-namespace"
+    ]
+    assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {}}]
