@@ -16,6 +16,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from maitre.checksums import check_digest, check_seal, digest_of, sealed
 from maitre.errors import reading
 from maitre.files import replacing_folder
 from maitre.maxpack.calibration import Calibration, ResidualBand
@@ -111,13 +112,14 @@ class MaxpackModel:
                 arrays |= trees.arrays(name)
             save_file(arrays, str(made / "trees.safetensors"))
             document = {
+                "trees_sha256": digest_of((made / "trees.safetensors").read_bytes()),
                 "card": asdict(self.card),
                 "features": list(FEATURES),
                 "calibrations": {k: v.to_dict() for k, v in self.calibrations.items()},
                 "priors": {k: v.to_dict() for k, v in self.priors.items()},
                 "bands": {k: v.to_dict() for k, v in self.bands.items()},
             }
-            (made / "card.json").write_text(json.dumps(document, indent=2))
+            (made / "card.json").write_text(json.dumps(sealed(document), indent=2))
 
     @classmethod
     def load(cls, folder: str | Path) -> MaxpackModel:
@@ -136,7 +138,11 @@ class MaxpackModel:
             known = document["card"].get("format") == FORMAT
             if not known or document["features"] != list(FEATURES):
                 raise MaxpackError(f"{folder} is of another format; fit the model again")
-            arrays = load_file(folder / "trees.safetensors")
+            check_seal(document, str(folder / "card.json"), MaxpackError)
+            trees = folder / "trees.safetensors"
+            found = digest_of(trees.read_bytes())
+            check_digest(document.get("trees_sha256"), found, str(trees), MaxpackError)
+            arrays = load_file(trees)
             return cls(
                 ModelCard(**document["card"]),
                 {n: ObliviousTrees.from_arrays(n, arrays) for n in (*REGRESSORS, *CLASSIFIERS)},

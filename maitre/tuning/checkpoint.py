@@ -6,7 +6,9 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 
+from maitre.checksums import SEAL, check_digest, digest_of_arrays
 from maitre.files import write_bytes
 from maitre.tuning.adam import AdamState
 from maitre.tuning.base_model import BaseModel
@@ -55,10 +57,11 @@ def save_checkpoint(path: Path, state: RunState, identity: str, seconds: float) 
         else state.stopped_because,
         "seconds": seconds,
     }
-    raw = safetensors.torch.save(
-        {name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()},
-        {"format": _FORMAT, "identity": identity, "facts": json.dumps(facts)},
-    )
+    stored = {name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()}
+    text = json.dumps(facts)
+    digest = _digest(stored, identity, text)
+    metadata = {"format": _FORMAT, "identity": identity, "facts": text, SEAL: digest}
+    raw = safetensors.torch.save(stored, metadata)
     write_bytes(path, raw, durable=True)
 
 
@@ -81,6 +84,9 @@ def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | N
             raise TuningInputError(
                 f"{path}: is a checkpoint of another run ({other} differs); remove it to begin anew"
             )
+        found = _digest(tensors, identity, metadata["facts"])
+        # A checkpoint of an earlier version has no digest.
+        check_digest(metadata.get(SEAL), found, str(path), TuningInputError)
         facts = json.loads(metadata["facts"])
         point = facts["best_point"]
         return RunState(
@@ -96,6 +102,11 @@ def load_checkpoint(path: Path, model: BaseModel, identity: str) -> RunState | N
         )
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise TuningInputError(f"{path}: the checkpoint is damaged or truncated") from error
+
+
+def _digest(tensors: dict[str, torch.Tensor], identity: str, facts: str) -> str:
+    arrays = {name: tensor.cpu().view(torch.uint8).numpy() for name, tensor in tensors.items()}
+    return digest_of_arrays(arrays, identity, facts)
 
 
 def _difference(one: str, other: str) -> str:

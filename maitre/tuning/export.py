@@ -5,7 +5,8 @@ so a `prefix` prompt becomes a peft folder; a `suffix` prompt becomes `soft_prom
 with the place and the base model in its metadata. Nothing is pickled.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from maitre.checksums import SEAL, check_digest, digest_of_arrays
 from maitre.files import replacing_folder
 from maitre.tuning.config import Position, TuningInputError
 
@@ -68,6 +70,7 @@ def export_prompt(
         metadata["fold_system"] = "true"
     if max_new_tokens is not None:
         metadata["max_new_tokens"] = str(max_new_tokens)
+    metadata[SEAL] = _digest(values, metadata)
 
     def write(into: Path) -> None:
         if position == "suffix":
@@ -105,6 +108,8 @@ def import_prompt(path: Path) -> StoredPrompt:
             values = tensors.get_tensor(names[0]).astype(np.float32)
     except safetensors.SafetensorError as error:
         raise TuningInputError(f"{file}: is damaged or truncated ({error})") from error
+    # peft writes none, nor did earlier versions.
+    check_digest(metadata.get(SEAL), _digest(values, metadata), str(file), TuningInputError)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise TuningInputError(f"{file}: shape {values.shape}, or values that are not finite")
     is_prefix = names[0] == _PEFT_TENSOR or metadata.get("position") == "prefix"
@@ -135,3 +140,8 @@ def check_new_folder(folder: Path) -> None:
     """Raise `TuningInputError` where something is already."""
     if folder.exists():
         raise TuningInputError(f"{folder} exists already; nothing was written")
+
+
+def _digest(values: np.ndarray, metadata: Mapping[str, str]) -> str:
+    facts = {name: value for name, value in metadata.items() if name != SEAL}
+    return digest_of_arrays({_TENSOR: values}, json.dumps(facts, sort_keys=True))

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from maitre.checksums import check_digest, check_seal, digest_of, sealed
 from maitre.tuning.config import Position, TuningInputError
 
 CARD_FILE, PROMPT_FILE = "prompt.json", "prompt.safetensors"
@@ -49,8 +50,8 @@ def write_prompt(folder: Path, card: PromptCard, prompt: np.ndarray) -> None:
     """Write a prompt `[virtual_tokens, hidden]` and its card into a folder."""
     raw = safetensors.numpy.save({"prompt": np.ascontiguousarray(prompt, dtype=np.float32)})
     (folder / PROMPT_FILE).write_bytes(raw)
-    document = asdict(card) | {"prompt_sha256": hashlib.sha256(raw).hexdigest()}
-    (folder / CARD_FILE).write_text(json.dumps(_sealed(document), indent=2) + "\n")
+    document = asdict(card) | {"prompt_sha256": digest_of(raw)}
+    (folder / CARD_FILE).write_text(json.dumps(sealed(document), indent=2) + "\n")
 
 
 def read_prompt(folder: Path) -> tuple[PromptCard, np.ndarray]:
@@ -64,13 +65,12 @@ def read_prompt(folder: Path) -> tuple[PromptCard, np.ndarray]:
         document = json.loads(path.read_text())
         if not isinstance(document, dict):
             raise TypeError
-        if "sha256" in document and _sealed(document) != document:
-            raise TuningInputError(f"{path}: is damaged: its checksum is another")
+        check_seal(document, str(path), TuningInputError)
         names = {field.name for field in fields(PromptCard)}
         card = PromptCard(**{name: value for name, value in document.items() if name in names})
         raw = (folder / PROMPT_FILE).read_bytes()
-        if card.prompt_sha256 not in (None, hashlib.sha256(raw).hexdigest()):
-            raise TuningInputError(f"{folder / PROMPT_FILE}: is damaged: its checksum is another")
+        weights = str(folder / PROMPT_FILE)
+        check_digest(card.prompt_sha256, digest_of(raw), weights, TuningInputError)
         prompt = safetensors.numpy.load(raw)["prompt"].astype(np.float32)
         if card.position not in ("suffix", "prefix") or prompt.ndim != 2:
             raise ValueError
@@ -83,13 +83,6 @@ def read_prompt(folder: Path) -> tuple[PromptCard, np.ndarray]:
             raise
         raise TuningInputError(f"{folder}: holds no registered prompt, or a damaged one") from error
     return card, prompt
-
-
-def _sealed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with the digest of all its other entries."""
-    facts = {name: value for name, value in document.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return facts | {"sha256": digest}
 
 
 def chat_template_hash(tokenizer: Any) -> str | None:

@@ -18,6 +18,7 @@ from maitre.maxpack.scores import macro_f1, symmetric_error
 from maitre.maxpack.split import split_traces
 from maitre.maxpack.traces import make_traces, point_features
 from maitre.twin import AdapterLoad, ServerProfile
+from tests.bit_flips import check_bit_flips
 
 pytestmark = pytest.mark.slow
 
@@ -143,3 +144,15 @@ def test_some_designs_have_few_slots_and_much_load(profile: ServerProfile) -> No
     few = features[features["adapters"] >= 3 * features["max_loras"]]
     assert len(few) >= 0.1 * len(features)
     assert (few["slot_wait_ms"] > 10_000).any()
+
+
+def test_no_bit_flip_gives_another_model(model: MaxpackModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "model")
+
+    def read() -> object:
+        found = MaxpackModel.load(tmp_path / "model")
+        arrays = [trees.arrays(name) for name, trees in found.trees.items()]
+        trees = [array.tobytes() for made in arrays for array in made.values()]
+        return found.card, trees, found.calibrations, found.bands, found.priors
+
+    assert check_bit_flips(tmp_path / "model", read, flips=60) > 40

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 
 from maitre.tuning.base_model import BaseModel
+from maitre.tuning.checkpoint import load_checkpoint
 from maitre.tuning.config import IterationReport, TuneConfig, TuningInputError
 from maitre.tuning.tasks import Task
 from maitre.tuning.tune import tune
+from tests.bit_flips import check_bit_flips
 
 CONFIG = TuneConfig(virtual_tokens=3, learning_rate=0.1, batch_size=3, max_iterations=12)
 
@@ -126,3 +129,25 @@ def test_a_full_disk_keeps_the_checkpoint_that_is_there(
         tune(tiny, colours, init=None, config=CONFIG, seed=4, checkpoint=file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_no_bit_flip_gives_another_state(tiny: BaseModel, colours: Task, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    tune(
+        tiny, colours, init=None, config=replace(CONFIG, max_iterations=4), seed=4, checkpoint=file
+    )
+    identity = safetensors_metadata(file)["identity"]
+
+    def read() -> object:
+        state = load_checkpoint(file, tiny, identity)
+        assert state is not None
+        tensors = (state.values, state.adam.mean, state.adam.square, state.best)
+        facts = (state.adam.steps, state.best_point, state.curve, state.iteration, state.seconds)
+        return [tensor.numpy().tobytes() for tensor in tensors], facts, state.stopped_because
+
+    assert check_bit_flips(tmp_path, read) > 250
+
+
+def safetensors_metadata(file: Path) -> dict[str, str]:
+    with safetensors.safe_open(file, framework="np") as stored:
+        return dict(stored.metadata())

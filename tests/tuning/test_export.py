@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from maitre.tuning.base_model import BaseModel
-from maitre.tuning.config import TuningInputError
+from maitre.tuning.config import Position, TuningInputError
 from maitre.tuning.encoding import encode
 from maitre.tuning.export import export_prompt, import_prompt
 from maitre.tuning.forward import answer_logits
 from maitre.tuning.rows import InputCache
 from maitre.tuning.soft_prompt import random_init
 from maitre.tuning.tasks import Task
+from tests.bit_flips import check_bit_flips
 
 
 def test_peft_loads_a_prefix_prompt_and_gives_the_same_logits(
@@ -89,3 +90,25 @@ def test_an_export_that_fails_leaves_nothing(
             base_model_hash=tiny.hash,
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("position", ["suffix", "prefix"])
+def test_no_bit_flip_gives_another_prompt(tmp_path: Path, position: Position) -> None:
+    folder = export_prompt(
+        np.arange(12, dtype=np.float32).reshape(2, 6),
+        tmp_path / "prompt",
+        position=position,
+        base_model="m",
+        base_model_hash="m" * 64,
+        tenant="acme",
+    )
+    for other in folder.glob("*.json"):
+        # peft's own file, which we do not read.
+        other.unlink()
+
+    def read() -> object:
+        stored = import_prompt(folder)
+        facts = (stored.position, stored.base_model, stored.base_model_hash, stored.tenant)
+        return facts, stored.prompt.tobytes()
+
+    assert check_bit_flips(folder, read) > 200
