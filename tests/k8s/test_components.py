@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import kubernetes_validate
+import pytest
 import yaml
 
+from tests.k8s.crd_schemas import errors_of
 from tests.k8s.manifests import (
     BROUGHT,
     K8S,
@@ -48,6 +50,17 @@ def test_the_components_fit_onto_an_overlay(tmp_path: Path) -> None:
     check_references(documents, BROUGHT["gpu"])
 
 
+@pytest.mark.parametrize("component", ["kueue", "capacity-buffer"])
+def test_custom_objects_pass_their_schema_in_a_version_that_stays(
+    component: str, tmp_path: Path, shared_data: Path
+) -> None:
+    documents = with_components(tmp_path, component)
+    custom = [d for d in documents if ".x-k8s.io/" in d["apiVersion"]]
+    assert custom
+    for document in custom:
+        assert errors_of(document, shared_data.parent / "crds") == []
+
+
 def test_the_capacity_buffer_has_room_for_one_more_worker(tmp_path: Path) -> None:
     documents = with_components(tmp_path, "capacity-buffer")
     [buffer] = of_kind(documents, "CapacityBuffer")
@@ -60,6 +73,13 @@ def test_the_capacity_buffer_has_room_for_one_more_worker(tmp_path: Path) -> Non
     needs = worker["containers"][0]["resources"]
     assert room["template"]["spec"]["containers"][0]["resources"] == needs
     assert room["template"]["spec"]["tolerations"] == worker["tolerations"]
+    # What the restricted standard asks of every pod.
+    spec = room["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_the_login_stands_between_the_ingress_and_the_webserver(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from maitre.serving.manifests.kubernetes import DeploymentOptions
 from maitre.serving.manifests.operators import FORMATS, render_as
-from tests.serving.manifests.crd_schemas import errors_of
+from tests.k8s.crd_schemas import errors_of
 from tests.tiny_plans import LIMITS, tiny_plan
 
 ADAPTERS = "model-adapters.yaml"

@@ -11,7 +11,7 @@ def errors_of(document: dict[str, Any], schemas: Path) -> list[str]:
     """Return what a folder of CustomResourceDefinitions says against an object."""
     group, _, version = document["apiVersion"].partition("/")
     known = {
-        file.name: strict(served["schema"]["openAPIV3Schema"])
+        file.name: (strict(served["schema"]["openAPIV3Schema"]), served)
         for file in sorted(schemas.glob("*.yaml"))
         if f"group: {group}" in file.read_text()
         for definition in yaml.safe_load_all(file.read_text())
@@ -23,7 +23,9 @@ def errors_of(document: dict[str, Any], schemas: Path) -> list[str]:
     }
     assert known, f"no schema for {document['kind']} of {document['apiVersion']}"
     found: list[str] = []
-    for name, schema in known.items():
+    for name, (schema, served) in known.items():
+        if served.get("deprecated"):
+            found.append(f"{name}: {document['apiVersion']} is deprecated")
         schema["properties"]["metadata"] = {"type": "object"}
         errors = jsonschema.Draft202012Validator(schema).iter_errors(document)
         found += [f"{name}: {error.json_path}: {error.message}" for error in errors]
