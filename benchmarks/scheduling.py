@@ -111,7 +111,7 @@ class Workloads:
         }
 
     def jobs(self, name: str, day: int, load: str, seed: int) -> tuple[Job, ...]:
-        """One day of a trace from `day`, at the named load."""
+        """Return one day of a trace from `day`, at the named load."""
         arrivals = window(self.traces[name], day, 1.0)
         return generate(
             arrivals, self.cluster, WorkloadOptions(load=LOADS[load], ita=self.ita), seed
@@ -130,7 +130,7 @@ class Workloads:
     def outcome(
         self, where: tuple[str, int, str, int], policy: str, given: Mapping[str, Any]
     ) -> Outcome:
-        """One run, its log replayed: figures of a log that breaks the contract are never noted."""
+        """Run once and replay the log; figures of a log that breaks the contract are not stored."""
         return Outcome(
             **self.note(
                 f"{where} {policy} {sorted(given.items())}",
@@ -149,7 +149,7 @@ class Workloads:
 
 
 def code_digest() -> str:
-    """Of everything that a noted figure depends on, but for the traces."""
+    """Return the digest of everything that a stored figure depends on, but for the traces."""
     digest = hashlib.sha256((ROOT / "examples" / "cluster.yaml").read_bytes())
     for path in sorted((ROOT / "maitre" / "scheduling").rglob("*.py")):
         digest.update(path.read_bytes())

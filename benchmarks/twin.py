@@ -90,7 +90,7 @@ def compare(runs: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def start_ups(runs: pd.DataFrame) -> dict[str, int]:
-    """Start-ups that the measured server refused, and those the profile decides wrongly."""
+    """Return start-ups that the server refused, and those that the profile decides wrongly."""
     refused = runs["status"].str.startswith("oom")
     served = (runs["status"] == "ok") & ~runs["contaminated"]
     predicted = np.array(
@@ -110,7 +110,7 @@ def start_ups(runs: pd.DataFrame) -> dict[str, int]:
 
 
 def peak_memory_mib() -> float:
-    """Of a fresh interpreter that simulates one hour with 384 adapters (Linux).
+    """Return the peak memory of an interpreter that simulates an hour with 384 adapters.
 
     Not `ru_maxrss`: that begins with the size of the process that started this one.
     """

@@ -38,7 +38,7 @@ def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_seal(document: Mapping[str, Any], where: str, error: type[UserError] = UserError) -> None:
-    """Raise `error` where a document is not as it was sealed; one without a seal passes."""
+    """Raise `error` where a document has changed since it was sealed; one without a seal passes."""
     if SEAL in document and sealed(document) != document:
         raise error(f"{where}: is damaged: its checksum is another")
 

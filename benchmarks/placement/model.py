@@ -31,7 +31,7 @@ MEASURED_COLUMNS = ("contaminated", "kv_anomaly", "client_collapsed")
 def traces_of(
     profile: ServerProfile, points: int, seed: int, duration_s: float, work: Path
 ) -> pd.DataFrame:
-    """Designed configurations, simulated; kept in pieces, so that a stopped run goes on.
+    """Return simulated designed configurations, stored in pieces so that a stopped run goes on.
 
     A longer design begins with the shorter one, so a run for more points takes over what is there.
     """
@@ -62,7 +62,7 @@ def _simulate_into(
 def training_traces(
     profile: ServerProfile, points: int, refining_rounds: int, duration_s: float, work: Path
 ) -> pd.DataFrame:
-    """Space-filling configurations, then in rounds those of which a first model is unsure."""
+    """Return space-filling configurations, then in rounds those of which a model is unsure."""
     traces = traces_of(profile, points, TRAINING_SEED, duration_s, work)
     for round_ in range(refining_rounds):
         kept = work / f"traces-{profile.fingerprint()}-{points}-refined-{round_}.parquet"
@@ -86,7 +86,7 @@ def fitted(profile: ServerProfile, training: pd.DataFrame, work: Path) -> Maxpac
 
 
 def model_figures(model: MaxpackModel, test: pd.DataFrame) -> list[Figure]:
-    """Scores on unseen configurations, and the time that predictions take."""
+    """Return scores on unseen configurations, and the time that predictions take."""
     scores = evaluate(model, test)
     figures = [
         Figure("training traces", model.card.rows),
@@ -109,7 +109,7 @@ def model_figures(model: MaxpackModel, test: pd.DataFrame) -> list[Figure]:
 
 
 def measured_figures(profile: ServerProfile, model: MaxpackModel, shared: Path) -> list[Figure]:
-    """Throughput and starvation against the published measurements of real servers."""
+    """Return throughput and starvation against the published measurements of real servers."""
     runs = pd.read_parquet(shared / "vllm-lora-h100" / "real_runs_share.parquet")
     runs = runs[(runs["status"] == "ok") & (runs["model"] == profile.base_model)]
     sound = ~runs[list(MEASURED_COLUMNS)].fillna(False).astype(bool).any(axis=1)

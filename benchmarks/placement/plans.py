@@ -51,14 +51,14 @@ def catalogue(profile: ServerProfile, adapters: int, kind: str, seed: int = 0) -
 
 
 def warmed_up(profile: ServerProfile, model: MaxpackModel) -> None:
-    """Places a few adapters, so that no figure has the compiler's seconds in it."""
+    """Place a few adapters, so that no figure has the compiler's seconds in it."""
     place(catalogue(profile, 400, "lognormal", seed=1), profile, model=model, check_duration_s=300)
 
 
 def placement_figures(
     profile: ServerProfile, model: MaxpackModel, size: int, kind: str
 ) -> list[Figure]:
-    """One catalogue placed: time, GPUs, bound, baselines, and what replays and changes show."""
+    """Place one catalogue; return time, GPUs, bound, baselines, and what replays show."""
     warmed_up(profile, model)
     adapters, name = catalogue(profile, size, kind), f"{size} adapters, {kind}"
     small = size <= CHECKED_UP_TO

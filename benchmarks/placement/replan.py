@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 
 def base_catalogue(profile: ServerProfile, adapters: int, seed: int) -> AdapterCatalogue:
-    """Adapters of log-normal rates and three ranks."""
+    """Return adapters of log-normal rates and three ranks."""
     rng = np.random.default_rng([seed, adapters])
     frame = pd.DataFrame(
         {
@@ -145,7 +145,7 @@ def outcome(
 
 
 def figures(outcomes: list[Outcome]) -> list[Figure]:
-    """GPUs of changed and fresh plans, failing servers and moves, beside their reach."""
+    """Return GPUs of changed and fresh plans, failing servers and moves, beside their reach."""
     above = np.array([found.changed - found.fresh for found in outcomes])
     moved = np.array([100 * found.moves / found.adapters for found in outcomes])
     return [

@@ -55,7 +55,7 @@ class Services:
         return until(look, timeout_s)
 
     def submit_by_command(self, task: str, deadline: str = "10m", **options: Any) -> TuningRequest:
-        """`maitre requests submit` as somebody types it."""
+        """Submit a request by the command line, as a person does."""
         command = [sys.executable, "-m", "maitre.cli", "requests", "submit", task, "--json"]
         command += ["--deadline", deadline, "--no-lookup"]
         for name, value in options.items():
@@ -72,7 +72,7 @@ class Services:
         steps: int = SHORT_STEPS,
         taken: bool = False,
     ) -> TuningRequest:
-        """Only the row: the sensor alone finds it, unless it is `taken` already."""
+        """Add only the row: the sensor alone finds it, unless it is `taken` already."""
         now = datetime.now(UTC)
         request = self.store.submit(
             task,
@@ -95,7 +95,7 @@ class Services:
         )
 
     def marks(self, run_id: str, timeout_s: float = 120.0) -> dict[str, float]:
-        """When the run's first steps were, by the worker that has finished it (wall clock, s)."""
+        """Return when the run's first steps were, by the worker that finished it (clock, s)."""
 
         def look() -> dict[str, float] | None:
             for worker in self.pool.workers():
@@ -180,7 +180,7 @@ def live_services(
     keep: int | None = None,
     **more: str,
 ) -> Iterator[Services]:
-    """`maitre up` with that many warm workers, in an empty data home."""
+    """Start `maitre up` with that many warm workers, in an empty data home."""
     environment = {**os.environ, **data_home_environment(folder, model, tasks), **more}
     settings = Settings.read(environment=environment)
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def until(look: Callable[[], Found | None], timeout_s: float) -> Found:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, 95th percentile, largest and count, in s."""
+    """Return median, 95th percentile, largest and count, in s."""
     ordered = sorted(values)
     p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return {

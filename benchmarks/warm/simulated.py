@@ -42,7 +42,7 @@ class Asked:
 
 
 def workload(count: int, seed: int, mean_s: float, within_s: tuple[float, float]) -> list[Asked]:
-    """Exponential gaps, 4 to 16 steps, deadlines from tight to loose."""
+    """Return a workload: exponential gaps, 4 to 16 steps, deadlines from tight to loose."""
     draws = random.Random(seed)
     at_s, asked = 0.0, []
     for _ in range(count):
@@ -90,7 +90,7 @@ def measure(services: Services, tasks: list[str]) -> dict[str, float]:
 
 
 def _ready_s(services: Services, beside: int) -> float:
-    """Seconds from the start of a worker's process until it takes claims."""
+    """Return seconds from the start of a worker's process until it takes claims."""
     begun_s = time.time()
     known = {worker.name for worker in services.pool.workers()}
     with patch.dict(os.environ, services.environment):
@@ -106,7 +106,7 @@ def _ready_s(services: Services, beside: int) -> float:
 
 
 def _claims(services: Services, requests: list[str]) -> dict[str, tuple[str, float]]:
-    """Which worker claimed each request and when, seen while they are worked off."""
+    """Return which worker claimed each request and when, seen while they are worked off."""
     seen: dict[str, tuple[str, float]] = {}
     while services.store.find(OPEN_STATES, limit=1):
         for worker in services.pool.workers():
@@ -165,7 +165,7 @@ def _since(started_s: float, *moments_s: float) -> list[float]:
 
 
 def _lived(services: Services, request: TuningRequest, started_s: float) -> dict[str, Any]:
-    """When the request came, ran, ended and was due, s after the first."""
+    """Return when the request came, ran, ended and was due, in s after the first."""
     began_s = started_s
     with services.instance() as instance:
         record = instance.get_run_record_by_id(request.run_id or "")

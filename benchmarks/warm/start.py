@@ -42,7 +42,7 @@ ONCE = ("PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED", "ASSET_MATE
 
 
 def warm(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """Command line and sensor, stage by stage to the first tuning step, on idle workers."""
+    """Measure command line and sensor, stage by stage to the first step, on idle workers."""
     draws = random.Random(seed)
     stages: dict[str, list[float]] = {}
     for number in range(2 * count + 4):
@@ -163,7 +163,7 @@ def chaos(services: Services, tasks: list[str], count: int, seed: int) -> dict[s
 
 
 def _fates(services: Services, requests: list[str]) -> dict[str, Any]:
-    """How the requests ended, by the queue and by the events of their runs."""
+    """Return how the requests ended, by the queue and by the events of their runs."""
     states: Counter[str] = Counter()
     late = twice = without_reason = 0
     with services.instance() as instance:
@@ -191,7 +191,7 @@ def _fates(services: Services, requests: list[str]) -> dict[str, Any]:
 
 
 def group(services: Services, tasks: list[str], count: int, seed: int) -> dict[str, Any]:
-    """Seconds of an iteration with one worker and with two that share each batch."""
+    """Measure the seconds of an iteration with one worker and with two."""
     del seed
     dagster = DagsterClient(with_running_services(services.settings).dagster_url)
     found: dict[str, list[float]] = {}
@@ -219,7 +219,7 @@ COMPARED = 50
 
 
 def measured(name: str, model: Path, tasks: Path, count: int | None, seed: int) -> dict[str, Any]:
-    """One figure, with services of its own."""
+    """Measure one figure, with services of its own."""
     folder = Path(tempfile.mkdtemp(prefix="maitre-warm-"))
     if name == "simulated":
         return compare(folder, model, tasks, count or COMPARED, seed)

@@ -193,7 +193,7 @@ class PromptBank:
         save_entries(str(url), self.entries, stored.entries)
 
     def prompts(self) -> np.ndarray:
-        """All prompts, float32 `[entries, virtual_tokens, hidden]`; raises on an empty bank."""
+        """Return all prompts, float32 `[entries, virtual_tokens, hidden]`; refuse an empty bank."""
         if not self.entries:
             raise BankError("the bank is empty")
         return np.stack([entry.prompt for entry in self.entries])

@@ -83,7 +83,7 @@ class BankEntry:
         return replace(self, uses=self.uses + 1, benefit=total / (self.uses + 1))
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the vectors, ready for a table or JSON (`created_at` in ISO 8601)."""
+        """Return everything but the vectors as JSON types (`created_at` in ISO 8601)."""
         skipped = ("prompt", "features", "created_at")
         plain = {key: value for key, value in vars(self).items() if key not in skipped}
         shape = {"virtual_tokens": self.prompt.shape[0], "hidden": self.prompt.shape[1]}

@@ -56,7 +56,7 @@ class BankIndex:
         ]
 
     def stale_because(self, bank: PromptBank) -> str | None:
-        """Why the index should be built again for `bank`; `None` while it still fits."""
+        """Return why the index must be built again for `bank`; `None` while it fits."""
         known = set(self.entry_ids)
         fresh = [entry for entry in bank if entry.entry_id not in known]
         gone = len(known - {entry.entry_id for entry in bank})

@@ -82,7 +82,7 @@ def _features(start_loss: float, probed_loss: float | None, entropy: float) -> n
 
 
 def _ridge(prior: Sequence[float], records: Sequence[StartRecord]) -> tuple[float, ...]:
-    """Least squares on the records, drawn towards the prior as by `PRIOR_RECORDS` records."""
+    """Return least squares on the records, drawn towards the prior by `PRIOR_RECORDS` records."""
     weights = np.array(prior)
     if not records:
         return tuple(prior)

@@ -168,7 +168,7 @@ class _Race:
         return self.elapsed_s() >= self._budget_s
 
     def affordable(self, samples: int, share: float) -> float:
-        """How many candidates can be scored on `samples` in a share of the time that is left."""
+        """Return how many candidates can be scored on `samples` in a share of the time left."""
         elapsed_s = self.elapsed_s()
         if elapsed_s <= 0:
             return float("inf")
@@ -199,7 +199,7 @@ class _Race:
 def _first_layer(
     by_id: dict[str, Candidate], index: BankIndex
 ) -> tuple[dict[str, Candidate], list[tuple[str, ...]]]:
-    """One candidate of each cluster, and all that the index does not know; with the clusters.
+    """Return one candidate per cluster, all that the index does not know, and the clusters.
 
     A cluster whose medoid is not in sight is spoken for by its first member that is.
     """

@@ -73,7 +73,7 @@ class _Segment:
 
 
 def load_entries(url: str) -> list[BankEntry] | None:
-    """All entries of the stored bank in order of insertion; `None` when nothing is stored there.
+    """Return all entries of the stored bank in order of insertion; `None` without a bank.
 
     Raises `BankError` for a damaged file.
     """
@@ -177,7 +177,7 @@ def _names(url: str) -> list[str]:
 
 
 def _read(url: str) -> list[_Segment]:
-    """Every segment that is there, also those that others replace."""
+    """Return all segments, also those that other segments replace."""
     fs, root = fsspec.core.url_to_fs(url)
     return [_read_segment(fs, root, name) for name in _names(url)]
 

@@ -14,7 +14,7 @@ _interrupts: list[int] = []
 
 
 def was_interrupted() -> bool:
-    """Whether Ctrl-C was pressed since `stops_at_next_step` was entered."""
+    """Return whether Ctrl-C was pressed since `stops_at_next_step` was entered."""
     return bool(_interrupts)
 
 

@@ -63,7 +63,7 @@ class LocalTuning:
     out: Path | None
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Those of the named options that the user has set."""
+        """Return those of the named options that the user has set."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def limits(self) -> dict[str, Any]:

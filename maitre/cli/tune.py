@@ -164,7 +164,7 @@ def _names(listed: str | None) -> tuple[str, ...] | None:
 
 
 def _refuse_what_is_not_for(context: typer.Context, local: bool) -> None:
-    """`ValueError` naming the options that were given and would be ignored."""
+    """Raise `UserError` naming the options that were given and would be ignored."""
     ignored = [
         parameter.opts[0]
         for parameter in context.command.params

@@ -127,7 +127,7 @@ def _proxy_or_why_not(
 
 
 def _saying_once_that_it_ended(proxy: "ProxyProcess | None") -> Callable[[], None]:
-    """To be called again and again; says of a proxy that has ended that it has, once."""
+    """Return a function that prints once that the proxy has ended, when it has."""
     said = proxy is None
 
     def look() -> None:

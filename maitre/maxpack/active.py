@@ -24,7 +24,7 @@ def uncertain_points(
     lengths: Lengths | None = None,
     duration_s: float = 3600.0,
 ) -> list[Point]:
-    """`n` of the space-filling configurations under this seed, those of most doubt first.
+    """Return `n` of this seed's space-filling configurations, the most doubtful first.
 
     Doubt is the standard deviation sqrt(p (1 - p)) of whether a server starves, or is unhealthy,
     whichever is the larger. Configurations are drawn with it as weight, so that they are not all

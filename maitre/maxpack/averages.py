@@ -61,7 +61,7 @@ def active_adapters(sums, t):
 
 @compiled
 def busy_part(sums, cost, limit, t, kv_per_s, in_in):
-    """Busy seconds per second when a step takes t seconds."""
+    """Return the busy seconds per second when a step takes t seconds."""
     sequences = t * sums[OUTPUT]
     kv, active = t * kv_per_s, min(active_adapters(sums, t), limit[1])
     quiet = math.exp(-t * sums[RATE])
@@ -94,7 +94,7 @@ def busy_part(sums, cost, limit, t, kv_per_s, in_in):
 
 @compiled
 def limits_used(sums, limit, t, kv_per_s):
-    """Fractions of the KV cache, the slots and the sequences in use at step time t."""
+    """Return fractions of the KV cache, the slots and the sequences in use at step time t."""
     kv = t * kv_per_s / limit[0]
     # With a slot for every adapter nobody waits for one, however many are active.
     slots = 0.0 if sums[COUNT] <= limit[1] else active_adapters(sums, t) / limit[1]
@@ -122,8 +122,7 @@ def longest_step_s(sums, limit, kv_per_s):
 
 @compiled
 def held_per_s(sums, moments, rounding):
-    """KV tokens held per second of step time: a running request holds its input and on average
-    half of what it will have written."""
+    """Return the KV tokens held per second of step time, with half of each output written."""
     kv = moments[1] * sums[IN_OUT] + 0.5 * moments[2] * sums[OUT_OUT]
     return kv + rounding * sums[OUTPUT]
 

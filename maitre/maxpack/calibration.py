@@ -21,7 +21,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, scores: np.ndarray, label: np.ndarray) -> Calibration:
-        """From held-out scores (log odds) and what came true.
+        """Fit to held-out scores (log odds) and what came true.
 
         Platt's targets stand in for the labels, so that separable data give no infinite slope.
         """
@@ -39,15 +39,15 @@ class Calibration:
         return cls(float(max(found.x[0], 1e-3)), float(found.x[1]))
 
     def log_odds(self, scores: np.ndarray) -> np.ndarray:
-        """Logarithm of the odds, one each."""
+        """Return the logarithm of the odds, one each."""
         return self.slope * scores + self.offset
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities for scores, one each."""
+        """Return probabilities for scores, one each."""
         return np.asarray(expit(self.log_odds(scores)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"slope": self.slope, "offset": self.offset}
 
     @classmethod
@@ -76,7 +76,7 @@ class ResidualBand:
         edges: tuple[float, ...] = (0.8, 0.95, 1.05),
         level: float = 0.9,
     ) -> ResidualBand:
-        """From held-out residuals; ranges with few rows use all rows."""
+        """Fit to held-out residuals; ranges with few rows use all rows."""
         place = np.searchsorted(edges, fill)
         low, high = [], []
         for k in range(len(edges) + 1):
@@ -97,7 +97,7 @@ class ResidualBand:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"edges": list(self.edges), "low": list(self.low), "high": list(self.high)}
 
     @classmethod

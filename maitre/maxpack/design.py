@@ -46,7 +46,7 @@ def design(
     lengths: Lengths | None = None,
     duration_s: float = 3600.0,
 ) -> list[Point]:
-    """`n` configurations that fill the space of adapter sets and server options.
+    """Return `n` configurations that fill the space of adapter sets and server options.
 
     A scrambled Sobol sequence spans: number of adapters, kind and skew of the rates (log-normal,
     Zipf, two classes), load relative to the steady-state limit, slots, rank tier and rank mix,
@@ -111,7 +111,7 @@ def _point(
 def _size(
     u: np.ndarray, most: int, slots: np.ndarray, of_tier: np.ndarray
 ) -> tuple[int, np.ndarray, float]:
-    """Adapters, the configurations to choose from, and the load as a multiple of what they hold."""
+    """Return adapters, configurations to choose from, and the load as a multiple of theirs."""
     if u[9] < _FEW_SLOTS_SHARE and most >= 3 * _FEWEST_ADAPTERS:
         count = round(float(np.exp(np.interp(u[0], (0, 1), np.log([_FEWEST_ADAPTERS, most])))))
         few = of_tier[slots[of_tier] <= max(count // 3, slots[of_tier].min())]
@@ -126,7 +126,7 @@ def _size(
 
 
 def _rate_shape(kind: float, skew: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Rates that sum to 1."""
+    """Return rates that sum to 1."""
     if kind < 0.45:
         rates = np.exp(rng.normal(0.0, 1.8 * skew, count))
     elif kind < 0.7:

@@ -51,6 +51,6 @@ def evaluate(model: MaxpackModel, frame: pd.DataFrame) -> MaxpackScores:
 
 
 def risk_reliability(model: MaxpackModel, frame: pd.DataFrame) -> Reliability:
-    """How often servers of each predicted risk were unhealthy; rows out of memory left out."""
+    """Return how often servers of each predicted risk were unhealthy, out-of-memory rows aside."""
     ran = frame[~frame["out_of_memory"].astype(bool)]
     return reliability(model.predict(ran)["risk"].to_numpy(), ~ran["healthy"].to_numpy(dtype=bool))

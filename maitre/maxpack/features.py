@@ -130,7 +130,7 @@ class SetSums:
         return SetSums(self.sums[rows], self.max_rank[rows], self.max_rate_rps[rows])
 
     def plus(self, terms: np.ndarray, ranks: np.ndarray) -> SetSums:
-        """Each set with one adapter added: `terms` (sets, len(TERMS)) or one row for all."""
+        """Return each set with one adapter added: `terms` (sets, len(TERMS)) or one row for all."""
         return SetSums(
             self.sums + terms,
             np.maximum(self.max_rank, ranks),
@@ -138,5 +138,5 @@ class SetSums:
         )
 
     def column(self, term: str) -> np.ndarray:
-        """One additive term over all sets."""
+        """Return one additive term over all sets."""
         return self.sums[:, TERMS.index(term)]

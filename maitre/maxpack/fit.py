@@ -112,7 +112,7 @@ def model_at_objective(
 def _regressors(
     ran: pd.DataFrame, common: dict[str, Any]
 ) -> tuple[dict[str, ObliviousTrees], dict[str, ResidualBand], dict[str, np.ndarray]]:
-    """Trees, bands, and estimates of every row by trees that have not seen it."""
+    """Return trees, bands, and estimates of every row by trees that have not seen it."""
     x = _matrix(ran)
     fill = x[:, FEATURES.index("fill")]
     settings = {**common, "loss_function": "RMSE", "depth": 6, "learning_rate": 0.06}
@@ -172,7 +172,7 @@ def _cross_fitted(
     folds: int,
     baseline: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Raw predictions for each row, baseline included, by a model that has not seen it."""
+    """Return raw predictions, baseline included, by models that have not seen the row."""
     rng = np.random.default_rng(settings["random_seed"])
     fold = rng.permutation(len(target)) % folds
     scores = np.zeros(len(target)) if baseline is None else baseline.copy()

@@ -84,7 +84,7 @@ FLUID_FEATURES = (
 def fluid_features(
     sets: SetSums, options: ServerOptions, rows: np.ndarray, who: np.ndarray | None = None
 ) -> np.ndarray:
-    """Steady-state averages of each set on configuration `rows[i]`: (rows, len(FLUID_FEATURES)).
+    """Return steady-state averages of each set on option `rows[i]`: (rows, FLUID_FEATURES).
 
     With `who`, of set `who[i]`. An impossible configuration (no KV cache) gets `fill` 1000.
     """
@@ -103,7 +103,7 @@ def fluid_features(
 
 
 def length_constants(options: ServerOptions) -> tuple[tuple[float, ...], float]:
-    """Length moments and the tokens that rounding up to blocks adds to a sequence, for kernels."""
+    """Return length moments and the tokens that rounding to blocks adds, for kernels."""
     moments = options.moments
     scales = (
         moments.input_input,

@@ -72,7 +72,7 @@ def gathering_table() -> GatheringTable:
 
 
 def slot_use(running: np.ndarray, wait: float) -> tuple[np.ndarray, np.ndarray]:
-    """Part of the time that adapters hold a slot, and requests of each that wait, on average.
+    """Return the part of the time that adapters hold a slot, and their mean waiting requests.
 
     `running` is the offered load of each adapter (rate times running time), `wait` the wait for a
     slot in running times.
@@ -132,7 +132,7 @@ def _wait(j):
 
 
 def _combination(basis: np.ndarray, wanted: np.ndarray, floor: float) -> np.ndarray:
-    """Coefficients of the basis that come near `wanted`, in relative terms."""
+    """Return coefficients of the basis that come near `wanted`, in relative terms."""
     weight = 1.0 / (wanted + floor * wanted.max())
     scaled = basis * weight[:, None]
     norm = np.linalg.norm(scaled, axis=0)

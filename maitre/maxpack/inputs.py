@@ -50,5 +50,5 @@ def feature_matrix(
 def feature_frame(
     sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
 ) -> pd.DataFrame:
-    """`feature_matrix` with named columns."""
+    """Return `feature_matrix` with named columns."""
     return pd.DataFrame(feature_matrix(sets, options, rows, fluid), columns=list(FEATURES))

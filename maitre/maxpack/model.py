@@ -50,7 +50,7 @@ class MaxpackModel:
     training_rows: np.ndarray
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Predictions for rows with the columns `maitre.maxpack.inputs.FEATURES`.
+        """Return predictions for rows with the columns `maitre.maxpack.inputs.FEATURES`.
 
         Columns: `offered_tps`, `throughput_tps` with `throughput_p05_tps` and
         `throughput_p95_tps`, `ttft_p99_ms` (the worst adapter's) with `ttft_p99_high_ms`,
@@ -84,7 +84,7 @@ class MaxpackModel:
         return result.assign(out_of_memory=oom)
 
     def predict_one(self, features: np.ndarray) -> tuple[float, float]:
-        """Throughput (tokens/s) and risk of one configuration: `features` has shape (1, FEATURES).
+        """Return throughput (tokens/s) and risk of one configuration, features (1, FEATURES).
 
         `predict` without its frame and its other columns, for callers in a hurry.
         """
@@ -93,13 +93,13 @@ class MaxpackModel:
         return float(throughput) * reference, float(self._risk(features)[0])
 
     def risk(self, sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
-        """Probability that each set is unhealthy on configuration `rows[i]` of the options."""
+        """Return the probability that each set is unhealthy on option `rows[i]`."""
         return self.risk_of(sets, options, rows, fluid_features(sets, options, rows))
 
     def risk_of(
         self, sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
     ) -> np.ndarray:
-        """`risk` where the steady state of each set is known already."""
+        """Return `risk` where the steady state of each set is known already."""
         x = feature_matrix(sets, options, rows, fluid)
         return np.where(options.kv_cache_tokens[rows] > 0, self._risk(x), 1.0)
 

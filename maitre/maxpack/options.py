@@ -56,7 +56,7 @@ class ServerOptions:
         slots: Sequence[int] = SLOTS,
         ranks: Sequence[int] | None = None,
     ) -> ServerOptions:
-        """Every pair of slots and ranks within the profile's range that starts.
+        """Return every pair of slots and ranks within the profile's range that starts.
 
         `ranks` are the tiers of `RANK_TIERS` within the profile's range unless given; the ends of
         the profile's range of slots join `slots`.
@@ -140,7 +140,7 @@ class ServerOptions:
         return np.unique(self.max_lora_rank)
 
     def rank_tier(self, ranks: np.ndarray) -> np.ndarray:
-        """For each rank the smallest tier that holds it; 0 where none does."""
+        """Return the smallest tier that holds each rank; 0 where there is no such tier."""
         tiers = self.tiers
         place = np.searchsorted(tiers, ranks)
         return np.where(place < len(tiers), tiers[np.minimum(place, len(tiers) - 1)], 0)
@@ -166,7 +166,7 @@ class ServerOptions:
 
 
 def slot_counts(profile: ServerProfile, slots: Sequence[int] = SLOTS) -> tuple[int, ...]:
-    """Those of `slots` within the profile's range and the ends of that range, ascending.
+    """Return the `slots` within the profile's range, and its ends, ascending.
 
     Without 0, which is a server without adapters.
 

@@ -93,12 +93,12 @@ def judge_champion(champion: MaxpackModel, traces: pd.DataFrame) -> ChampionQual
 
 
 def _started(traces: pd.DataFrame) -> int:
-    """How many of the simulated servers started at all."""
+    """Return how many of the simulated servers started at all."""
     return int((~traces["out_of_memory"].astype(bool)).sum())
 
 
 def is_better(challenger: MaxpackScores, champion: MaxpackScores) -> bool:
-    """Whether the challenger's risk is strictly closer to the truth and its throughput no worse.
+    """Return whether the challenger's risk is strictly better and its throughput no worse.
 
     Both must have been scored on the same configurations, and neither trained on them. The risk is
     compared by Brier score; the throughput error may grow by a tenth at most.

@@ -33,7 +33,7 @@ class MaxpackScores:
 
 
 def symmetric_error(predicted: np.ndarray, actual: np.ndarray) -> float:
-    """`100 mean(|a-b| / (|a|+|b|))`; pairs of two zeros count as no error. NaN without pairs."""
+    """Return `100 mean(|a-b| / (|a|+|b|))`; two zeros count as no error. NaN without pairs."""
     if not len(predicted):
         return float("nan")
     total = np.abs(predicted) + np.abs(actual)
@@ -49,7 +49,7 @@ def signed_error(predicted: np.ndarray, actual: np.ndarray) -> float:
 
 
 def macro_f1(predicted: np.ndarray, actual: np.ndarray) -> float:
-    """Mean of the F1 of the two classes; a class that neither side has counts as perfect."""
+    """Return the mean F1 of the two classes; a class that neither side has counts as perfect."""
     scores = []
     for label in (False, True):
         p, a = predicted == label, actual == label

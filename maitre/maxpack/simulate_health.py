@@ -115,7 +115,7 @@ def _cores() -> int:
 
 @contextmanager
 def _without_range_warnings() -> Iterator[None]:
-    """Designs leave the profile's range on purpose; one warning a run would drown all else."""
+    """Silence warnings of the profile's range, which designs leave on purpose."""
     level = _TWIN_LOG.level
     _silence()
     try:

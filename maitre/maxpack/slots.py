@@ -50,7 +50,7 @@ def roomiest_rows(
 
 @compiled
 def _search_slots(sums, ladders, last, start, costs, limits, moments, rounding, found):
-    """For each set the rows of its ladder (slots ascending, up to `last`) with the lowest fill."""
+    """Return for each set the rows of its ladder (slots up to `last`) with the lowest fill."""
     fills = np.empty(ladders.shape[1])
     for i in range(len(sums)):
         top = last[i]

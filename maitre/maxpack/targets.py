@@ -26,7 +26,7 @@ _HOUR_MS, _MOST_WAITING = 3.6e6, 0.1
 
 
 def log_shortfall(x: np.ndarray, log_throughput: np.ndarray) -> np.ndarray:
-    """Logarithm of the offered over the expected throughput, within reason: a server starves
+    """Return the logarithm of offered over expected throughput, within bounds: a server starves
     above 1 / 0.9. `log_throughput` is the regressor's estimate for these rows of `FEATURES`.
     """
     return np.clip(-log_throughput - np.log(_delivered(x)), -0.05, 1.2)

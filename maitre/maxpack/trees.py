@@ -64,7 +64,7 @@ class ObliviousTrees:
         return cls(features, borders, leaves, float(scale), float(np.atleast_1d(bias)[0]))
 
     def raw(self, x: np.ndarray) -> np.ndarray:
-        """Predictions before any link function for rows of float features: (rows,)."""
+        """Return predictions before any link function for rows of float features: (rows,)."""
         columns = np.ascontiguousarray(np.asarray(x, dtype=np.float32).T)
         sums = np.zeros(columns.shape[1])
         _add_leaves(columns, self.features, self.borders, self.leaves, sums)

@@ -26,7 +26,7 @@ Assign = Callable[[Demand, int, np.random.Generator], np.ndarray]
 def baseline_gpus(
     demand: Demand, capacity: Capacity, *, seed: int = 0, limit: int | None = None
 ) -> dict[str, int]:
-    """GPUs by method. A method that starves someone even with `limit` servers is left out.
+    """Return the GPUs by method, without methods that starve someone on `limit` servers.
 
     - `round_robin`: adapters in catalogue order, server after server.
     - `random`: each adapter on a random server.
@@ -133,7 +133,7 @@ def _least_loaded(demand: Demand, servers: int, _: np.random.Generator) -> np.nd
 
 @compiled
 def _to_the_least_loaded(rates, servers):
-    """Each rate in turn to the bin with the least; the bins are a binary heap by load."""
+    """Place each rate in turn in the least loaded bin; the bins are a binary heap by load."""
     heap = [(0.0, i) for i in range(servers)]
     server = np.empty(len(rates), dtype=np.int64)
     for part in range(len(rates)):
@@ -146,7 +146,7 @@ def _to_the_least_loaded(rates, servers):
 def _best_fit(
     demand: Demand, servers: int, _: np.random.Generator, *, most: int = 1 << 40
 ) -> np.ndarray:
-    """Best-fit decreasing into bins of rate; the bins are as small as the servers allow.
+    """Place rates by best-fit decreasing; the bins are as small as the servers allow.
 
     A bin takes `most` adapters, if the servers can take all.
     """
@@ -165,7 +165,7 @@ def _best_fit(
 
 @compiled
 def _best_fitted(rates, size, servers, most, server):
-    """Each rate to the fullest bin that takes it; False when one fits none.
+    """Place each rate in the fullest bin that takes it; return False when one fits none.
 
     Rates fall, so a bin that is too full for one may take a later one: all are looked at, but
     bins never used before are alike and the first stands for them.
@@ -191,7 +191,7 @@ def _best_fitted(rates, size, servers, most, server):
 
 
 def _in_turn(demand: Demand, servers: int, _: np.random.Generator) -> np.ndarray:
-    """Catalogue order, a new server whenever an equal part of the token rate is placed."""
+    """Place in the catalogue's order, a new server per equal part of the token rate."""
     tokens = demand.rate_rps * (demand.input_tokens + demand.output_tokens)
     before = np.cumsum(tokens) - tokens
     part = tokens.sum() / servers

@@ -128,7 +128,7 @@ def _coarse(
 
 
 def _worths(nodes: Nodes, types: Types) -> np.ndarray:
-    """About what part of a server an adapter at each node is worth: the LP's dual values."""
+    """Return the share of a server that an adapter at each node is worth: the LP's duals."""
     part = types.use(nodes) / types.limits()[:, None, :]
     n_types, n_nodes = len(types), len(nodes.weight)
     # Variables: adapters of each node on each type (where the rank fits), servers of each type.
@@ -189,7 +189,7 @@ def _certified(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) ->
 
 @compiled
 def _lower(relative, shares, steps, enough, least, chosen):
-    """Lowers each node's `least` to what every type makes of it under its best multipliers.
+    """Lower each node's `least` to what every type makes of it under its best multipliers.
 
     `relative` is use over worth and limit: (types, nodes, limits). The multipliers, `shares`, sum
     to 1; those of one type are where the search for the next begins. Moving parts from one limit

@@ -23,7 +23,7 @@ class SetModel(Protocol):
     def risk_of(
         self, sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
     ) -> np.ndarray:
-        """Probability that each set, in that steady state, is unhealthy on option `rows[i]`."""
+        """Return the probability that each set, in that steady state, is unhealthy on `rows[i]`."""
         ...
 
 
@@ -93,7 +93,7 @@ class Capacity:
         )
 
     def fits(self, sets: SetSums) -> np.ndarray:
-        """Whether each set fits some configuration."""
+        """Return whether each set fits some configuration."""
         verdicts = [np.zeros(0, dtype=bool)]
         # In blocks: a million sets with all their candidates would take gigabytes.
         for start in range(0, len(sets), SETS_AT_ONCE):

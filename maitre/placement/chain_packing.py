@@ -38,7 +38,7 @@ class Assignment:
 
 
 def tier_order(demand: Demand, tiers: np.ndarray, hot_first: tuple[bool, ...]) -> np.ndarray:
-    """Parts by rank tier ascending, within a tier by rate; `hot_first` cycles over the tiers.
+    """Return parts by ascending rank tier, then by rate; `hot_first` cycles over the tiers.
 
     Adapters alike in rank and rate share servers best: a server pays in KV cache for its largest
     rank and in step time for each adapter in the batch, so cold adapters want many slots and

@@ -38,7 +38,7 @@ class Demand:
         replicas: np.ndarray | None = None,
         pin: np.ndarray | None = None,
     ) -> Demand:
-        """One part an adapter, or `replicas[i]` equal parts of adapter i.
+        """Return one part per adapter, or `replicas[i]` equal parts of adapter i.
 
         Of a pinned adapter (`pin`, one number each) the first part is pinned.
         """
@@ -59,7 +59,7 @@ class Demand:
 
     @classmethod
     def of_shares(cls, whole: Demand, adapter: np.ndarray, share: np.ndarray) -> Demand:
-        """Given parts of whole adapters: `whole` has one part an adapter, at its position."""
+        """Return the given parts of whole adapters: `whole` has one part per adapter."""
         rates = whole.rate_rps[adapter] * share
         inputs, outputs = whole.input_tokens[adapter], whole.output_tokens[adapter]
         terms = adapter_terms(rates, inputs, outputs)

@@ -142,7 +142,7 @@ def one_fewer(
     model: Model | None = None,
     lengths: Lengths | None = None,
 ) -> OneFewer:
-    """By how much all rates would have to fall for the plan to need one server less."""
+    """Return by how much all rates must fall for the plan to need one server less."""
     lengths = lengths or default_lengths()
     capacity = capacity_of(profile, model, plan.promise, lengths)
 

@@ -29,7 +29,7 @@ def place_at_lowest_cost(
     lengths: Lengths | None = None,
     on_progress: Progress | None = None,
 ) -> PlacementPlan:
-    """One plan for all base models of the catalogue, each on the kinds offered for it.
+    """Return one plan for all base models of the catalogue, each on the kinds offered for it.
 
     Of a base model with several kinds, the adapters are divided between each two of them by rate at
     several points, either way round, and packed; the cheapest division is checked in the twin like
@@ -83,7 +83,7 @@ class _Placed:
 
 
 def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
-    """One plan of several; servers of equal names are told apart by their profile's GPU.
+    """Return one plan made of several; the profile's GPU tells equal server names apart.
 
     Servers that adapters are pinned to keep their names.
     """

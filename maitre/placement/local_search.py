@@ -112,7 +112,7 @@ class _State:
         return held if len(held) <= most else rng.choice(held, most, replace=False)
 
     def _that_fit(self, giver: int, candidates: _Exchanges) -> _Exchanges:
-        """Those that need no larger rank than a server is started for, nor too many adapters."""
+        """Return the candidates that fit the server's largest rank and number of adapters."""
         largest = self.capacity.options.max_lora_rank[self.rows]
         rank = self.demand.rank
         comes = candidates.taken != NOTHING
@@ -122,7 +122,7 @@ class _State:
         return candidates.take(np.flatnonzero(fits & (held <= self.capacity.max_adapters)))
 
     def _gain(self, giver: int, candidates: _Exchanges) -> np.ndarray:
-        """By how much each lowers the cost of the two servers, as they are configured."""
+        """Return by how much each candidate lowers the cost of the two servers."""
         count = len(candidates.given)
         left = self._after(np.full(count, giver), candidates.taken, candidates.given)
         grown = self._after(candidates.receiver, candidates.given, candidates.taken)

@@ -85,7 +85,7 @@ def place_one_kind(
     lengths: Lengths | None,
     report: Progress,
 ) -> PlacementPlan:
-    """`place` with its settings as one value."""
+    """Place as `place` does, with its settings as one value."""
     constraints.check(catalogue)
     lengths = lengths or default_lengths()
     capacity = capacity_of(profile, model, settings.promise, lengths)

@@ -40,7 +40,7 @@ class CatalogueError(UserError):
 
     @classmethod
     def of_rows(cls, source: str, complaints: Mapping[int, str], count: int) -> CatalogueError:
-        """Of `count` wrong rows, by number; `complaints` has at least the first 20 of them."""
+        """Return the error for `count` wrong rows; `complaints` has the first 20 by number."""
         lines = [f"row {number}: {complaints[number]}" for number in sorted(complaints)]
         return cls(source, lines, count, rows=True)
 

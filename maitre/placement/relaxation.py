@@ -94,12 +94,12 @@ class Nodes:
 
 
 def _asked_for(demand: Demand) -> Demand:
-    """Without adapters that have no requests: those ask for nothing that the limits count."""
+    """Return the nodes without adapters that have no requests: no limit counts those."""
     return demand.take(np.flatnonzero(demand.rate_rps > _NO_RATE_RPS))
 
 
 def _interpolation(rates: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Up to `most` nodes among these rates, and the weights with which the rates count for them."""
+    """Return up to `most` nodes among these rates, and the rates' weights at them."""
     distinct = np.unique(rates)
     if len(distinct) > most:
         # Even in the logarithm as far as there are rates: the worth is about linear for cold
@@ -180,7 +180,7 @@ class Types:
         return self.options.max_lora_rank[self.row]
 
     def limits(self) -> np.ndarray:
-        """Time by each plane, KV cache, slots, batched tokens: (types, 5).
+        """Return the time by each plane, KV cache, slots, batched tokens: (types, 5).
 
         Time may be negative: no server.
         """
@@ -232,7 +232,7 @@ class Types:
 
 
 def _edges(shortest_s: float, longest_s: float, ratio: float) -> np.ndarray:
-    """Where intervals of step time begin and end; the long ones of slow servers are wider."""
+    """Return the ends of the intervals of step time; those of slow servers are wider."""
     found = [shortest_s]
     while found[-1] < longest_s:
         found.append(found[-1] * (ratio if found[-1] < LONGEST_STEP_S else max(ratio, _WIDE_RATIO)))
@@ -240,7 +240,7 @@ def _edges(shortest_s: float, longest_s: float, ratio: float) -> np.ndarray:
 
 
 def _planes(options: ServerOptions) -> np.ndarray:
-    """Supporting planes of each configuration's step cost: (configurations, planes, 5).
+    """Return the planes that support each step cost: (configurations, planes, 5).
 
     Columns: constant (s), and seconds per sequence, prefill token, KV token and adapter. The cost's
     jumps (any prefill at all, the graphs' end) only add to it and are left out here.
@@ -274,7 +274,7 @@ def _jump(cost: Any) -> float:
 
 
 def _rounded_down(values: np.ndarray, ratio: float) -> np.ndarray:
-    """Positive values rounded down to the smallest times a power of `ratio`."""
+    """Return positive values rounded down to the smallest times a power of `ratio`."""
     least = values.min(initial=np.inf)
     powers = np.floor(np.log(values / least) / math.log(ratio) + 1e-9)
     return np.asarray(least * ratio**powers)

@@ -163,11 +163,11 @@ class _State:
         self.risk, self.fill = choice.risk.copy(), choice.fill.copy()
 
     def is_home(self, part: int, server: int) -> bool:
-        """Whether the adapter of this part is loaded on this server already."""
+        """Return whether the adapter of this part is loaded on this server already."""
         return server < self.running and bool(self.held[self.demand.adapter[part], server])
 
     def movers(self) -> np.ndarray:
-        """Whether each adapter of the running plan has to be loaded elsewhere."""
+        """Return whether each adapter of the running plan has to be loaded elsewhere."""
         placed = self.server != NEW
         adapter, server = self.demand.adapter[placed], self.server[placed]
         runs = server < self.running
@@ -178,7 +178,7 @@ class _State:
         return moved & self.held.any(axis=1)
 
     def may_move(self, part: int) -> bool:
-        """Whether the moves suffice to take this part anywhere."""
+        """Return whether the moves suffice to take this part anywhere."""
         adapter = int(self.demand.adapter[part])
         movers = self.movers()
         return bool(
@@ -314,7 +314,7 @@ class _State:
                 self.reconfigure(i)
 
     def _without(self, i: int, parts: np.ndarray) -> SetSums:
-        """Server i without each of these parts in turn (the rate's maximum is kept)."""
+        """Return server i without each of these parts in turn, the largest rate unchanged."""
         one = self.set_of(i).take(np.zeros(len(parts), dtype=np.int64))
         ranks = np.sort(self.demand.rank[self.server == i])
         below = ranks[-2] if len(ranks) > 1 else 0
@@ -343,7 +343,7 @@ class _State:
                 failed.add(i)
 
     def _emptied(self, i: int, sizes: np.ndarray, most_moves: int) -> bool:
-        """Whether all parts of server i went elsewhere within so many moves; if not, none did."""
+        """Move all parts of server i elsewhere, or none; return whether the moves sufficed."""
         others = (sizes > 0) & (np.arange(self.count) != i)
         if (1.0 - self.fill[others]).sum() < 0.5 * self.fill[i]:
             return False

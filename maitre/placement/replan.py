@@ -114,7 +114,7 @@ def replan_and_check(
     lengths: Lengths | None = None,
     on_progress: Progress | None = None,
 ) -> PlacementPlan:
-    """`replan`, with every server simulated, and servers that fail relieved within the budget.
+    """Plan again as `replan` does, simulate every server, and relieve servers that fail.
 
     Servers are simulated as by `maitre.placement.verify_and_repair`. The evidence names the servers
     that still fail when the moves or the rounds are spent (`servers_failed`, name to reason).
@@ -237,7 +237,7 @@ class _Planner:
                     yield change
 
     def _is_allowed(self, change: _Change, in_place: _Change) -> bool:
-        """Whether the budget suffices. Moves that avoid new servers are not made to close any."""
+        """Return whether the budget suffices; moves that avoid a new server close none."""
         if change.moves > self.budget.most:
             return False
         opens = in_place.servers > self.running.running

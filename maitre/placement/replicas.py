@@ -56,7 +56,7 @@ def replicated(
 def pieces_that_fit(
     parts: Demand, capacity: Capacity, least: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Into about how few equal pieces, at least `least`, each part fits servers of its own.
+    """Return about how few equal pieces, at least `least`, fit servers of their own.
 
     Also the positions of parts that fit none even as `MAX_REPLICAS` pieces.
     """

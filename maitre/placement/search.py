@@ -113,5 +113,5 @@ def _rehoused(
 
 
 def _cost(found: Assignment) -> tuple[int, float]:
-    """Fewer servers first, then the emptiest last server (the easiest to close)."""
+    """Return the sort key: fewer servers, then the emptiest last one, the easiest to close."""
     return found.servers, float(found.fill.min())

@@ -61,7 +61,7 @@ def planned_servers(
 
 
 def _numbered(base_model: str, names: Sequence[str], count: int) -> list[str]:
-    """`count` names: those given, then `base_model-0000` and so on, without any that is given."""
+    """Return `count` names: the given ones, then `base_model-0000` and so on."""
     found, taken, number = list(names), set(names), len(names)
     while len(found) < count:
         if (name := f"{base_model}-{number:04d}") not in taken:

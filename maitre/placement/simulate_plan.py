@@ -29,7 +29,7 @@ class ServerCheck:
     preemptions: int
 
     def to_dict(self) -> dict[str, Any]:
-        """One row of a report."""
+        """Return one row of a report."""
         health = self.health
         return {
             "server": self.server,

@@ -100,7 +100,7 @@ def _no_division(
     lengths: Lengths,
     split: Sequence[str],
 ) -> ValueError:
-    """Why no division of the adapters will do: those that fit nowhere, or the pins, or neither."""
+    """Return why no division works: adapters that fit nowhere, the pins, or neither."""
     left = np.arange(len(catalogue))
     for kind in kinds:
         some = catalogue.take(left)

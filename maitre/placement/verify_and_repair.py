@@ -89,7 +89,7 @@ class Verifier:
         )
 
     def judge(self, found: Assignment, most_servers: int) -> Verified | None:
-        """`verify` for servers of which the model is not sure; `None` if they are not all healthy.
+        """Verify servers of which the model is not sure; return `None` unless all are healthy.
 
         Every server is simulated at rates `JUDGED_MARGIN` above those promised. Those that fail are
         relieved as long as `most_servers` suffice.

@@ -52,7 +52,7 @@ def least_gpu_s(job: Job, model: ModelSpec, gpus: int) -> float | None:
 
 
 def clairvoyant_bound(jobs: Sequence[Job], cluster: Cluster, violations: int) -> float:
-    """GPU-hours that any policy spends at least if at most `violations` jobs are violated.
+    """Return the GPU-hours that any policy spends with at most `violations` violated jobs.
 
     Never above the cost of any event log that keeps the contract with as many violations or fewer;
     0 where more jobs may be violated than there are.
@@ -128,7 +128,7 @@ def _periods(jobs: Sequence[Job], base_model: str) -> list[tuple[list[int], floa
 
 
 def _intervals(jobs: Sequence[Job]) -> list[tuple[float, float]]:
-    """Intervals from a submission to a deadline, at most `_MOMENTS` of each, evenly chosen."""
+    """Return intervals from submissions to deadlines, at most `_MOMENTS` of each, evenly chosen."""
     starts = sorted({job.submitted_s for job in jobs})
     ends = sorted({job.deadline_s for job in jobs})
     return [

@@ -73,5 +73,5 @@ def _event(row: list[str], where: str) -> Event:
 
 
 def seconds_text(time_ms: int) -> str:
-    """Milliseconds as seconds with three decimals, exactly."""
+    """Return milliseconds as seconds with three decimals, exactly."""
     return f"{time_ms // 1000}.{time_ms % 1000:03d}"

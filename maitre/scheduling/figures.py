@@ -12,7 +12,7 @@ from maitre.files import replacing_file
 def draw_violations_against_cost(
     points: Mapping[str, Sequence[tuple[float, float]]], path: Path
 ) -> None:
-    """One mark a run: `points` maps a policy to its (cost, violation rate) pairs. Writes a PNG."""
+    """Draw one mark per run into a PNG; `points` maps policies to (cost, violation rate) pairs."""
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     for name, pairs in points.items():
@@ -38,7 +38,7 @@ def draw_timeline(
     gpus: int,
     path: Path,
 ) -> None:
-    """GPUs held and used: `timelines` maps a policy to the steps of a `Replay`. Writes a PNG."""
+    """Draw held and used GPUs into a PNG; `timelines` maps policies to the steps of a `Replay`."""
     figure = Figure(figsize=(7, 1.6 * len(timelines) + 0.6), dpi=100, layout="constrained")
     grid = figure.subplots(len(timelines), 1, sharex=True, squeeze=False)
     for axes, (name, (held, used)) in zip(grid[:, 0], timelines.items(), strict=True):

@@ -30,5 +30,5 @@ class Outcome:
     decisions: int
 
     def row(self) -> dict[str, object]:
-        """As a flat dictionary, for tables and JSON."""
+        """Return a flat dictionary, for tables and JSON."""
         return asdict(self)

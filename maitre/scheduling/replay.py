@@ -219,7 +219,7 @@ class _Replayer:
             self.problems.append(f"row {self.row}: {problem}")
 
     def worker_event(self, event: Event) -> None:
-        """One row without a job."""
+        """Check one row without a job."""
         name = event.worker
         if not name or ";" in name:
             self.note_problem(f"{event.kind} needs one worker, found {name!r}")

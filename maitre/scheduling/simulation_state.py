@@ -89,7 +89,7 @@ class PoolRecord:
 
 
 def to_ms(seconds: float) -> int:
-    """Whole milliseconds, never fewer than `seconds` (a millionth of one forgiven)."""
+    """Return whole milliseconds, at least `seconds` (a millionth of one is forgiven)."""
     return math.ceil(seconds * 1000 - 1e-6)
 
 

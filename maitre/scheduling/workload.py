@@ -37,7 +37,7 @@ class ItaDistribution:
     pairs: tuple[tuple[float, float], ...] = ()
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` cold and bank iteration counts, whole numbers from 1."""
+        """Return `count` cold and bank iteration counts, whole numbers from 1."""
         if self.pairs:
             chosen = np.asarray(self.pairs)[generator.integers(len(self.pairs), size=count)]
             cold, bank = chosen[:, 0], chosen[:, 1]
@@ -90,7 +90,7 @@ def read_arrivals(path: Path, columns: Mapping[str, str] | None = None) -> np.nd
 
 
 def window(arrivals_s: np.ndarray, start_day: float, days: float) -> np.ndarray:
-    """Arrivals of `days` days from `start_day` after the trace's first one, from 0.
+    """Return the arrivals of `days` days from `start_day` after the trace's first, from 0.
 
     Raises `SchedulingError` where the window holds fewer than two arrivals.
     """
@@ -110,7 +110,7 @@ def window(arrivals_s: np.ndarray, start_day: float, days: float) -> np.ndarray:
 def generate(
     arrivals_s: np.ndarray, cluster: Cluster, options: WorkloadOptions, seed: int
 ) -> tuple[Job, ...]:
-    """Jobs at `arrivals_s`, compressed to `options.load`; equal seeds give equal jobs."""
+    """Return jobs at `arrivals_s`, compressed to `options.load`; equal seeds give equal jobs."""
     for name, values in (("load", (options.load,)), ("slack", options.slacks)):
         for value in values:
             if not 0 < value < math.inf:

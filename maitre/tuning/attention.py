@@ -35,7 +35,7 @@ def short_query_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention output `[rows, query tokens, heads, head size]`, as transformers expects it.
+    """Return attention output `[rows, query tokens, heads, head size]`, as transformers does.
 
     `query` is `[rows, heads, query tokens, head size]`, `key` and `value` `[rows, kv heads, tokens,
     head size]`, the mask bool `[rows, 1, query tokens, tokens]` (true: seen). Without a mask, or

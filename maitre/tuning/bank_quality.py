@@ -43,7 +43,7 @@ class LookupQuality:
 
 
 def lookup_scorer(model: BaseModel, task: Task, bank: PromptBank, seed: int) -> PromptScorer:
-    """Scores the bank's prompts on the train examples that a lookup of this seed would draw."""
+    """Return a scorer on the train examples that a lookup of this seed draws."""
     first = bank.entries[0]
     order = np.random.default_rng(seed).permutation(len(task.train))[:SAMPLES].tolist()
     drawn = encode(model, task, first.prompt.shape[0], train=order, eval=()).train

@@ -177,7 +177,7 @@ def _device(device: str) -> torch.device:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has bfloat16 dot products (AVX512-BF16 or AMX)."""
+    """Return whether the CPU has bfloat16 dot products (AVX512-BF16 or AMX)."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

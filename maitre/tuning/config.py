@@ -57,7 +57,7 @@ class RunConfig:
         return self.learning_rate * min(1.0, (iteration + 1) / (self.warm_up_iterations + 1))
 
     def is_target_met(self, eval_loss: float, eval_accuracy: float) -> bool:
-        """Whether an evaluation meets every target that is set; never, when none is."""
+        """Return whether an evaluation meets every target that is set, if there is one."""
         if self.target_loss is None and self.target_accuracy is None:
             return False
         loss_met = self.target_loss is None or eval_loss <= self.target_loss

@@ -63,7 +63,7 @@ def make_embedded_model(wheel_dir: Path, out: Path) -> Path:
 
 
 def is_made(folder: Path) -> bool:
-    """Whether `folder` holds the finished conversion (its mark is written last)."""
+    """Return whether `folder` holds the finished conversion (its mark is written last)."""
     done = folder / _DONE
     return (
         done.is_file()
@@ -109,7 +109,7 @@ def _sha256(file: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code (2 for a wheel that cannot be used)."""
+    """Run the command line; return the exit code (2 for a wheel that cannot be used)."""
     parser = argparse.ArgumentParser(prog="python -m maitre.tuning.embedded_model")
     parser.add_argument("--wheel-dir", type=Path, required=True, help="where the wheel lies")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to make")

@@ -42,7 +42,7 @@ def evaluate(
 def eval_batches(
     model: BaseModel, examples: Sequence[EncodedExample], position: Position
 ) -> list[RowBatch]:
-    """Eval examples in batches that are evaluated again and again."""
+    """Return eval examples in batches for repeated evaluation."""
     return fixed_batches(model, examples, position, EVAL_BATCH_ROWS, EVAL_BATCH_TOKENS)
 
 
@@ -64,7 +64,7 @@ class EvalBatches:
 
 @torch.inference_mode()
 def summed_over(batches: Iterable[RowBatch], row_losses: RowLosses) -> torch.Tensor:
-    """`[sum of losses, rows answered exactly, rows]` over all batches, float64."""
+    """Return `[sum of losses, rows answered exactly, rows]` over all batches, float64."""
     sums = torch.zeros(3, dtype=torch.float64)
     for batch in batches:
         losses, exact = row_losses(batch)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def answer_losses(
     model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How well each row's answer follows from its input and soft prompt.
+    """Return how well each row's answer follows from its input and soft prompt.
 
     `prompts` is `[rows, virtual_tokens, hidden]`. Returns the mean negative log-likelihood of each
     row's answer tokens (float32 `[rows]`, differentiable in `prompts`) and whether greedy decoding
@@ -27,7 +27,7 @@ def answer_losses(
 def answer_row_losses(
     logits: torch.Tensor, answers: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's mean loss, and whether greedy decoding gives exactly its answer.
+    """Return each row's mean loss, and whether greedy decoding gives exactly its answer.
 
     `logits [answer tokens of all rows, vocabulary]` predict the tokens of `answers [rows, tokens]`
     that are not `IGNORED`.
@@ -45,7 +45,7 @@ def answer_row_losses(
 def answer_logits(
     model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> torch.Tensor:
-    """Float32 logits `[answer tokens of all rows, vocabulary]`, each where its token is predicted.
+    """Return float32 logits `[answer tokens of all rows, vocabulary]` at the predicting places.
 
     Rows follow one another; a row's own answer tokens are in order.
     """
@@ -58,7 +58,7 @@ def answer_logits(
 
 
 def _last_places(batch: RowBatch, tokens: int) -> torch.Tensor:
-    """Where answer tokens are predicted, in passes whose answers begin at one place."""
+    """Return the places that predict answer tokens, in passes with aligned answers."""
     rows, answer = batch.answers.shape
     places = batch.answers.new_zeros((rows, tokens), dtype=torch.bool)
     places[:, -answer:] = batch.answers != IGNORED
@@ -90,7 +90,7 @@ def _logits_after_cache(
 def _logits_of_all(
     model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> torch.Tensor:
-    """Input and virtual tokens padded on the left, so that all answers begin at one place."""
+    """Return logits with input and virtual tokens padded on the left, so that answers align."""
     virtual = prompts.shape[1]
     longest = int(batch.lengths.max())
     heads, mask = [], []
@@ -118,7 +118,7 @@ def _logits_of_all(
 def _plain_logits(
     model: "BaseModel", prompts: torch.Tensor, batch: RowBatch, position: Position
 ) -> torch.Tensor:
-    """Rows padded at their end, which no token before it sees; all else is left to the model."""
+    """Return logits of rows padded at their end, which no token before it sees."""
     virtual = prompts.shape[1]
     longest = max(len(row.input_ids) + len(row.answer_ids) for row in batch.examples) + virtual
     is_row_dependent = model.fixed_rotations is not None and longest > model.fixed_rotations
@@ -145,5 +145,5 @@ def _plain_logits(
 
 
 def _answer_embeddings(model: "BaseModel", batch: RowBatch) -> torch.Tensor:
-    """Embeddings of the answer tokens that are fed: all but the last place."""
+    """Return the embeddings of all answer tokens but the last, which is not fed."""
     return model.embed(batch.answers[:, :-1].clamp(min=0))

@@ -21,13 +21,13 @@ class Learner(Protocol):
     """How a soft prompt, or an adapter, comes to losses and gradients."""
 
     def gradients(self, runs: Sequence[TaskRun]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        """Each run's train loss `[runs]` and its gradient, of this worker's rows.
+        """Return each run's train loss `[runs]` and its gradient, of this worker's rows.
 
         Both are sums over these rows divided by the rows of the whole batch.
         """
 
     def evaluate(self, run: TaskRun) -> torch.Tensor:
-        """`[sum of losses, rows answered exactly, rows]` of this worker's eval rows, float64."""
+        """Return `[sum of losses, rows answered exactly, rows]` of own eval rows, float64."""
 
 
 def check_shares(config: RunConfig, workers: Workers) -> None:
@@ -103,7 +103,7 @@ def iterate(
 
 
 def _step(learner: Learner, runs: Sequence[TaskRun], workers: Workers) -> list[float]:
-    """One optimiser step of every run; the mean train losses."""
+    """Take one optimiser step of every run; return the mean train losses."""
     losses, gradients = learner.gradients(runs)
     parts = torch.cat([losses, *(gradient.flatten() for gradient in gradients)])
     totals = workers.total(parts).split([len(runs), *(one.numel() for one in gradients)])

@@ -135,12 +135,12 @@ class LoraLearner:
         self._model, self._weights, self._workers = model, weights, workers
 
     def gradients(self, runs: Sequence[TaskRun]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """As `Learner.gradients`."""
+        """Return what `Learner.gradients` returns."""
         found = [self._gradient(run) for run in runs]
         return torch.stack([loss for loss, _ in found]), [gradient for _, gradient in found]
 
     def evaluate(self, run: TaskRun) -> torch.Tensor:
-        """As `Learner.evaluate`."""
+        """Return what `Learner.evaluate` returns."""
         self._weights.put(run.state.values)
         return summed_over(run.data.eval, self._row_losses)
 
@@ -161,7 +161,7 @@ class LoraLearner:
 
 
 def _part_losses(model: BaseModel, batch: RowBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean negative log-likelihood of each row's answer, and whether greedy decoding gives it."""
+    """Return each row's mean loss, and whether greedy decoding gives its answer."""
     rows = batch.examples
     longest = max(len(row.input_ids) + len(row.answer_ids) for row in rows)
     if len(rows) > 1 and model.fixed_rotations is not None and longest > model.fixed_rotations:

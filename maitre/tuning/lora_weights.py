@@ -131,7 +131,7 @@ class LoraWeights:
 
 
 def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors end to end, as one vector."""
+    """Return tensors end to end, as one vector."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 

@@ -41,7 +41,7 @@ class PromptScorer:
 
     @torch.inference_mode()
     def __call__(self, prompts: np.ndarray, samples: range) -> np.ndarray:
-        """Mean loss of each prompt `[n, virtual_tokens, hidden]` over a range of the examples."""
+        """Return the mean loss of each prompt `[n, virtual_tokens, hidden]` over some examples."""
         batch = self._cache.batch(samples)
         losses = [
             answer_losses(self._model, rows, tiled, self._position)[0].view(count, -1).mean(1)

@@ -132,7 +132,7 @@ def fixed_batches(
     batch_rows: int,
     batch_tokens: int,
 ) -> list[RowBatch]:
-    """All examples in batches of like length, for passes that are repeated as they are.
+    """Return all examples in batches of similar length, for repeated passes.
 
     No batch exceeds `batch_rows`, nor, padded, `batch_tokens` (but for a single longer row).
     """
@@ -144,7 +144,7 @@ def fixed_batches(
 def _fixed_batch(
     model: "BaseModel", examples: Sequence[EncodedExample], group: Sequence[int], position: Position
 ) -> RowBatch:
-    """One batch whose inputs pass through the model together."""
+    """Return one batch whose inputs pass through the model together."""
     members = [examples[index] for index in group]
     # All inputs of one batch are kept: their size was bounded when the batch was made.
     cache = InputCache(model, members, position, sys.maxsize, groups=[range(len(members))])
@@ -152,7 +152,7 @@ def _fixed_batch(
 
 
 def joined(model: "BaseModel", batches: Sequence[RowBatch]) -> RowBatch:
-    """Several batches as one, rows in the given order."""
+    """Return several batches as one, rows in the given order."""
     if len(batches) == 1:
         return batches[0]
     examples = tuple(example for batch in batches for example in batch.examples)
@@ -181,7 +181,7 @@ def repeated(batch: RowBatch, times: int) -> RowBatch:
 
 
 def bytes_per_token(model: "BaseModel") -> int:
-    """Size of one input token's keys and values over all layers."""
+    """Return the size of one input token's keys and values over all layers."""
     config = model.text_config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -190,7 +190,7 @@ def bytes_per_token(model: "BaseModel") -> int:
 
 @torch.no_grad()
 def input_keys_values(model: "BaseModel", examples: Sequence[EncodedExample]) -> list[torch.Tensor]:
-    """Frozen keys and values of inputs, each `[layers, 2, kv heads, input length, head size]`.
+    """Return frozen keys and values of inputs, each `[layers, 2, kv heads, length, head size]`.
 
     Inputs stand end to end in one sequence, without padding; none sees another.
     """
@@ -226,7 +226,7 @@ def cache_argument(model: Any, cache: DynamicCache) -> dict[str, DynamicCache]:
 def _packed(
     examples: Sequence[EncodedExample], pack_tokens: int
 ) -> Iterator[Sequence[EncodedExample]]:
-    """Neighbours whose inputs together have at most so many tokens (or one longer input)."""
+    """Yield neighbours whose inputs have at most `pack_tokens` together, or one longer input."""
     begin, tokens = 0, 0
     for place, example in enumerate(examples):
         if place > begin and tokens + len(example.input_ids) > pack_tokens:
@@ -283,7 +283,7 @@ def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
 def groups_of_like_length(
     examples: Sequence[EncodedExample], batch_tokens: int, batch_rows: int
 ) -> list[list[int]]:
-    """Places of all examples, shortest inputs first, in groups of bounded size when padded."""
+    """Return the places of all examples in groups of bounded padded size, shortest first."""
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
     groups: list[list[int]] = []
     longest_answer = 0

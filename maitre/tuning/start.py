@@ -167,12 +167,12 @@ def _mixed(model: BaseModel, task: Task, bank: PromptBank, found: Lookup) -> lis
 
 
 def _always(own: Sequence[Candidate]) -> list[Candidate]:
-    """Who is probed whatever it scores: a lookup must not do worse than the obvious starts."""
+    """Return the obvious starts, which are always probed: a lookup must not do worse."""
     return [candidate for candidate in own if candidate.kind in ("instruction", "random")]
 
 
 def _finalists(known: dict[Candidate, float]) -> list[Candidate]:
-    """Who is probed: the best of the bank, the best mixture, the bank's mean and the own words."""
+    """Return those to probe: the best prompt and mixture, the bank's mean and the own words."""
     by_loss = sorted(known, key=lambda candidate: known[candidate])
     best = [c for c in by_loss if c.kind == "bank"][:1]
     best += [c for c in by_loss if c.kind == "mix"][:1]

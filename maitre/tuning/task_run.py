@@ -136,11 +136,11 @@ class TaskRun:
         state.iteration += 1
 
     def is_start_unknown(self) -> bool:
-        """Whether the values before the first step are to be evaluated, and have not been."""
+        """Return whether the values before the first step must still be evaluated."""
         return self.config.eval_every is not None and not self.state.curve
 
     def is_evaluation_due(self) -> bool:
-        """Whether the iteration that was just taken is to be evaluated."""
+        """Return whether the iteration that was just taken must be evaluated."""
         if self.state.iteration >= self.config.max_iterations:
             return True
         every = self.config.eval_every
@@ -168,7 +168,7 @@ class TaskRun:
 
 
 def _is_better(metric: Metric, point: CurvePoint, best: CurvePoint) -> bool:
-    """By the task's own metric, ties by the other."""
+    """Return whether one evaluation is better by the task's metric, ties by the other."""
     if metric == "accuracy":
         return (point[2], -point[1]) > (best[2], -best[1])
     return (-point[1], point[2]) > (-best[1], best[2])

@@ -130,7 +130,7 @@ class PromptLearner:
         self._model, self._config, self._workers = model, config, workers
 
     def gradients(self, runs: Sequence[TaskRun]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """As `Learner.gradients`.
+        """Return what `Learner.gradients` returns.
 
         Runs share passes of up to `PASS_ROWS` rows: more rows cost memory and save no time.
         """
@@ -143,7 +143,7 @@ class PromptLearner:
         return losses, [one for _, gradients in passes for one in gradients]
 
     def evaluate(self, run: TaskRun) -> torch.Tensor:
-        """As `Learner.evaluate`."""
+        """Return what `Learner.evaluate` returns."""
         losses = prompt_losses(self._model, run.state.values, self._config.position)
         return summed_over(run.data.eval, losses)
 
@@ -180,7 +180,7 @@ def _read_once(
     seeds: Sequence[int],
     workers: Workers,
 ) -> list[TaskData]:
-    """Each run's data; what several runs of a task have in common is read and cached once."""
+    """Return each run's data; read and cache once what runs of a task have in common."""
     of_task: dict[int, TaskData] = {}
     of_seed: dict[tuple[int, int], TaskData] = {}
     for task, seed in zip(tasks, seeds, strict=True):

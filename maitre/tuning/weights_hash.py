@@ -26,7 +26,7 @@ class _StoredTensor:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over all tensors of all `*.safetensors` files of a model folder, in name order.
+    """Return the SHA-256 over all tensors of a folder's `*.safetensors`, in name order.
 
     Raises `UserError` when there is no such file or one of them is damaged.
     """
@@ -47,7 +47,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def tokenizer_hash(folder: Path) -> str:
-    """SHA-256 over the vocabulary files of a tokenizer folder (not over its chat template).
+    """Return the SHA-256 over a tokenizer's vocabulary files, without its chat template.
 
     Raises `UserError` when there is none.
     """

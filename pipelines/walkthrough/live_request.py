@@ -54,7 +54,7 @@ def tune_through_the_queue(
 
 
 def _wait(queue: RequestQueue, request: TuningRequest, console: Console) -> TuningRequest:
-    """Poll the request until it ends or its deadline passes; print each change of state."""
+    """Return poll the request until it ends or its deadline passes; print each change of state."""
     started_s = time.monotonic()
     printed = None
     while True:

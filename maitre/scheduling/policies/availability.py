@@ -7,7 +7,7 @@ from maitre.scheduling.snapshot import JobView, Pool, Snapshot
 
 
 def run_s(model: ModelSpec, job: JobView, workers: int, *, lookup: bool = False) -> float:
-    """Estimated seconds that `job` still needs on `workers`, lookup and resume cost included."""
+    """Return the estimated seconds that `job` still needs on `workers`, all costs included."""
     iteration_s = model.iteration_s[workers]
     if lookup:
         return model.lookup_s + job.iterations_bank_estimate * iteration_s
@@ -16,18 +16,18 @@ def run_s(model: ModelSpec, job: JobView, workers: int, *, lookup: bool = False)
 
 
 def idle_workers(pool: Pool) -> list[str]:
-    """Idle workers, the most recently used first: the others may reach their idle window."""
+    """Return idle workers, the most recently used first, so that others can be given back."""
     idle = sorted(pool.idle.values(), key=lambda worker: (-worker.since_s, worker.worker))
     return [worker.worker for worker in idle]
 
 
 def loading_until_s(pool: Pool) -> list[float]:
-    """When the pool's loading workers will be ready, rising."""
+    """Return when the pool's loading workers will be ready, rising."""
     return sorted(worker.ready_s for worker in pool.workers.values() if worker.state == "loading")
 
 
 def predicted_releases_s(pool: Pool, time_s: float, overdue_fraction: float) -> list[float]:
-    """When running jobs are expected to free their workers, one entry a worker, rising.
+    """Return when running jobs will free their workers, one entry per worker, rising.
 
     A job past its estimate is taken to need `overdue_fraction` of the estimate more.
     """
@@ -43,7 +43,7 @@ def predicted_releases_s(pool: Pool, time_s: float, overdue_fraction: float) -> 
 
 
 def stealable_workers(snapshot: Snapshot, base_model: str) -> list[str]:
-    """Idle workers of other pools without queued jobs, longest idle first."""
+    """Return idle workers of other pools without queued jobs, longest idle first."""
     idle = [
         worker
         for name, pool in snapshot.pools.items()

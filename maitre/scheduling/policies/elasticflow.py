@@ -77,7 +77,7 @@ class _Round:
         return actions
 
     def entries(self) -> list[_Entry]:
-        """Jobs under way or admitted, by deadline, then those not yet admitted, by arrival."""
+        """Return jobs under way or admitted by deadline, then the others by arrival."""
         entries = []
         for pool in self.snapshot.pools.values():
             for running in pool.running.values():
@@ -190,7 +190,7 @@ class _Round:
             entry.workers = workers
 
     def saving(self, entry: _Entry, workers: int) -> float:
-        """Seconds saved per added GPU; not positive where the change does not pay."""
+        """Return the seconds saved per added GPU; not positive where the change does not pay."""
         after_s = entry.left * entry.model.iteration_s[workers]
         if entry.workers == 0:
             return 1e9 / (1.0 + after_s)  # waiting jobs first, the shortest first
@@ -254,7 +254,7 @@ class _Round:
         return actions
 
     def pays(self, entry: _Entry, now: int) -> bool:
-        """Whether the deadline needs the larger set, or the time saved is worth the change."""
+        """Return whether the deadline needs the larger set, or the saving is worth the change."""
         model = entry.model
         stay_s = entry.left * model.iteration_s[now]
         change_s = entry.left * model.iteration_s[entry.workers]

@@ -14,7 +14,7 @@ class Fleet:
         self.taken: set[str] = set()
 
     def room(self, base_model: str) -> int:
-        """How many more workers of `base_model` could start to load now."""
+        """Return how many more workers of `base_model` could start to load now."""
         return self.cold + len(self._stealable(base_model))
 
     def grow(self, base_model: str, count: int) -> list[Action]:

@@ -102,7 +102,7 @@ class Maitre:
 
 
 def _shares(snapshot: Snapshot, wanted: Mapping[str, int], room: int) -> dict[str, int]:
-    """`room` workers given to the pools whose queued jobs take the least GPU time each."""
+    """Return `room` workers shared among pools, the least GPU time per queued job first."""
     shares = {}
     for name in sorted(wanted, key=lambda name: _mean_gpu_s(snapshot.pools[name])):
         shares[name] = min(room, wanted[name])
@@ -111,7 +111,7 @@ def _shares(snapshot: Snapshot, wanted: Mapping[str, int], room: int) -> dict[st
 
 
 def _mean_gpu_s(pool: Pool) -> float:
-    """About what a queued job takes, a warm-up included."""
+    """Return about what a queued job takes, a warm-up included."""
     model = pool.model
     iterations = [
         min(job.iterations_cold_estimate, job.iterations_bank_estimate)
@@ -122,6 +122,6 @@ def _mean_gpu_s(pool: Pool) -> float:
 
 
 def _longest_idle_first(snapshot: Snapshot, spare: dict[str, list[str]]) -> list[tuple[str, str]]:
-    """(pool, worker) of the workers that planned pools can lend."""
+    """Return (pool, worker) of the workers that planned pools can lend, longest idle first."""
     lendable = [(name, worker) for name, workers in spare.items() for worker in workers]
     return sorted(lendable, key=lambda item: snapshot.pools[item[0]].idle[item[1]].since_s)

@@ -13,7 +13,7 @@ from itertools import accumulate
 def jobs_to_drop(
     demand: Iterable[tuple[float, str, float]], free_s: Sequence[float], usable_share: float
 ) -> frozenset[str]:
-    """Jobs to leave behind.
+    """Return the jobs to leave behind.
 
     `demand` is (deadline_s, job, GPU-seconds); `free_s` when each worker comes free. Of what they
     could do by a deadline, `usable_share` is counted on.

@@ -123,7 +123,7 @@ class _Planner:
         return True
 
     def full(self) -> bool:
-        """Whether no further job can change what is done now: they keep their place in the queue.
+        """Return whether no further job can change what is done now.
 
         Either more workers are wanted than there are, and the pool is to be planned as crowded;
         or it is, and every worker is taken for longer than a decision looks ahead.
@@ -136,7 +136,7 @@ class _Planner:
         )
 
     def drop(self, waiting: Sequence[_Waiting]) -> frozenset[str]:
-        """Where not all can be in time: the largest jobs, to leave behind."""
+        """Leave the largest jobs behind where not all can be in time."""
         demand = []
         for deadline_s, job_id, job, from_s in waiting:
             way = self.ways.cheapest(job, from_s, 0.5)
@@ -161,7 +161,7 @@ class _Planner:
         return False
 
     def out_of_reach(self, job: JobView, from_s: float, quantile: float) -> bool:
-        """In a pool that cannot grow: whether neither waiting nor preempting can be in time.
+        """Return whether a pool that cannot grow can neither wait nor preempt in time.
 
         Told without a look at the single ways; False where that cannot tell.
         """
@@ -269,7 +269,7 @@ class _Planner:
                     return
 
     def place_behind(self, behind: Sequence[JobView]) -> None:
-        """Hopeless jobs run on workers that nothing else needs, the shortest first."""
+        """Place hopeless jobs on workers that nothing else needs, the shortest first."""
         begun = {a.job_id for a in self.plan.actions if isinstance(a, StartLookup)}
         behind = [job for job in behind if job.job_id not in begun]
         self.plan.behind = len(behind)

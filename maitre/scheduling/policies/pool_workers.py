@@ -55,7 +55,7 @@ class PoolWorkers:
         self.taken: set[str] = set()
 
     def is_idle(self, name: str) -> bool:
-        """Whether the worker is ready, and free in this plan too."""
+        """Return whether the worker is ready, and free in this plan too."""
         return name in self.pool.idle and name not in self.taken
 
     def idle_now(self) -> list[str]:
@@ -68,7 +68,7 @@ class PoolWorkers:
         self.taken.update(names)
 
     def add_free_from(self, names: Sequence[str], until_s: float) -> None:
-        """Workers come free at `until_s`."""
+        """Record that workers come free at `until_s`."""
         for name in names:
             insort(self.free, (until_s, LATER, name))
 
@@ -126,7 +126,7 @@ class PoolWorkers:
             self.add_free_from(running.workers, ends_s)
 
     def reject_lost(self, running: RunningJob) -> bool:
-        """Where the policy rejects: end a job that will be late even if it is lucky."""
+        """Reject, where the policy rejects, jobs that will be late even if they are lucky."""
         if not self.p.reject_hopeless:
             return False
         if not is_lost(running, self.now, self.error, self.ways.fastest_s, self.p):

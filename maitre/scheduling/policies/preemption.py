@@ -37,7 +37,7 @@ class Victims:
             entries.sort()  # no two share a job_id
 
     def none_until(self, time_s: float) -> bool:
-        """Whether no running job can wait until `time_s`."""
+        """Return whether no running job can wait until `time_s`."""
         return all(not ranked or ranked[-1][0] <= time_s for ranked in self._ranked.values())
 
     def best(self, workers: int, until_s: float, taken: set[str]) -> RunningJob | None:
@@ -60,7 +60,7 @@ def is_lost(
     fastest_s: float,
     parameters: PlanParameters,
 ) -> bool:
-    """Whether a running job will be late even if it is lucky, on any number of workers."""
+    """Return whether a running job will be late even if it is lucky, on any number of workers."""
     done = running.iterations_done(time_s)
     left = error.left(running.job, done, parameters.hopeless_quantile)
     return time_s + left * fastest_s > running.job.deadline_s

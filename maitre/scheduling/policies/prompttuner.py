@@ -34,7 +34,7 @@ class PromptTuner:
     name: str = "prompttuner"
 
     def decide(self, snapshot: Snapshot) -> Sequence[Action]:
-        """One round over all warm pools."""
+        """Decide one round over all warm pools."""
         fleet = Fleet(snapshot)
         actions: list[Action] = []
         spare: dict[str, list[str]] = {}
@@ -54,7 +54,7 @@ class PromptTuner:
         return actions
 
     def wants_lookup(self, pool: Pool, job: JobView) -> bool:
-        """Whether the bank's latency fits the job's latency budget."""
+        """Return whether the bank's latency fits the job's latency budget."""
         budget_s = self.lookup_budget * (job.deadline_s - job.submitted_s)
         return not job.started and not job.lookup_ended and pool.model.lookup_s <= budget_s
 

@@ -55,7 +55,7 @@ class Ways:
     def all(
         self, job: JobView, from_s: float, quantile: float, dearest: float = math.inf
     ) -> list[Way]:
-        """Every number of workers, cheapest first; a fresh job with a lookup and without.
+        """Return every number of workers, cheapest first; a fresh job with a lookup and without.
 
         Only ways at most `dearest` times as dear as the first.
         """
@@ -114,7 +114,7 @@ class Ways:
         return Way(k, False, cold_s, k * cold_s)
 
     def release_s(self, job: JobView, way: Way) -> float:
-        """How long `way` is taken to hold its workers where a later job waits for them.
+        """Return how long `way` is presumed to hold workers that a later job waits for.
 
         A lower quantile than its own deadline is planned with: over a row of jobs the errors
         even out.
@@ -133,7 +133,7 @@ class Ways:
 
 
 def efficient_speeds(model: ModelSpec, gpus: int) -> list[tuple[int, float]]:
-    """(workers, seconds per iteration), cheapest first; none dearer than one as fast.
+    """Return (workers, seconds per iteration), cheapest first, without those that are slower.
 
     Scaling need not be monotone: a number of workers at which an iteration takes as long as at a
     cheaper one, or longer, is left out. Numbers above `gpus` are, too.

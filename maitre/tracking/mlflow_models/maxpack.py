@@ -18,7 +18,7 @@ class Maxpack(mlflow.pyfunc.PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Predictions for rows of the columns `maitre.maxpack.inputs.FEATURES`."""
+        """Return predictions for rows of the columns `maitre.maxpack.inputs.FEATURES`."""
         del context, params
         return self.model.predict(model_input)
 

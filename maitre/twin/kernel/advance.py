@@ -72,7 +72,7 @@ def _steps_to_finish(sim):
 
 @compiled
 def _steps_to_shortage(sim, limits):
-    """How many steps, this one (whose blocks are taken) included, the free blocks last."""
+    """Return how many steps the free blocks last, this one included."""
     server = sim.server[0]
     free = server.free_blocks
     cycles = free // server.decoding
@@ -99,7 +99,7 @@ def _blocks_over(sim, limits, steps):
 
 @compiled
 def _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s):
-    """How long the blocks that a leap of `steps` steps adds are held until its end, in all."""
+    """Return how long the blocks that a leap of `steps` steps adds are held, in all."""
     server = sim.server[0]
     every = limits.block_tokens
     held_s = 0.0
@@ -121,7 +121,7 @@ def _new_block_seconds(sim, limits, steps, first_s, growth_s, span_s):
 
 @compiled
 def _joins(sim, limits, adapter, open_to):
-    """Whether a request that reaches the engine during a leap would change what it runs."""
+    """Return whether a request that reaches the engine during a leap would change what it runs."""
     if open_to and (sim.adapters[adapter].running > 0 or sim.server[0].active < limits.max_loras):
         return True
     # Otherwise it only waits; the sets of adapters change if it is the first of its adapter to.
@@ -130,7 +130,7 @@ def _joins(sim, limits, adapter, open_to):
 
 @compiled
 def _leap(sim, limits, arrivals, first_s, growth_s):
-    """How many steps the batch stays as it is; takes the arrivals that cannot change that."""
+    """Return how many steps the batch stays the same; take the arrivals that cannot change it."""
     server = sim.server[0]
     most = min(_steps_to_finish(sim), _steps_to_shortage(sim, limits))
     most = steps_within(first_s, growth_s, limits.duration_s - server.now_s, most)
@@ -175,7 +175,7 @@ def _send_until(sim, limits, arrivals, at_s):
 
 @compiled
 def _pass_steps(sim, limits, arrivals, steps, first_s, growth_s):
-    """Lets the scheduled step and the `steps` - 1 alike after it pass, and settles their end."""
+    """Pass the scheduled step and the `steps` - 1 equal ones after it, and settle their end."""
     server = sim.server[0]
     span_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
     used = blocks_in_use(sim, limits)

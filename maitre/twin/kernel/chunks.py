@@ -18,7 +18,7 @@ BURST_GAP_S = 0.005
 
 @compiled
 def _ends_by(first_s, growth_s, steps, span_s):
-    """How many of `steps` steps (first, first + growth, ...) end within `span_s`."""
+    """Return how many of `steps` steps (first, first + growth, ...) end within `span_s`."""
     if span_s < first_s:
         return 0
     n = int(span_s / first_s)

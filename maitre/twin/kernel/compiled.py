@@ -26,7 +26,7 @@ def compiler(*folders: Path, allocates: bool) -> Callable[[Kernel], Kernel]:
     """
 
     def compiled(function: Kernel) -> Kernel:
-        """Compile the function at its first call, or load it from the disk cache."""
+        """Return compile the function at its first call, or load it from the disk cache."""
         dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=allocates)(
             function
         )

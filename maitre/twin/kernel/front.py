@@ -140,7 +140,7 @@ def receive(sim):
 
 @compiled
 def delivered_s(sim, limits, at_s):
-    """When a token that left the engine at `at_s` reaches the client."""
+    """Return when a token that left the engine at `at_s` reaches the client."""
     scrape_until(sim, limits, at_s)
     server = sim.server[0]
     return (

@@ -184,7 +184,7 @@ def first_admissible(sim, slot_free):
 
 @compiled
 def passed_over(sim, sequence):
-    """About how many requests without a slot wait in front of this place of the waiting order.
+    """Return about how many requests without a slot wait before this place of the order.
 
     They are taken to be spread evenly between the oldest of them and the end of the queue.
     """

@@ -37,7 +37,7 @@ def run_remove(sim, request):
 
 @compiled
 def finish_stands(sim, place):
-    """Whether an entry of the finish heap is current (its request was not preempted since)."""
+    """Return whether an entry of the finish heap is current: not preempted since."""
     request = sim.finishes[place].request
     return (
         sim.requests[request].status == DECODES
@@ -60,7 +60,7 @@ def _place_upwards(finishes, place, step, request):
 
 @compiled
 def _drop_stale(sim):
-    """Rebuilds the finish heap without the entries of preempted requests."""
+    """Rebuild the finish heap without the entries of preempted requests."""
     size = sim.server[0].finishes
     kept = 0
     for place in range(size):

@@ -27,7 +27,7 @@ from maitre.twin.kernel.state import DECODES, PREFILLING, UNUSED
 
 @compiled
 def blocks_of(tokens, block_tokens):
-    """Blocks that hold so many tokens."""
+    """Return the blocks that hold so many tokens."""
     return (tokens + block_tokens - 1) // block_tokens
 
 
@@ -40,7 +40,7 @@ def new_block_slot(sim, limits, request):
 
 @compiled
 def held_tokens(sim, request):
-    """Tokens that a running request has in the KV cache."""
+    """Return tokens that a running request has in the KV cache."""
     r = sim.requests[request]
     if r.status == DECODES:
         left = r.finish_step - sim.server[0].step
@@ -133,7 +133,7 @@ def _admit(sim, limits, adapter, chunk, blocks):
 
 @compiled
 def schedule(sim, limits):
-    """Chooses the next step: (prefill tokens, loading seconds, whether any was preempted).
+    """Choose the next step: (prefill tokens, loading seconds, whether any was preempted).
 
     On return the blocks for this step are taken. Requests in prefill are those at the end of the
     running list with status PREFILLING.

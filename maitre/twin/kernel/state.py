@@ -221,7 +221,7 @@ class Simulation(NamedTuple):
 
 
 def _new_requests(size: int) -> Records:
-    """`size` unused rows, linked into a free list."""
+    """Return `size` unused rows, linked into a free list."""
     requests = np.zeros(size, REQUEST)
     requests["next_waiting"] = np.arange(1, size + 1)
     requests["next_waiting"][-1] = -1
@@ -229,7 +229,7 @@ def _new_requests(size: int) -> Records:
 
 
 def with_more_requests(sim: Simulation) -> Simulation:
-    """Twice the request rows; the new ones become the (so far empty) free list."""
+    """Double the request rows; the new ones become the free list, which was empty."""
     size = len(sim.requests)
     requests = _new_requests(size * 2)
     requests[:size] = sim.requests

@@ -81,7 +81,7 @@ def record_completion(sim, limits, request, now):
 
 @compiled
 def record_span(sim, limits, span_s, blocks_used, blocks_growth, busy):
-    """Integrates over a span that starts now, and samples the timeline at its grid times."""
+    """Integrate over a span that starts now, and sample the timeline at its grid times."""
     server = sim.server[0]
     start_s = server.now_s
     inside_s = min(span_s, limits.duration_s - start_s)
@@ -106,5 +106,5 @@ def record_span(sim, limits, span_s, blocks_used, blocks_growth, busy):
 
 @compiled
 def blocks_in_use(sim, limits):
-    """KV blocks held."""
+    """Return the KV blocks held."""
     return limits.total_blocks - sim.server[0].free_blocks

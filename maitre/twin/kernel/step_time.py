@@ -20,7 +20,7 @@ from maitre.twin.kernel.compiled import compiled
 
 @compiled
 def step_s(cost, sequences, decoding, prefill_tokens, kv_tokens, adapters, scanned=0.0):
-    """Seconds of one step."""
+    """Return the seconds of one step."""
     tokens = decoding + prefill_tokens
     over_graph = max(tokens - cost.graph_tokens, 0.0)
     t = cost.base_ms + cost.per_token_ms * tokens

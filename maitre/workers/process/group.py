@@ -76,7 +76,7 @@ def lead(
     publish: Callable[[str], bool],
     give_up: Callable[[str], NoReturn],
 ) -> Iterator[Workers]:
-    """Form the group as its first worker, at an `address` that the others can reach.
+    """Return form the group as its first worker, at an `address` that the others can reach.
 
     `publish` publishes the address and port. `give_up` is called when the group does not form or
     breaks; it must raise.
