@@ -34,6 +34,7 @@ from maitre.workers.launch.dagster_internals import (
 from maitre.workers.launch.dagster_queue import waits_in_dagsters_queue
 from maitre.workers.launch.ordinary_runs import ORDINARY_LAUNCHER, ordinary_health, start_ordinary
 from maitre.workers.launch.run_tags import BASE_MODEL_TAG, WORKER_TAG
+from maitre.workers.launch.step_jobs import RUN_LABEL, delete_step_jobs
 from maitre.workers.lease_health import why_lost
 from maitre.workers.leases import PREEMPTED, LeaseState, LeaseStore, RunLease
 from maitre.workers.pool.client import ClaimRefusedError, WorkerUnreachableError
@@ -242,7 +243,10 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         lease = self._leases.current(run_id)
         pool = self._pool_for(run)
         if lease is None or pool is None:
-            return bool(self._otherwise.terminate(run_id))
+            is_ended = bool(self._otherwise.terminate(run_id))
+            if is_ended:
+                self._delete_step_jobs(run)
+            return is_ended
         self._instance.report_run_canceling(run)
         if lease.state is LeaseState.HELD:
             try:
@@ -254,6 +258,26 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         if canceling is not None and not canceling.is_finished:
             self._instance.report_run_canceled(canceling)
         return True
+
+    def _delete_step_jobs(self, run: dg.DagsterRun) -> None:
+        """Delete the step Jobs of a run that was a Job; report what fails with the run."""
+        context_of = getattr(self._otherwise, "get_container_context_for_run", None)
+        if context_of is None:
+            # It does not start Jobs.
+            return
+        from kubernetes.client import BatchV1Api
+
+        try:
+            deleted = delete_step_jobs(BatchV1Api(), context_of(run).namespace, run.run_id)
+            message = f"{deleted} step Jobs deleted: the run is cancelled" if deleted else ""
+        except Exception as error:
+            # The run is cancelled all the same.
+            message = (
+                f"its step Jobs could not be deleted ({type(error).__name__}): kubectl delete jobs "
+                f"-l {RUN_LABEL}={run.run_id}"
+            )
+        if message:
+            self._instance.report_engine_event(message, run)
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -170,3 +171,25 @@ def test_a_job_that_the_role_does_not_allow_fails_its_run(
     jobs.answers = [ApiException(status=403)]
     with pytest.raises(DagsterK8sUnrecoverableAPIError):
         instance.run_launcher.launch_run(to_launch(instance))
+
+
+def test_a_cancelled_job_run_takes_its_step_jobs_with_it(
+    monitored: tuple[dg.DagsterInstance, Jobs, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, _jobs, run_id = monitored
+    launcher = instance.run_launcher
+    assert isinstance(launcher, WarmPoolRunLauncher)
+    deleted: list[tuple[str, str]] = []
+
+    def delete(_api: object, namespace: str, run: str) -> int:
+        deleted.append((namespace, run))
+        return 16
+
+    monkeypatch.setattr("maitre.workers.launch.launcher.delete_step_jobs", delete)
+    monkeypatch.setattr(Jobs, "terminate", lambda *_: True)
+    context = SimpleNamespace(namespace="maitre")
+    monkeypatch.setattr(Jobs, "get_container_context_for_run", lambda *_: context, raising=False)
+    assert launcher.terminate(run_id)
+    assert deleted == [("maitre", run_id)]
+    events = [entry.message for entry in instance.all_logs(run_id)]
+    assert any("16 step Jobs deleted" in message for message in events)
