@@ -18,6 +18,11 @@ from maitre.tables import csv_rows
 
 REQUIRED_COLUMNS = ("adapter", "base_model", "rank", "rate_rps")
 LENGTH_COLUMNS = ("mean_input_tokens", "mean_output_tokens")
+# What a damaged file makes pandas, pyarrow and the readers of archives raise.
+_DAMAGED = (
+    *(csv.Error, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError),
+    pyarrow.ArrowException,
+)
 _KNOWN = {*REQUIRED_COLUMNS, *LENGTH_COLUMNS}
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -39,8 +44,9 @@ def read_columns(path: Path, required: Collection[str] = REQUIRED_COLUMNS) -> pd
         return _of_csv(path, required)
     except UserError:
         raise
-    except (csv.Error, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise CatalogueError(str(path), [f"cannot be read as a table: {error}"]) from error
+    except (OSError, *_DAMAGED) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CatalogueError(str(path), [f"cannot be read as a table: {reason}"]) from error
 
 
 def check_columns(
