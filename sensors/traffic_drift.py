@@ -62,17 +62,17 @@ def watch_once(
     """Store one sample, compute the servers' risks, and request a run or say why not."""
     state = DriftState.from_dict(json.loads(cursor)) if cursor else DriftState()
     if not gateway.routes().servers:
-        return _skip(f"nothing is served: {gateway.routes_file} routes to no server", state)
+        return _skip_result(f"nothing is served: {gateway.routes_file} routes to no server", state)
     seen = store_sample(home, gateway.sample(now_s), WINDOW_S)
     if blind := _why_blind(seen, home):
-        return _skip(blind, state)
+        return _skip_result(blind, state)
     try:
         verdict = weigh(state, observed(seen, home, inputs, mlflow, gateway), now_s, limits)
     except UserError as error:
         # A champion of another profile, or a catalogue that the profile does not cover.
-        return _skip(f"the plan cannot be weighed: {' '.join(str(error).split())}", state)
+        return _skip_result(f"the plan cannot be weighed: {' '.join(str(error).split())}", state)
     if not verdict.ask:
-        return _skip(verdict.reason, verdict.state)
+        return _skip_result(verdict.reason, verdict.state)
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
@@ -138,5 +138,5 @@ def _why_blind(seen: list[TrafficSample], home: DataHome) -> str:
     return ""
 
 
-def _skip(reason: str, state: DriftState) -> dg.SensorResult:
+def _skip_result(reason: str, state: DriftState) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=reason, cursor=json.dumps(state.to_dict()))

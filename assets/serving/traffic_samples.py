@@ -28,7 +28,7 @@ def store_sample(home: DataHome, sample: TrafficSample, window_s: float) -> list
 def samples_since(home: DataHome, since_s: float) -> list[TrafficSample]:
     """Return the stored samples from a time on, the oldest first."""
     found = []
-    for name, at_s in _stored(home):
+    for name, at_s in _stored_samples(home):
         # Names hold milliseconds.
         if at_s >= since_s - 1e-3:
             # Another process may have removed it; a damaged sample must not stop the sensor.
@@ -38,12 +38,12 @@ def samples_since(home: DataHome, since_s: float) -> list[TrafficSample]:
 
 
 def _remove_older(home: DataHome, before_s: float) -> None:
-    for name, at_s in _stored(home):
+    for name, at_s in _stored_samples(home):
         if at_s < before_s:
             with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 home.files().remove(f"{SAMPLES}/{name}")
 
 
-def _stored(home: DataHome) -> list[tuple[str, float]]:
+def _stored_samples(home: DataHome) -> list[tuple[str, float]]:
     matches = [(name, _NAME.fullmatch(name)) for name in home.files().list_folder(SAMPLES)]
     return [(name, float(match["at_s"])) for name, match in matches if match]

@@ -98,7 +98,7 @@ def bank_prompts(
         context.log.info(f"{len(fresh)} prompts to tune, {len(names) - len(fresh)} unchanged")
         if fresh:
             known = [home.bank_prompt(name) for name in sorted(current)]
-            for tuned in _tuned(context, config, inputs, language_model, fresh, known):
+            for tuned in _tune_together(context, config, inputs, language_model, fresh, known):
                 ended = BankPromptResult(
                     key=wanted[tuned.task],
                     eval_loss=tuned.eval_loss,
@@ -140,7 +140,7 @@ def read_bank_prompts(home: DataHome) -> dict[str, tuple[np.ndarray, BankPromptR
     return {name: (home.bank_prompt(name), result) for name, result in results.items() if result}
 
 
-def _tuned(
+def _tune_together(
     context: dg.AssetExecutionContext,
     config: BankTuneConfig,
     inputs: Inputs,

@@ -56,7 +56,7 @@ def prompt_bank(
     with mlflow.run(context) as run:
         stored = load_bank(home, model)
         entries = _entries(home, inputs, model, run.run_id, stored)
-        superseded = _superseded(stored, entries)
+        superseded = _replaced_entries(stored, entries)
         grown, rejected = stored.without(superseded).add(entries)
         bank = with_output_features(grown.evicted_to(config.capacity), model)
         evicted = [entry.entry_id for entry in grown if entry.entry_id not in bank]
@@ -64,7 +64,9 @@ def prompt_bank(
         if dropped := [*superseded, *(name for name in evicted if name in stored)]:
             drop_entries(url, dropped)
         index = build_index(bank, FEATURE)
-        figure = plane(_map(bank), title="The bank in two dimensions (principal components)")
+        figure = plane(
+            _principal_components(bank), title="The bank in two dimensions (principal components)"
+        )
         figures = {
             "prompts": len(bank),
             "clusters": len(index.medoids),
@@ -129,7 +131,7 @@ def load_bank(home: DataHome, model: "BaseModel") -> "PromptBank":
     return home.bank(model.hash, model.tokenizer_hash)
 
 
-def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
+def _replaced_entries(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
     """Return the ids of prompts from an earlier refresh whose tasks have a new prompt now."""
     new = {entry.task: entry.entry_id for entry in entries}
     return [
@@ -139,7 +141,7 @@ def _superseded(bank: "PromptBank", entries: "list[BankEntry]") -> list[str]:
     ]
 
 
-def _map(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
+def _principal_components(bank: "PromptBank") -> dict[str, list[tuple[float, float]]]:
     """Return the first two principal components of the entries' features, by group."""
     from sklearn.decomposition import PCA
 

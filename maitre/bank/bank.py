@@ -108,7 +108,7 @@ class PromptBank:
     def without(self, entry_ids: Iterable[str]) -> "PromptBank":
         """Return the bank without these entries; ignore ids that it does not hold."""
         dropped = set(entry_ids)
-        return self._of(e for e in self.entries if e.entry_id not in dropped)
+        return self._with_entries(e for e in self.entries if e.entry_id not in dropped)
 
     def visible_to(self, tenant: str | None) -> "PromptBank":
         """Return the prompts and the history that a tenant may use: the public ones and its own."""
@@ -161,7 +161,7 @@ class PromptBank:
             e.entry_id: e.with_feature(name, vector)
             for e, vector in zip(lacking, vectors, strict=True)
         }
-        return self._of(new.get(e.entry_id, e) for e in self.entries)
+        return self._with_entries(new.get(e.entry_id, e) for e in self.entries)
 
     @staticmethod
     def load(url: str | PathLike[str], missing_ok: bool = False) -> "PromptBank":
@@ -239,7 +239,7 @@ class PromptBank:
                     f"{entry.position}, not {virtual_tokens} as {position}"
                 )
 
-    def _of(self, entries: Iterable[BankEntry]) -> "PromptBank":
+    def _with_entries(self, entries: Iterable[BankEntry]) -> "PromptBank":
         return replace(self, entries=tuple(entries))
 
     def _check_fits(self, entry: BankEntry, first: BankEntry | None = None) -> None:

@@ -109,7 +109,7 @@ def lookup(
 
     first, clusters = _first_layer(by_id, index)
     race.run([*extra, *first.values()], rounds[0])
-    opened = _opened(race, clusters, rounds[0])
+    opened = _clusters_to_open(race, clusters, rounds[0])
     race.run([by_id[name] for members in opened for name in members], rounds[0])
     for count in rounds[1:]:
         if race.is_out_of_time():
@@ -214,7 +214,7 @@ def _first_layer(
     return {cluster[0]: by_id[cluster[0]] for cluster in clusters}, clusters
 
 
-def _opened(
+def _clusters_to_open(
     race: _Race, clusters: Sequence[tuple[str, ...]], samples: int
 ) -> list[tuple[str, ...]]:
     """Return the clusters of the best medoids: a third of them, fewer where time is short.

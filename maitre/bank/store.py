@@ -86,7 +86,7 @@ def load_entries(url: str) -> list[BankEntry] | None:
             time.sleep(_READ_AGAIN_S)
             continue
         break
-    return _applied(_counting(segments)) if segments else None
+    return _entries_after(_segments_in_force(segments)) if segments else None
 
 
 def save_entries(url: str, entries: Sequence[BankEntry], stored: Sequence[BankEntry]) -> None:
@@ -122,7 +122,7 @@ def _merge_when_many(url: str) -> None:
         return
     fs, root = fsspec.core.url_to_fs(url)
     lock = f"{root}/{_MERGE_LOCK}"
-    if not _take(fs, lock):
+    if not _create_lock(fs, lock):
         return
     try:
         _merge(url)
@@ -132,9 +132,9 @@ def _merge_when_many(url: str) -> None:
 
 def _merge(url: str) -> None:
     segments = _read(url)
-    if len(_counting(segments)) < MERGE_SEGMENTS:
+    if len(_segments_in_force(segments)) < MERGE_SEGMENTS:
         return
-    entries = _applied(_counting(segments))
+    entries = _entries_after(_segments_in_force(segments))
     # Also those that an earlier merge has replaced and not got to remove.
     replaced = tuple(segment.name for segment in segments)
     # The number of the newest replaced: whatever others added meanwhile still comes after.
@@ -147,7 +147,7 @@ def _merge(url: str) -> None:
                 fs.rm(f"{root}/{name}{ending}")
 
 
-def _take(fs: Any, lock: str) -> bool:
+def _create_lock(fs: Any, lock: str) -> bool:
     """Create the lock file, which only one writer can; whether that was us."""
     try:
         with fs.open(lock, "xb") as file:
@@ -182,14 +182,14 @@ def _read(url: str) -> list[_Segment]:
     return [_read_segment(fs, root, name) for name in _names(url)]
 
 
-def _counting(segments: Sequence[_Segment]) -> list[_Segment]:
+def _segments_in_force(segments: Sequence[_Segment]) -> list[_Segment]:
     """Return the segments that no other segment replaces, in the order in which they apply."""
     replaced = {name for segment in segments for name in segment.replaces}
     counting = [segment for segment in segments if segment.name not in replaced]
     return sorted(counting, key=lambda s: (s.number, not s.replaces, s.name))
 
 
-def _applied(segments: Sequence[_Segment]) -> list[BankEntry]:
+def _entries_after(segments: Sequence[_Segment]) -> list[BankEntry]:
     entries: dict[str, BankEntry] = {}
     for segment in segments:
         for entry_id in segment.dropped:

@@ -39,7 +39,7 @@ def list_entries(
         print_json(facts)
         return
     shown = ("entry_id", "group", "eval_accuracy", "ita", "benefit", "uses", "tenant")
-    print_table([{name: _short(f[name]) for name in shown} for f in facts], "Prompt bank")
+    print_table([{name: _cell_text(f[name]) for name in shown} for f in facts], "Prompt bank")
 
 
 @app.command()
@@ -103,7 +103,7 @@ def search(
             }
         )
         return
-    print_table([{k: _short(v) for k, v in c.items()} for c in ranked], f"Starts for {task}")
+    print_table([{k: _cell_text(v) for k, v in c.items()} for c in ranked], f"Starts for {task}")
     print(f"{found.why}; {found.evaluated} passes in {found.seconds:.1f} s")
 
 
@@ -228,7 +228,9 @@ def stats(
     if json:
         print_json(figures)
     else:
-        print_table([{"figure": k, "value": _short(v)} for k, v in figures.items()], "Prompt bank")
+        print_table(
+            [{"figure": k, "value": _cell_text(v)} for k, v in figures.items()], "Prompt bank"
+        )
 
 
 def _load(settings: "Settings", bank: str | None) -> "PromptBank":
@@ -237,7 +239,7 @@ def _load(settings: "Settings", bank: str | None) -> "PromptBank":
     return PromptBank.load(bank_url(settings, bank))
 
 
-def _short(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -206,10 +206,10 @@ def _report(rows: Sequence[dict[str, Any]], json: bool, title: str) -> None:
         "last_submitted_s",
         "out",
     )
-    print_table([_brief(row, shown) for row in rows], title)
+    print_table([_terminal_row(row, shown) for row in rows], title)
 
 
-def _brief(row: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
+def _terminal_row(row: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
     """Return the columns that fit a terminal; `--json` prints all of them."""
     return {
         key.replace("gpu_hours", "GPU-h"): f"{row[key]:.2f}"

@@ -165,7 +165,7 @@ def place(
         _print_plan(plan, len(wider), extra)
     if plan.evidence.unsound:
         if json:
-            print(_unsound(plan), file=sys.stderr)
+            print(_failing_servers(plan), file=sys.stderr)
         raise typer.Exit(UNSOUND)
 
 
@@ -276,14 +276,14 @@ def _print_plan(plan: "PlacementPlan", adapters: int, extra: dict[str, Any]) -> 
         checked = plan.evidence.servers_checked
         print(f"check in the twin: {checked} of {plan.gpus} servers simulated, {len(failed)} fail")
     if plan.evidence.unsound:
-        print(_unsound(plan))
+        print(_failing_servers(plan))
     for explanation in extra.get("explanation", []):
         print(explanation["text"])
     if "one_server_fewer" in extra:
         print(extra["one_server_fewer"])
 
 
-def _unsound(plan: "PlacementPlan") -> str:
+def _failing_servers(plan: "PlacementPlan") -> str:
     servers = "".join(f"\n  {name}: {why}" for name, why in plan.evidence.unsound.items())
     return (
         "this plan fails its check; allow more --max-moves and --closing-moves, or make a new plan "

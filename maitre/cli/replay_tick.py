@@ -23,7 +23,7 @@ def replay(
         print_json({"policy": decision.policy, "same": now == then, "actions": now})
     else:
         print_table(
-            [{"action": r["action"], "what": _shown(r)} for r in now],
+            [{"action": r["action"], "what": _parameters_text(r)} for r in now],
             f"{decision.policy} on {tick.name}" + ("" if now == then else ": DIFFERS"),
         )
     if now != then:
@@ -34,5 +34,5 @@ def _row(action: Any) -> dict[str, Any]:
     return {"action": type(action).__name__, **asdict(action)}
 
 
-def _shown(row: dict[str, Any]) -> str:
+def _parameters_text(row: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in row.items() if name != "action")

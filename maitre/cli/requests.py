@@ -147,7 +147,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one of a tenant's requests."""
-    _tell(_store(settings_of(context)).get(request_id, tenant=tenant), json)
+    _print_request(_store(settings_of(context)).get(request_id, tenant=tenant), json)
 
 
 @app.command()
@@ -172,7 +172,7 @@ def cancel(
             # The scheduler cancels it at its next round.
             print(f"maitre: not cancelled at once: {error}", file=sys.stderr)
     if json:
-        _tell(request, json)
+        _print_request(request, json)
     else:
         done = "Cancelled" if request.state.is_final else "Asked to cancel"
         print(f"{done} {request_id}")
@@ -197,7 +197,7 @@ def retry(
     )
     request = submitted.request
     if json:
-        _tell(request, json)
+        _print_request(request, json)
     else:
         print(f"Queued {request.task} again as attempt {request.attempt} of {request_id}")
         _print_prospects(submitted, now)
@@ -220,7 +220,7 @@ def _line(request: "TuningRequest") -> dict[str, str]:
     }
 
 
-def _tell(request: "TuningRequest", json: bool) -> None:
+def _print_request(request: "TuningRequest", json: bool) -> None:
     row = asdict(request)
     if json:
         print_json(row)

@@ -80,7 +80,7 @@ def measure(
     measured = shell.measure(
         url, server,
         shell.MeasureOptions(ranks, base_model, budget, input_tokens, output_tokens, seed),
-        ProfileIdentity(**about), measurement, progress=_tell,
+        ProfileIdentity(**about), measurement, progress=_print_progress,
     )  # fmt: skip
     document: dict[str, Any] = {
         "samples": str(out),
@@ -90,13 +90,15 @@ def measure(
         "lateness_ms": {key: round(value, 2) for key, value in measured.lateness_ms.items()},
     }
     if measured.died:
-        print_json({**document, "died": measured.died}) if json else _tell(str(document))
+        print_json({**document, "died": measured.died}) if json else _print_progress(str(document))
         print(f"maitre: {measured.died}; what was measured is in {out}", file=sys.stderr)
         raise typer.Exit(1)
     document |= _fitted(measurement, profile)
     _print(document, json)
     kind = name.replace("/", "-")
-    _tell(f"for Dagster: job take_measurements, partition {kind}, samples {out.resolve()}")
+    _print_progress(
+        f"for Dagster: job take_measurements, partition {kind}, samples {out.resolve()}"
+    )
 
 
 def fit(
@@ -163,5 +165,5 @@ def _print(document: dict[str, Any], json: bool) -> None:
     print(f"profile {document['profile']}, fingerprint {document['fingerprint']}")
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

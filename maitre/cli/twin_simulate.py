@@ -167,7 +167,7 @@ def simulate(
         ttft_slo = of_plan.plan.promise.ttft_slo_ms if of_plan else DEFAULT_TTFT_SLO_MS
     result = _run(used, config, case.workload, run_seed, warm=of_plan is not None)
     health = judge(result, HealthRule(ttft_slo_ms=ttft_slo))
-    notes = [*case.notes, *_late(result, health, trace is not None)]
+    notes = [*case.notes, *_notes_on_short_replays(result, health, trace is not None)]
     if json:
         print_json(_document(result, health, case.workload, config, notes, ttft_slo))
     else:
@@ -272,7 +272,7 @@ def _of_trace(
     frame, notes = found.frame, list(found.notes)
     dealt = found.format.adapter is None and catalogue is not None
     if catalogue is not None and dealt:
-        frame = frame.assign(adapter=_dealt(catalogue, len(frame), seed))
+        frame = frame.assign(adapter=_deal_requests(catalogue, len(frame), seed))
         notes.append(
             f"a trace of format {found.format.name} names no adapters: its requests are dealt to "
             "the catalogue's by their rates"
@@ -308,7 +308,7 @@ def _of_trace(
     return _Case(workload, count, tuple(notes), dealt)
 
 
-def _dealt(catalogue: "AdapterCatalogue", requests: int, seed: int) -> Any:
+def _deal_requests(catalogue: "AdapterCatalogue", requests: int, seed: int) -> Any:
     import numpy as np
 
     total = catalogue.rates_rps.sum()
@@ -348,7 +348,9 @@ def _run(
     return replace(result, duration_s=workload.duration_s, **rates)
 
 
-def _late(result: "SimulationResult", health: "Health", of_trace: bool) -> list[str]:
+def _notes_on_short_replays(
+    result: "SimulationResult", health: "Health", of_trace: bool
+) -> list[str]:
     """Return a note where a short replay looks starved for what is in flight at its end."""
     late = result.in_flight_end
     if not (of_trace and health.starved and late and not result.out_of_memory):

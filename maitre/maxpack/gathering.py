@@ -115,13 +115,13 @@ def _combined(sums, table, row, part, j):
     """Return the j-th combination of the table, between two step times."""
     total = 0.0
     for k in range(_N_STEPS):
-        total += _between(table, row, part, j, k) * sums[FIRST_ACTIVE + k]
-    total += _between(table, row, part, j, _N_STEPS) * sums[_OUTPUT]
-    return total + _between(table, row, part, j, _N_STEPS + 1) * sums[_COUNT]
+        total += _interpolated(table, row, part, j, k) * sums[FIRST_ACTIVE + k]
+    total += _interpolated(table, row, part, j, _N_STEPS) * sums[_OUTPUT]
+    return total + _interpolated(table, row, part, j, _N_STEPS + 1) * sums[_COUNT]
 
 
 @compiled
-def _between(table, row, part, j, k):
+def _interpolated(table, row, part, j, k):
     return (1.0 - part) * table[row, j, k] + part * table[row + 1, j, k]
 
 

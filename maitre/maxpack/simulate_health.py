@@ -75,7 +75,7 @@ def simulate_health(
     simulated_s = sum(workload.duration_s for _, workload in runs)
     pool: Executor
     if cores > _THREADS_SCALE_TO and simulated_s > _WORTH_PROCESSES_S:
-        pool = ProcessPoolExecutor(cores, get_context("spawn"), initializer=_silence)
+        pool = ProcessPoolExecutor(cores, get_context("spawn"), initializer=_disable_logging)
     else:
         pool = ThreadPoolExecutor(cores + 1)
     with pool, _without_range_warnings():
@@ -117,14 +117,14 @@ def _cores() -> int:
 def _without_range_warnings() -> Iterator[None]:
     """Silence warnings of the profile's range, which designs leave on purpose."""
     level = _TWIN_LOG.level
-    _silence()
+    _disable_logging()
     try:
         yield
     finally:
         _TWIN_LOG.setLevel(level)
 
 
-def _silence() -> None:
+def _disable_logging() -> None:
     _TWIN_LOG.setLevel(logging.ERROR)
 
 

@@ -38,7 +38,7 @@ def make_traces(
     the profile with its fingerprint, seed and duration.
     """
     rule = rule or HealthRule()
-    runs = [(config, _lasting(workload, duration_s)) for config, workload in points]
+    runs = [(config, _cut_to_duration(workload, duration_s)) for config, workload in points]
     seeds = [seed + i for i in range(len(runs))]
     found = simulate_health(profile, runs, seeds, rule, workers=workers, on_progress=on_progress)
     features = point_features(profile, points)
@@ -109,7 +109,7 @@ def _features_of(options: ServerOptions, row: np.ndarray, workload: Workload) ->
     return feature_frame(sets, options, row, fluid_features(sets, options, row))
 
 
-def _lasting(workload: Workload, duration_s: float) -> Workload:
+def _cut_to_duration(workload: Workload, duration_s: float) -> Workload:
     return Workload(
         adapters=workload.adapters,
         lengths=workload.lengths,

@@ -97,16 +97,16 @@ def relaxed_servers(
     wait_s = 1e-3 * ttft_slo_ms / math.log(100)
     steps_s = (SHORTEST_STEP_S, max(LONGEST_STEP_S, 1e-3 * ttft_slo_ms))
     every = Types.of(options, _FINE_RATIO, np.arange(len(options)), wait_s, steps_s)
-    worth = _worths(nodes, _coarse(nodes, options, wait_s, steps_s))
+    worth = _worths(nodes, _likely_types(nodes, options, wait_s, steps_s))
     found = []
     for factor in factors:
         hotter = nodes.at_rates(factor)
         counted = hotter if exact else Nodes.each(demand.at_rates(factor), options)
-        found.append(_certified(hotter, factor * worth, every, counted))
+        found.append(_dual_bound(hotter, factor * worth, every, counted))
     return tuple(found)
 
 
-def _coarse(
+def _likely_types(
     nodes: Nodes, options: ServerOptions, wait_s: float, steps_s: tuple[float, float]
 ) -> Types:
     """Return the types among which worths are searched: likely step times, or all.
@@ -114,7 +114,7 @@ def _coarse(
     Steps of slow servers take longer than the likely ones. For slower servers still than all
     of `steps_s` there are no worths, and no plan either: a first token takes a step.
     """
-    rows = _thinned(options)
+    rows = _coarse_rows(options)
     largest = nodes.tier.max()
     for range_s in (_LIKELY_STEPS_S, steps_s):
         types = Types.of(options, _COARSE_RATIO, rows, wait_s, range_s)
@@ -158,7 +158,7 @@ def _worths(nodes: Nodes, types: Types) -> np.ndarray:
     return np.maximum(np.asarray(solved.eqlin.marginals), 1e-12)
 
 
-def _certified(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -> float:
+def _dual_bound(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -> float:
     """Return the bound by weak duality: for every type the best multipliers found for these worths.
 
     Any multipliers give a bound; a poor choice only makes it weaker. They are chosen on `nodes`,
@@ -198,7 +198,7 @@ def _lower(relative, shares, steps, enough, least, chosen):
     types, nodes, limits = relative.shape
     for k in range(types):
         use = relative[k]
-        weakest = _weakest(use, shares)
+        weakest = _smallest_ratio(use, shares)
         for step in steps:
             better = weakest < enough
             while better:
@@ -210,7 +210,7 @@ def _lower(relative, shares, steps, enough, least, chosen):
                             continue
                         shares[source] -= moved
                         shares[target] += moved
-                        now = _weakest(use, shares)
+                        now = _smallest_ratio(use, shares)
                         if now > weakest * (1.0 + 1e-6):
                             weakest = now
                             better = True
@@ -227,7 +227,7 @@ def _lower(relative, shares, steps, enough, least, chosen):
 
 
 @compiled
-def _weakest(use, shares):
+def _smallest_ratio(use, shares):
     weakest = np.inf
     for node in range(use.shape[0]):
         value = 0.0
@@ -237,7 +237,7 @@ def _weakest(use, shares):
     return weakest
 
 
-def _thinned(options: ServerOptions) -> np.ndarray:
+def _coarse_rows(options: ServerOptions) -> np.ndarray:
     """Return rows for the coarse program: about `_MASTER_SLOTS` slot counts per rank."""
     rows = []
     for tier in options.tiers:

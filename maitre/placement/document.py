@@ -33,7 +33,7 @@ def field_of(
         PlanError: not an object, no such field and no default, or a value of another kind.
     """
     if not isinstance(document, Mapping):
-        raise PlanError(f"{where}: expected an object; got {_shown(document)}")
+        raise PlanError(f"{where}: expected an object; got {_value_text(document)}")
     value = document.get(name)
     if value is None:
         if default is MISSING:
@@ -43,7 +43,9 @@ def field_of(
         value = _as_float(value)
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not right or (isinstance(value, float) and not math.isfinite(value)):
-        raise PlanError(f"{where}: field {name!r}: expected {_KINDS[kind]}; got {_shown(value)}")
+        raise PlanError(
+            f"{where}: field {name!r}: expected {_KINDS[kind]}; got {_value_text(value)}"
+        )
     return value  # type: ignore[return-value]
 
 
@@ -54,7 +56,7 @@ def _as_float(value: int) -> float:
         return math.inf
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:

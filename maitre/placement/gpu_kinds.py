@@ -70,7 +70,7 @@ def place_at_lowest_cost(
                 some, kind.profile, kind.model, settings_here, own, lengths, report
             )
             parts.append(_Placed(kind, plan, own.pinned_servers))
-    return _joined(parts)
+    return _join_plans(parts)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class _Placed:
     pinned: tuple[str, ...]
 
 
-def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
+def _join_plans(parts: Sequence[_Placed]) -> PlacementPlan:
     """Return one plan made of several; the profile's GPU tells equal server names apart.
 
     Servers that adapters are pinned to keep their names.
@@ -100,7 +100,7 @@ def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
         for server in part.plan.servers:
             name = server.name
             if name not in part.pinned:
-                name = _untaken(name, profile.split("/")[0], taken)
+                name = _unique_name(name, profile.split("/")[0], taken)
                 taken.add(name)
             servers.append(replace(server, name=name, profile=profile))
     checked = sum(part.plan.evidence.servers_checked or 0 for part in parts)
@@ -121,7 +121,7 @@ def _joined(parts: Sequence[_Placed]) -> PlacementPlan:
     )
 
 
-def _untaken(name: str, gpu: str, taken: Collection[str]) -> str:
+def _unique_name(name: str, gpu: str, taken: Collection[str]) -> str:
     """Return the name; while it is taken, append the GPU, then a number."""
     if name not in taken:
         return name

@@ -91,7 +91,7 @@ class _State:
         for best in np.argsort(-gain, kind="stable")[:3]:
             if gain[best] < _LEAST_GAIN:
                 return False
-            if self._make(giver, candidates.take(np.array([best]))):
+            if self._try_exchange(giver, candidates.take(np.array([best]))):
                 return True
         return False
 
@@ -124,8 +124,8 @@ class _State:
     def _gain(self, giver: int, candidates: _Exchanges) -> np.ndarray:
         """Return by how much each candidate lowers the cost of the two servers."""
         count = len(candidates.given)
-        left = self._after(np.full(count, giver), candidates.taken, candidates.given)
-        grown = self._after(candidates.receiver, candidates.given, candidates.taken)
+        left = self._sums_after(np.full(count, giver), candidates.taken, candidates.given)
+        grown = self._sums_after(candidates.receiver, candidates.given, candidates.taken)
         rows = np.concatenate([np.full(count, self.rows[giver]), self.rows[candidates.receiver]])
         both = SetSums(
             np.concatenate([left.sums, grown.sums]),
@@ -138,7 +138,7 @@ class _State:
         before = now[giver] + now[candidates.receiver]
         return np.asarray(before - cost[:count] - cost[count:])
 
-    def _after(self, servers: np.ndarray, comes: np.ndarray, leaves: np.ndarray) -> SetSums:
+    def _sums_after(self, servers: np.ndarray, comes: np.ndarray, leaves: np.ndarray) -> SetSums:
         """Return the servers' sets with parts added and removed; maxima can only rise here."""
         demand, sets = self.demand, self.sets.take(servers)
         added = np.where((comes != NOTHING)[:, None], demand.terms[comes], 0.0)
@@ -151,7 +151,7 @@ class _State:
             np.maximum(sets.max_rate_rps, rate),
         )
 
-    def _make(self, giver: int, one: _Exchanges) -> bool:
+    def _try_exchange(self, giver: int, one: _Exchanges) -> bool:
         """Make one exchange if it helps once sums and maxima are exact; whether it did."""
         receiver, given, taken = int(one.receiver[0]), int(one.given[0]), int(one.taken[0])
         server = self.server.copy()

@@ -104,7 +104,9 @@ def place_one_kind(
     verifier = Verifier(demand, catalogue, profile, capacity, settings, lengths, names, report)
     # Simulations leave Python's lock to others most of the time.
     with ThreadPoolExecutor(1) as pool:
-        compared = pool.submit(_compared, catalogue, demand, capacity, settings, lengths, found)
+        compared = pool.submit(
+            _bounds_and_baselines, catalogue, demand, capacity, settings, lengths, found
+        )
         verified = verifier.judge(fuller, found.servers - 1) if fuller else None
         verified = verified or verifier.verify(found)
         report(0, 1, "bound")
@@ -128,7 +130,7 @@ def place_one_kind(
     )
 
 
-def _compared(
+def _bounds_and_baselines(
     catalogue: AdapterCatalogue,
     demand: Demand,
     capacity: Capacity,

@@ -337,12 +337,12 @@ class _State:
             if len(used) <= 1 or not open_:
                 return
             i = min(open_, key=lambda server: self.fill[server])
-            if self._emptied(i, sizes, most):
+            if self._move_all_away(i, sizes, most):
                 failed.clear()
             else:
                 failed.add(i)
 
-    def _emptied(self, i: int, sizes: np.ndarray, most_moves: int) -> bool:
+    def _move_all_away(self, i: int, sizes: np.ndarray, most_moves: int) -> bool:
         """Move all parts of server i elsewhere, or none; return whether the moves sufficed."""
         others = (sizes > 0) & (np.arange(self.count) != i)
         if (1.0 - self.fill[others]).sum() < 0.5 * self.fill[i]:

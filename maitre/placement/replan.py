@@ -262,7 +262,7 @@ class _Planner:
         carried, hopeless = split_hot(carried, whole, self.capacity, self.act_above)
         if len(hopeless):
             raise fits_nowhere(self.catalogue, hopeless)
-        return self._settled(
+        return self._change_of(
             carried, most_fill, self.act_above, self.budget.closing_moves, self.in_place
         )
 
@@ -282,10 +282,10 @@ class _Planner:
         def again(most_fill: np.ndarray) -> _Change:
             return self.matched(fresh, demand, most_fill, judged=judged)
 
-        change = self._settled(carried, most_fill, self.capacity.risk, 0, again)
+        change = self._change_of(carried, most_fill, self.capacity.risk, 0, again)
         return replace(change, judged=judged)
 
-    def _settled(
+    def _change_of(
         self,
         carried: Carried,
         most_fill: np.ndarray | None,
@@ -343,7 +343,7 @@ class _Planner:
             for name, i in zip(change.names, change.kept.tolist(), strict=True)
             if i < len(change.carried.accepted_risk) and change.carried.accepted_risk[i] > 0
         }
-        servers = with_accepted_risks(_unrestarted(self.plan, written), accepted)
+        servers = with_accepted_risks(_with_running_cpu_slots(self.plan, written), accepted)
         as_told, promised = self._bounds
         return PlacementPlan(
             self.profile.name,
@@ -508,7 +508,7 @@ def _pinned(demand: Demand, constraints: Constraints, catalogue: AdapterCatalogu
     return replace(demand, pin=constraints.pin_numbers(catalogue)[demand.adapter])
 
 
-def _unrestarted(
+def _with_running_cpu_slots(
     plan: PlacementPlan, servers: tuple[PlannedServer, ...]
 ) -> tuple[PlannedServer, ...]:
     """Return the servers; keep a running `max_cpu_loras` where nothing else changes."""

@@ -111,7 +111,7 @@ def separated(
             others = parts[parts != part]
             if server[part] not in server[others] or demand.is_pinned[part]:
                 continue
-            partner = _like(part, server, demand, banned=server[parts])
+            partner = _exchangeable_part(part, server, demand, banned=server[parts])
             if partner is not None:
                 swapped = server.copy()
                 swapped[[part, partner]] = server[[partner, part]]
@@ -147,7 +147,9 @@ def _with_room(
     return int(allowed[np.argmin(np.where(fits, choice.fill, np.inf))]) if fits.any() else None
 
 
-def _like(part: int, server: np.ndarray, demand: Demand, banned: np.ndarray) -> int | None:
+def _exchangeable_part(
+    part: int, server: np.ndarray, demand: Demand, banned: np.ndarray
+) -> int | None:
     """Return another server's part nearest in rank and rate, of an adapter with one part."""
     single = np.bincount(demand.adapter)[demand.adapter] == 1
     candidates = np.flatnonzero(single & ~np.isin(server, banned) & ~demand.is_pinned)

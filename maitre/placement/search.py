@@ -75,14 +75,14 @@ def close_servers(found: Assignment, demand: Demand, capacity: Capacity) -> Assi
         if pinned.all():
             return current
         emptiest = int(np.argmin(np.where(pinned, np.inf, current.fill)))
-        moved = _rehoused(current, emptiest, demand, capacity)
+        moved = _without_server(current, emptiest, demand, capacity)
         if moved is None:
             return current
         current = moved
     return current
 
 
-def _rehoused(
+def _without_server(
     current: Assignment, closing: int, demand: Demand, capacity: Capacity
 ) -> Assignment | None:
     """Return the assignment without `closing`, its parts best-fitted elsewhere, or `None`."""

@@ -202,14 +202,14 @@ def _loads(
                 held.adapter,
                 int(catalogue.ranks[i]),
                 float(catalogue.rates_rps[i]) * held.share * factor,
-                _given(catalogue.mean_input_tokens[i]),
-                _given(catalogue.mean_output_tokens[i]),
+                _finite_or_none(catalogue.mean_input_tokens[i]),
+                _finite_or_none(catalogue.mean_output_tokens[i]),
             )
         )
     return loads
 
 
-def _given(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 

@@ -132,7 +132,7 @@ class Verifier:
             if not failed:
                 evidence = self._evidence(len(passed), round_, margin)
                 if margin:
-                    servers = with_accepted_risks(servers, self._accepted(found, servers))
+                    servers = with_accepted_risks(servers, self._risks_to_accept(found, servers))
                 return Verified(found, servers, evidence), []
             around = {j for i in failed for j in range(i - 2, i + 3) if 0 <= j < len(servers)}
             before = {_content(server) for server in servers}
@@ -147,7 +147,9 @@ class Verifier:
             wanted = sorted(kept | changed | {i for i in around if i < len(servers)})
         return None, failures
 
-    def _accepted(self, found: Assignment, servers: Sequence[PlannedServer]) -> dict[str, float]:
+    def _risks_to_accept(
+        self, found: Assignment, servers: Sequence[PlannedServer]
+    ) -> dict[str, float]:
         risks = zip(servers, found.risk.tolist(), strict=True)
         return {server.name: risk for server, risk in risks if risk > self.capacity.risk}
 
@@ -243,7 +245,7 @@ def relieve(
     open_to = np.ones(count, dtype=bool)
     open_to[failed] = False
     for i in failed:
-        for moved in _given_up(np.flatnonzero(server == i), demand, part):
+        for moved in _parts_to_give_up(np.flatnonzero(server == i), demand, part):
             term, rank = demand.terms[moved], demand.rank[moved]
             # Replicas of one adapter keep servers of their own.
             allowed = open_to.copy()
@@ -281,7 +283,7 @@ def _emptiest(
     return int(some[np.argmin(np.where(fits, choice.fill, np.inf))])
 
 
-def _given_up(parts: np.ndarray, demand: Demand, part: float) -> np.ndarray:
+def _parts_to_give_up(parts: np.ndarray, demand: Demand, part: float) -> np.ndarray:
     """Return the parts of adapters that a server gives up: together about `part` of its rate."""
     parts = parts[~demand.is_pinned[parts]]
     if len(parts) <= 1:

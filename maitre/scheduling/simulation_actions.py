@@ -72,7 +72,7 @@ def _stop_worker(state: ClusterState, action: act.StopWorker) -> None:
 
 
 def _start_lookup(state: ClusterState, action: act.StartLookup) -> None:
-    record, pool = _queued(state, action)
+    record, pool = _queued_job(state, action)
     if record.view.started or record.view.lookup_ended:
         raise PolicyError(f"{action}: the job has started or has been looked up")
     state.occupy(pool, (action.worker,), "lookup", action)
@@ -87,7 +87,7 @@ def _start_lookup(state: ClusterState, action: act.StartLookup) -> None:
 
 
 def _start_job(state: ClusterState, action: act.StartJob) -> None:
-    record, pool = _queued(state, action)
+    record, pool = _queued_job(state, action)
     if len(action.workers) not in pool.model.iteration_s:
         raise PolicyError(f"{action}: {len(action.workers)} workers is not allowed")
     state.occupy(pool, action.workers, "running", action)
@@ -115,7 +115,7 @@ def _resize(state: ClusterState, action: act.ResizeJob) -> None:
 
 
 def _reject(state: ClusterState, action: act.RejectJob) -> None:
-    record, pool = _queued(state, action)
+    record, pool = _queued_job(state, action)
     del pool.queued[action.job_id]
     record.state = "rejected"
     state.rejected += 1
@@ -133,7 +133,7 @@ def _preempt(state: ClusterState, action: act.PreemptJob) -> None:
     state.preempt(action.job_id)
 
 
-def _queued(
+def _queued_job(
     state: ClusterState, action: act.StartLookup | act.StartJob | act.RejectJob
 ) -> tuple[JobRecord, PoolRecord]:
     record = state.jobs.get(action.job_id)

@@ -75,7 +75,7 @@ class VllmClient:
 
     def version(self) -> str:
         """Return the server's version of vLLM."""
-        with self._expecting("/version"):
+        with self._as_vllm_error("/version"):
             return str(self._json("GET", "/version").get("version", ""))
 
     def models(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class VllmClient:
     def max_model_len(self) -> int | None:
         """Return the longest sequence in tokens; None where the server does not report it."""
         cards = self._model_cards()
-        with self._expecting("/v1/models"):
+        with self._as_vllm_error("/v1/models"):
             lengths = [int(card["max_model_len"]) for card in cards if card.get("max_model_len")]
         return lengths[0] if lengths else None
 
@@ -140,7 +140,7 @@ class VllmClient:
         if prompt_embeds is not None:
             body["prompt_embeds"] = prompt_embeds
         answer = self._json("POST", "/v1/completions", body)
-        with self._expecting("/v1/completions"):
+        with self._as_vllm_error("/v1/completions"):
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             return Completion(
                 text=str(choice["text"]),
@@ -150,14 +150,14 @@ class VllmClient:
             )
 
     def _model_cards(self) -> list[dict[str, Any]]:
-        with self._expecting("/v1/models"):
+        with self._as_vllm_error("/v1/models"):
             cards = self._json("GET", "/v1/models")["data"]
             if not all(isinstance(card, dict) and card.get("id") for card in cards):
                 raise TypeError("a model without an id")
             return list(cards)
 
     @contextmanager
-    def _expecting(self, path: str) -> Iterator[None]:
+    def _as_vllm_error(self, path: str) -> Iterator[None]:
         """Raise `VllmError` when the JSON document is not of the kind that vLLM sends."""
         try:
             yield

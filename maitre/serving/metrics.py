@@ -164,7 +164,7 @@ def metric_samples(text: str) -> list[MetricSample]:
     return [sample for sample in samples if math.isfinite(sample.value)]
 
 
-def _whole(text: str) -> int | None:
+def _whole_number(text: str) -> int | None:
     """Return a label's whole number; None for any other text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else None
 
@@ -216,7 +216,7 @@ def _adapters(samples: list[MetricSample]) -> tuple[tuple[str, ...], tuple[str, 
     return (
         _names(newest.values(), "running_lora_adapters"),
         _names(newest.values(), "waiting_lora_adapters"),
-        next((slot for text in slots if (slot := _whole(text)) is not None), None),
+        next((slot for text in slots if (slot := _whole_number(text)) is not None), None),
     )
 
 
@@ -235,8 +235,8 @@ def _caches(samples: list[MetricSample]) -> dict[str, tuple[int | None, int | No
             found.setdefault(
                 _engine(sample),
                 (
-                    _whole(blocks),
-                    _whole(size),
+                    _whole_number(blocks),
+                    _whole_number(size),
                 ),
             )
     return found

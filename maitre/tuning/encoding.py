@@ -66,7 +66,7 @@ def encode(
         rows = []
         for place in range(len(examples)) if picked is None else picked:
             example = examples[place]
-            with _naming(task, split, place, example):
+            with _name_example_in_errors(task, split, place, example):
                 row = EncodedExample(
                     tokens.input_ids(example.asked), answers[example.completion] + end
                 )
@@ -90,12 +90,12 @@ def encode(
 def _answer_ids(
     tokens: PromptTokens, task: Task, split: str, place: int, example: Example
 ) -> tuple[int, ...]:
-    with _naming(task, split, place, example):
+    with _name_example_in_errors(task, split, place, example):
         return tokens.answer_ids(example.completion)
 
 
 @contextmanager
-def _naming(task: Task, split: str, place: int, example: Example) -> Iterator[None]:
+def _name_example_in_errors(task: Task, split: str, place: int, example: Example) -> Iterator[None]:
     """Let an error name the task and the example's line, or its number where it has no line."""
     try:
         yield

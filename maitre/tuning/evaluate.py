@@ -55,10 +55,10 @@ class EvalBatches:
         self._model, self._examples, self._position = model, examples, position
 
     def __iter__(self) -> Iterator[RowBatch]:
-        return iter(self._made)
+        return iter(self._batches)
 
     @cached_property
-    def _made(self) -> list[RowBatch]:
+    def _batches(self) -> list[RowBatch]:
         return eval_batches(self._model, self._examples, self._position)
 
 

@@ -43,7 +43,9 @@ def read_messages(listed: object) -> tuple[Message, ...]:
     """
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes) or not listed:
         raise TaskError("messages must be a list of at least one message")
-    return _joined([_read(item, number) for number, item in enumerate(listed, start=1)])
+    return _with_one_system_message(
+        [_read(item, number) for number, item in enumerate(listed, start=1)]
+    )
 
 
 def read_chat(listed: object) -> tuple[Message, ...]:
@@ -68,7 +70,7 @@ def read_chat(listed: object) -> tuple[Message, ...]:
     answer = read[last - 1]
     if answer.role != "assistant":
         raise TaskError(f"the last message must be the assistant's, not the {answer.role}'s")
-    messages = _joined(read[:last])
+    messages = _with_one_system_message(read[:last])
     if len(messages) < 2:
         raise TaskError("messages must be a list of at least a question and its answer")
     return messages
@@ -85,7 +87,7 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _joined(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _with_one_system_message(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Leave out empty system messages, and make one of several at the beginning."""
     kept = [m for m in messages if m.role != "system" or m.content.strip()]
     leading = 0
@@ -122,7 +124,7 @@ def _content(item: dict[str, Any], *, is_system: bool) -> str:
     if isinstance(content, list):
         content = "\n".join(_part(part, place) for place, part in enumerate(content, start=1))
     if not isinstance(content, str):
-        raise TaskError(f"content must be text, not {_shown(content)}")
+        raise TaskError(f"content must be text, not {_value_text(content)}")
     if not content.strip() and not is_system:
         raise TaskError("empty content")
     return content
@@ -134,7 +136,7 @@ def _part(part: object, place: int) -> str:
     kind = part.get("type", "text") if isinstance(part, dict) else None
     text = part.get("text") if isinstance(part, dict) else None
     if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
-        raise TaskError(f"content part {place} is {_shown(part)}: only text is tuned")
+        raise TaskError(f"content part {place} is {_value_text(part)}: only text is tuned")
     return text
 
 
@@ -143,11 +145,11 @@ def _weight(item: dict[str, Any], number: int) -> float:
     if item.get("role") != "assistant" or weight is None:
         return 1.0
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        raise TaskError(f"message {number}: weight must be 0 or 1, not {_shown(weight)}")
+        raise TaskError(f"message {number}: weight must be 0 or 1, not {_value_text(weight)}")
     return float(weight)
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False, default=str)[:40]

@@ -34,9 +34,9 @@ class PromptTokens:
             TuningInputError: there are none, or the chat template is missing or refuses the chat.
         """
         if isinstance(asked, str):
-            ids = (*self._leading_ids, *self._plain(asked))
+            ids = (*self._leading_ids, *self._tokens_of_text(asked))
         else:
-            ids = self._plain(self._rendered(asked))
+            ids = self._tokens_of_text(self._rendered(asked))
         if not ids:
             raise TuningInputError("the prompt tokenises to nothing")
         return ids
@@ -47,7 +47,7 @@ class PromptTokens:
         Raises:
             TuningInputError: there are none.
         """
-        ids = self._plain(completion)
+        ids = self._tokens_of_text(completion)
         if not ids:
             raise TuningInputError("the completion tokenises to nothing")
         return ids
@@ -80,7 +80,7 @@ class PromptTokens:
     def _leading_ids(self) -> tuple[int, ...]:
         """The special tokens that the tokenizer puts before every text."""
         for probe in _PROBES:
-            plain = self._plain(probe)
+            plain = self._tokens_of_text(probe)
             whole = tuple(self.tokenizer(probe).input_ids)
             for begin in range(len(whole) - len(plain) + 1):
                 if plain and whole[begin : begin + len(plain)] == plain:
@@ -90,7 +90,7 @@ class PromptTokens:
             "tokens: such tokenizers are not supported"
         )
 
-    def _plain(self, text: str) -> tuple[int, ...]:
+    def _tokens_of_text(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _rendered(self, messages: Sequence[Message]) -> str:

@@ -69,7 +69,7 @@ class RegisteredPrompt:
         asked = []
         for number, row in enumerate(rows, start=1):
             try:
-                asked.append(_asked(row))
+                asked.append(_input_of(row))
             except UserError as error:
                 raise TuningInputError(f"row {number}: {error}") from error
         return answer(
@@ -82,7 +82,7 @@ class RegisteredPrompt:
         )
 
 
-def _asked(row: Mapping[str, Any]) -> Any:
+def _input_of(row: Mapping[str, Any]) -> Any:
     messages, prompt = row.get("messages"), row.get("prompt")
     if isinstance(messages, np.ndarray):
         messages = messages.tolist()

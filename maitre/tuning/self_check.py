@@ -292,7 +292,7 @@ def _use_attention(model: "BaseModel", name: str | None) -> None:
     if name == attention.NAME:
         attention.register()
     if name is not None and name != model.model.config._attn_implementation:
-        with _quiet():
+        with _without_library_warnings():
             model.model.set_attn_implementation(name)
 
 
@@ -309,7 +309,7 @@ def _attention(model: "BaseModel", name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_library_warnings() -> Iterator[None]:
     """Leave out what transformers says about models that cannot switch."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()

@@ -117,7 +117,7 @@ def find_start(
     known = {c: losses[c.name] for c in found.finalists}
     ranked = sorted((judged(c, loss, None) for c, loss in known.items()), key=_order)
     if not is_decided(min(_NO_MIXTURES, sure_iterations), _MIX_BEFORE):
-        others = [*_mixed(model, task, visible, found), *_always(own)]
+        others = [*_mixed_candidates(model, task, visible, found), *_obvious_starts(own)]
         scored = dict(zip(others, _losses(scorer, others, len(drawn)), strict=True))
         found = _with_scores(found, scored, len(drawn))
         known |= {c: loss for c, loss in scored.items() if _may_start(c, loss, entropy)}
@@ -139,7 +139,7 @@ def find_start(
         found,
         choice=ranked[0].candidate,
         finalists=tuple(j.candidate for j in ranked),
-        why=_why(ranked, found),
+        why=_reason(ranked, found),
         start_loss=ranked[0].start_loss,
         probed_loss=ranked[0].probed_loss,
         predicted_iterations=ranked[0].ita,
@@ -161,12 +161,14 @@ def _order(judged: _Judged) -> tuple[float, float]:
     return judged.ita, judged.start_loss
 
 
-def _mixed(model: BaseModel, task: Task, bank: PromptBank, found: Lookup) -> list[Candidate]:
+def _mixed_candidates(
+    model: BaseModel, task: Task, bank: PromptBank, found: Lookup
+) -> list[Candidate]:
     leaders = [bank[c.name] for c in found.finalists if c.kind == "bank"][:_LEADERS]
     return mixtures(bank, leaders, label_embedding(model, task))
 
 
-def _always(own: Sequence[Candidate]) -> list[Candidate]:
+def _obvious_starts(own: Sequence[Candidate]) -> list[Candidate]:
     """Return the obvious starts, which are always probed: a lookup must not do worse."""
     return [candidate for candidate in own if candidate.kind in ("instruction", "random")]
 
@@ -177,7 +179,7 @@ def _finalists(known: dict[Candidate, float]) -> list[Candidate]:
     best = [c for c in by_loss if c.kind == "bank"][:1]
     best += [c for c in by_loss if c.kind == "mix"][:1]
     best += [c for c in by_loss if c.name == MEAN_OF_BANK]
-    return list({c.name: c for c in (*best, *_always(by_loss))}.values())
+    return list({c.name: c for c in (*best, *_obvious_starts(by_loss))}.values())
 
 
 def _losses(scorer: PromptScorer, candidates: Sequence[Candidate], samples: int) -> list[float]:
@@ -202,7 +204,7 @@ def _with_scores(found: Lookup, scored: dict[Candidate, float], samples: int) ->
     return replace(found, candidates=tuple(ranked), evaluated=evaluated)
 
 
-def _why(ranked: Sequence[_Judged], found: Lookup) -> str:
+def _reason(ranked: Sequence[_Judged], found: Lookup) -> str:
     best = ranked[0]
     probed = "" if best.probed_loss is None else f", {best.probed_loss:.3f} after probing"
     following = "" if len(ranked) < 2 else f"; next {_sentence(ranked[1])}"

@@ -71,7 +71,7 @@ class Lengths:
         require(
             name in _shipped(), f"lengths: no distribution {name!r}; expected one of {cls.names()}"
         )
-        return _named(name, mean_input_tokens, mean_output_tokens)
+        return _lengths_named(name, mean_input_tokens, mean_output_tokens)
 
     @classmethod
     def fixed(cls, input_tokens: int, output_tokens: int) -> "Lengths":
@@ -150,7 +150,7 @@ class Lengths:
     def _means(self) -> tuple[float, float]:
         steps = (np.arange(256) + 0.5) / 256
         first, second = np.meshgrid(steps, steps, indexing="ij")
-        inputs, outputs = self._at(first.ravel(), second.ravel())
+        inputs, outputs = self._quantiles_at(first.ravel(), second.ravel())
         return float(inputs.mean()), float(outputs.mean())
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[_F8, _F8]:
@@ -160,9 +160,9 @@ class Lengths:
         so a short run has the mean lengths that were asked for.
         """
         first, second = _stratified(rng, count), _stratified(rng, count)
-        return self._at(first, second)
+        return self._quantiles_at(first, second)
 
-    def _at(self, first: _F8, second: _F8) -> tuple[_F8, _F8]:
+    def _quantiles_at(self, first: _F8, second: _F8) -> tuple[_F8, _F8]:
         inputs = _interpolate(self.input_quantiles[None, :], np.zeros(len(first), np.intp), first)
         bands = len(self.output_quantiles)
         outputs = _interpolate(
@@ -190,7 +190,7 @@ def _interpolate(table: _F8, row: NDArray[np.intp], probability: _F8) -> _F8:
 
 
 @lru_cache(maxsize=64)
-def _named(name: str, mean_input: float | None, mean_output: float | None) -> Lengths:
+def _lengths_named(name: str, mean_input: float | None, mean_output: float | None) -> Lengths:
     table = _shipped()[name]
     lengths = Lengths(
         name=name,

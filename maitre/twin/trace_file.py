@@ -101,8 +101,8 @@ def read_trace(path: Path, format_name: str | None = None) -> TraceFile:
     missing = [column for column in form.columns if column not in table]
     require(
         not missing,
-        f"{path}: a trace of format {form.name} has the columns {_listed(form.columns)}; "
-        f"{_listed(missing)} missing; there are {_listed(table)}",
+        f"{path}: a trace of format {form.name} has the columns {_names_text(form.columns)}; "
+        f"{_names_text(missing)} missing; there are {_names_text(table)}",
     )
     require(len(table) > 0, f"{path}: the trace has no rows; give at least one request")
     notes: list[str] = []
@@ -133,9 +133,9 @@ def _recognised(path: Path, table: pd.DataFrame) -> TraceFormat:
     for form in FORMATS.values():
         if set(form.columns) <= set(table):
             return form
-    known = "; ".join(f"{form.name}: {_listed(form.columns)}" for form in FORMATS.values())
+    known = "; ".join(f"{form.name}: {_names_text(form.columns)}" for form in FORMATS.values())
     raise TwinInputError(
-        f"{path}: the columns are those of no known trace: there are {_listed(table)}; "
+        f"{path}: the columns are those of no known trace: there are {_names_text(table)}; "
         f"expected one of {known}"
     )
 
@@ -151,8 +151,8 @@ def _table(path: Path) -> pd.DataFrame:
         rows = (row for row in csv.reader(lines) if len(row) > 1 or (row and row[0].strip()))
         columns = [column.strip() for column in next(rows, [])]
         twice = {column for column in columns if columns.count(column) > 1}
-        require(not twice, f"{path}: the header has {_listed(sorted(twice))} twice")
-        return pd.DataFrame(list(_whole(path, columns, rows)), columns=columns, dtype="str")
+        require(not twice, f"{path}: the header has {_names_text(sorted(twice))} twice")
+        return pd.DataFrame(list(_full_rows(path, columns, rows)), columns=columns, dtype="str")
 
 
 def _objects(lines: IO[str]) -> Iterator[dict[str, Any]]:
@@ -168,7 +168,7 @@ def _objects(lines: IO[str]) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def _whole(path: Path, columns: list[str], rows: Iterator[list[str]]) -> Iterator[list[str]]:
+def _full_rows(path: Path, columns: list[str], rows: Iterator[list[str]]) -> Iterator[list[str]]:
     for number, row in enumerate(rows, start=1):
         require(
             len(row) == len(columns),
@@ -225,5 +225,5 @@ def _refuse_rows(path: Path, column: str, values: pd.Series, bad: np.ndarray, wh
     raise TwinInputError(f"{path}: {column}: {what}; got {first}{more}")
 
 
-def _listed(columns: Any) -> str:
+def _names_text(columns: Any) -> str:
     return ", ".join(repr(str(column)) for column in columns)

@@ -47,13 +47,13 @@ def tune_through_the_queue(
     log = Path(settings.home) / "logs" / "daemon.log"
     console.print(f"      Dagster's daemon takes the request from the queue (log: {log})")
     with _Daemon(log):
-        ended = _wait(queue, request, console)
+        ended = _wait_for_end(queue, request, console)
     if ended.state is not RequestState.DONE:
         console.print(f"[red]●[/red] request {request.request_id} is {ended.state}; see {log}")
         sys.exit(1)
 
 
-def _wait(queue: RequestQueue, request: TuningRequest, console: Console) -> TuningRequest:
+def _wait_for_end(queue: RequestQueue, request: TuningRequest, console: Console) -> TuningRequest:
     """Return poll the request until it ends or its deadline passes; print each change of state."""
     started_s = time.monotonic()
     printed = None

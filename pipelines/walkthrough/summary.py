@@ -22,7 +22,7 @@ def print_summary(
 ) -> None:
     """Print what was tuned, what the bank saved, the capacity model, the plan and next steps."""
     console.print()
-    console.print(_tuned(instance))
+    console.print(_tuned_table(instance))
     console.print(_serving(instance))
     print_checks(newest_results(instance, graphs), console)
     console.print(
@@ -44,7 +44,7 @@ def print_checks(results: Sequence[CheckResult], console: Console) -> None:
             console.print(result.line(), markup=False, soft_wrap=True)
 
 
-def _tuned(instance: dg.DagsterInstance) -> Table:
+def _tuned_table(instance: dg.DagsterInstance) -> Table:
     table = Table(title="Tuned prompts", title_justify="left")
     table.add_column("task")
     table.add_column("start from")
@@ -58,12 +58,12 @@ def _tuned(instance: dg.DagsterInstance) -> Table:
             task,
             found["start"].rsplit("-", 1)[0],
             f"{found['eval_accuracy']:.3f} ({found['majority_share']:.3f})",
-            *_saving(found),
+            *_saving_cells(found),
         )
     return table
 
 
-def _saving(found: dict[str, Any]) -> tuple[str, str, str]:
+def _saving_cells(found: dict[str, Any]) -> tuple[str, str, str]:
     """Return iterations, the saving, and seconds with the lookup; the cold run's in brackets."""
     warm, seconds = found["iterations"], found["seconds"]
     if "iterations_cold" not in found:

@@ -51,7 +51,7 @@ def test_dagsters_instance_launches_on_workers_and_else_as_jobs(
 ) -> None:
     from dagster_k8s import K8sRunLauncher
 
-    jobs = launcher._otherwise
+    jobs = launcher._ordinary_launcher
     assert isinstance(jobs, K8sRunLauncher)
     assert jobs.job_namespace == "maitre"
     names = {d["metadata"]["name"] for d in render(K8S / "overlays" / "local")}

@@ -49,7 +49,7 @@ class Requested:
         self.ordinary.register_instance(instance)
         self.launcher = WarmPoolRunLauncher(settings=settings)
         self.launcher.register_instance(instance)
-        self.launcher.__dict__["_otherwise"] = self.ordinary
+        self.launcher.__dict__["_ordinary_launcher"] = self.ordinary
         instance._run_launcher = self.launcher
         self.store = RequestStore(settings.request_queue_url)
         made = self.store.submit("task", deadline_at=NOW + timedelta(hours=1), now=NOW)

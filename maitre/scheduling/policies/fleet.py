@@ -15,19 +15,19 @@ class Fleet:
 
     def room(self, base_model: str) -> int:
         """Return how many more workers of `base_model` could start to load now."""
-        return self.cold + len(self._stealable(base_model))
+        return self.cold + len(self._stealable_workers(base_model))
 
     def grow(self, base_model: str, count: int) -> list[Action]:
         """Start loading `count` workers: cold GPUs first, then idle ones of other models."""
         cold = min(count, self.cold)
         self.cold -= cold
         actions: list[Action] = [StartWorkers(base_model, cold)] if cold else []
-        for worker in self._stealable(base_model)[: count - cold]:
+        for worker in self._stealable_workers(base_model)[: count - cold]:
             self.taken.add(worker)
             actions.append(LoadModel(worker, base_model))
         return actions
 
-    def _stealable(self, base_model: str) -> list[str]:
+    def _stealable_workers(self, base_model: str) -> list[str]:
         return [
             worker
             for worker in stealable_workers(self.snapshot, base_model)

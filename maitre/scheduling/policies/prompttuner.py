@@ -80,7 +80,9 @@ class PromptTuner:
                 actions.append(_start_or_look_up(job, idle[:warm], lookup))
                 del idle[:warm]
                 continue
-            delayed = self._delayed(need_s, job.deadline_s, time_s, len(idle), releases)
+            delayed = self._workers_worth_a_wait(
+                need_s, job.deadline_s, time_s, len(idle), releases
+            )
             if delayed:
                 kept = min(delayed, len(idle))
                 del idle[:kept]
@@ -128,7 +130,7 @@ class PromptTuner:
             del releases[: wanted - 1 - kept]
 
     @staticmethod
-    def _delayed(
+    def _workers_worth_a_wait(
         need_s: dict[int, float],
         deadline_s: float,
         time_s: float,

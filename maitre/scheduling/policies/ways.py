@@ -66,7 +66,7 @@ class Ways:
             left = job.iterations_bank_estimate * self.ratios(quantile)[1]
             resume_s = 0.0
         else:
-            return self._fresh(job, quantile, dearest)
+            return self._ways_from_start(job, quantile, dearest)
         ways: list[Way] = []
         for k, iteration_s in self.speeds:
             run_s = left * iteration_s + resume_s
@@ -74,7 +74,7 @@ class Ways:
                 ways.append(Way(k, False, run_s, k * run_s))
         return ways
 
-    def _fresh(self, job: JobView, quantile: float, dearest: float) -> list[Way]:
+    def _ways_from_start(self, job: JobView, quantile: float, dearest: float) -> list[Way]:
         cold_ratio, bank_ratio = self.ratios(quantile)
         cold = job.iterations_cold_estimate * cold_ratio
         bank = job.iterations_bank_estimate * bank_ratio

@@ -71,7 +71,12 @@ class AdapterFolder:
         if kind != "LORA":
             raise AdapterError(f"{file}: expected a LoRA adapter; got peft_type {kind!r}")
         rank = max([_rank(file, "r", config.get("r")), *_pattern_ranks(file, config)])
-        return cls(path, rank, str(config.get("base_model_name_or_path") or ""), _refused(config))
+        return cls(
+            path,
+            rank,
+            str(config.get("base_model_name_or_path") or ""),
+            _unsupported_by_vllm(config),
+        )
 
     def check(self, max_lora_rank: int, base_models: frozenset[str] = frozenset()) -> None:
         """Check that a server with this `max_lora_rank` and base model would load the adapter.
@@ -158,7 +163,7 @@ def _pattern_ranks(file: Path, config: dict[str, Any]) -> list[int]:
     return [_rank(file, f"rank_pattern {layer}", rank) for layer, rank in pattern.items()]
 
 
-def _refused(config: dict[str, Any]) -> tuple[str, ...]:
+def _unsupported_by_vllm(config: dict[str, Any]) -> tuple[str, ...]:
     refused = [what for field, what in _UNSUPPORTED.items() if config.get(field)]
     bias = config.get("bias", "none")
     if bias != "none":

@@ -94,7 +94,7 @@ class _Application:
             self._start(new)
         for step in steps:
             if step.action != "start_server":
-                self._try(step)
+                self._do_step(step)
         return self._applied
 
     def _start(self, steps: Sequence[Step]) -> None:
@@ -108,7 +108,7 @@ class _Application:
             else:
                 self._applied.done.append(step)
 
-    def _try(self, step: Step) -> None:
+    def _do_step(self, step: Step) -> None:
         if self._depends_on_failure(step):
             self._applied.left_out.append(step)
             if step.action == "load":

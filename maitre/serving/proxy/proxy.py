@@ -187,7 +187,9 @@ class _Forward:
     ) -> AsyncIterator[Answer]:
         prompt = routes.prompts.get(model)
         if prompt is None:
-            async with self._sent(routes, model, json.dumps(body).encode(), chat=chat) as answer:
+            async with self._send_to_server(
+                routes, model, json.dumps(body).encode(), chat=chat
+            ) as answer:
                 yield answer
             return
         try:
@@ -197,10 +199,10 @@ class _Forward:
         except UserError as error:
             yield Answer.error(400, f"{model}: {error}")
             return
-        async with self._sent(routes, model, content, chat=False) as answer:
+        async with self._send_to_server(routes, model, content, chat=False) as answer:
             yield under_the_prompts_name(answer, model, chat=chat)
 
-    def _sent(
+    def _send_to_server(
         self, routes: Routes, model: str, content: bytes, *, chat: bool
     ) -> AbstractAsyncContextManager[Answer]:
         path = "/v1/chat/completions" if chat else "/v1/completions"

@@ -58,10 +58,10 @@ def chat_messages(messages: Any) -> list[dict[str, str]]:
     """
     if not isinstance(messages, list) or not messages:
         raise UserError("'messages': expected a list of messages")
-    return [_plain(position, message) for position, message in enumerate(messages)]
+    return [_plain_message(position, message) for position, message in enumerate(messages)]
 
 
-def _plain(position: int, message: Any) -> dict[str, str]:
+def _plain_message(position: int, message: Any) -> dict[str, str]:
     where = f"messages[{position}]"
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise UserError(f"{where}: expected an object with 'role' and 'content'")

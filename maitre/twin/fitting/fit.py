@@ -70,7 +70,7 @@ def fit_step(equations: pd.DataFrame, steps: pd.DataFrame | None = None) -> Step
         TwinInputError: there are fewer than eight equations.
     """
     require(len(equations) >= 8, f"samples: {len(equations)} usable bursts, 8 are needed to fit")
-    together = _together(steps) if steps is not None and len(steps) else None
+    together = _groups_of_steps(steps) if steps is not None and len(steps) else None
     best: StepFit | None = None
     worst = np.inf
     for small, large in product(SMALL_TOKENS, LARGE_TOKENS):
@@ -100,7 +100,7 @@ def _with_knees(rows: pd.DataFrame, small: float, large: float) -> pd.DataFrame:
     )
 
 
-def _together(steps: pd.DataFrame) -> np.ndarray:
+def _groups_of_steps(steps: pd.DataFrame) -> np.ndarray:
     """Return a number for each run of `STEPS_TOGETHER` steps of one load."""
     place = steps.groupby("point").cumcount().to_numpy() // STEPS_TOGETHER
     load = pd.factorize(steps["point"])[0]
@@ -156,7 +156,7 @@ def fit_loading(samples: Any, loads_ms: tuple[tuple[int, float], ...]) -> Loadin
     """
     switch_ms = 0.0
     switches = samples[(samples["kind"] == "switch") & (samples["outcome"] == "ok")]
-    lone = _lone(samples)
+    lone = _lone_requests(samples)
     if len(switches) and len(lone):
         cold = 1e3 * (switches["first_token_s"] - switches["sent_s"])
         warm = 1e3 * (lone["first_token_s"] - lone["sent_s"])
@@ -180,7 +180,7 @@ def fit_loading(samples: Any, loads_ms: tuple[tuple[int, float], ...]) -> Loadin
     )
 
 
-def _lone(samples: Any) -> Any:
+def _lone_requests(samples: Any) -> Any:
     """Return warm lone requests for an adapter with a prompt as short as the switches'."""
     lone = samples[
         (samples["kind"] == "burst") & (samples["adapter"] != BASE) & (samples["outcome"] == "ok")

@@ -64,7 +64,7 @@ def _steps_of(part: Any, server: MeasuredServer) -> pd.DataFrame:
         kv = sum(asked[i].prompt + asked[i].done for i in seen)
         prefill = sum(asked[i].left for i in first)
         kv += sum(asked[i].prompt for i in first)
-        begun = _begun(asked, members, first, len(seen) + prefill, end_before_s, server)
+        begun = _begin_prompt(asked, members, first, len(seen) + prefill, end_before_s, server)
         whole = decoding <= set(seen) and bool(seen)
         if whole:
             adapters = {asked[i].adapter for i in members} - {BASE}
@@ -92,7 +92,7 @@ def _arrivals(asked: list[_Asked]) -> list[tuple[float, list[int]]]:
     return found
 
 
-def _begun(
+def _begin_prompt(
     asked: list[_Asked],
     members: list[int],
     first: list[int],

@@ -71,10 +71,10 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         """Return an attribute of the ordinary launcher: dagster-k8s reads some for step pods."""
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._otherwise, name)
+        return getattr(self._ordinary_launcher, name)
 
     @cached_property
-    def _otherwise(self) -> RunLauncher:
+    def _ordinary_launcher(self) -> RunLauncher:
         """Return the ordinary launcher; make it at the first call.
 
         The launcher of Kubernetes needs a ServiceAccount's token, which warm workers do not have.
@@ -125,7 +125,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         except TRANSIENT_ERRORS as error:
             raise self._back_to_queue(run, first_line(error)) from error
         try:
-            start_ordinary(lambda: self._otherwise.launch_run(context))
+            start_ordinary(lambda: self._ordinary_launcher.launch_run(context))
         except PoolError as error:
             raise self._back_to_queue(run, first_line(error)) from error
 
@@ -175,7 +175,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         run = context.dagster_run
         try:
             if not self._resumed_warm(run):
-                start_ordinary(lambda: self._otherwise.resume_run(context))
+                start_ordinary(lambda: self._ordinary_launcher.resume_run(context))
         except TRANSIENT_ERRORS as error:
             # Dagster fails a run whose resume_run raises.
             self._report(run, f"Not resumed yet: {first_line(error)}")
@@ -243,7 +243,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         lease = self._leases.current(run_id)
         pool = self._pool_for(run)
         if lease is None or pool is None:
-            is_ended = bool(self._otherwise.terminate(run_id))
+            is_ended = bool(self._ordinary_launcher.terminate(run_id))
             if is_ended:
                 self._delete_step_jobs(run)
             return is_ended
@@ -261,7 +261,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
 
     def _delete_step_jobs(self, run: dg.DagsterRun) -> None:
         """Delete the step Jobs of a run that was a Job; report what fails with the run."""
-        context_of = getattr(self._otherwise, "get_container_context_for_run", None)
+        context_of = getattr(self._ordinary_launcher, "get_container_context_for_run", None)
         if context_of is None:
             # It does not start Jobs.
             return
@@ -293,7 +293,7 @@ class WarmPoolRunLauncher(RunLauncher, ConfigurableClass):
         lease = self._leases.current(run.run_id)
         pool = self._pool_for(run)
         if lease is None or pool is None:
-            return ordinary_health(self._instance, self._otherwise, run)
+            return ordinary_health(self._instance, self._ordinary_launcher, run)
         if lease.state is LeaseState.ENDED:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         gone = why_lost(self._leases, pool, lease)

@@ -39,10 +39,10 @@ def runs_to_resume(
         for lease in store.find(state):
             run = instance.get_run_by_id(lease.run_id)
             if run is None or run.is_finished:
-                _close(settings, store, lease, report)
+                _close_lease(settings, store, lease, report)
             elif not waits_in_dagsters_queue(run, lease):
                 open_runs.append((run, lease))
-    for run, lease in _lost(store, pool, open_runs):
+    for run, lease in _runs_without_worker(store, pool, open_runs):
         if run.status is dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run)
             continue
@@ -58,7 +58,7 @@ def runs_to_resume(
     return found
 
 
-def _lost(
+def _runs_without_worker(
     store: LeaseStore, pool: WarmPool, runs: Sequence[tuple[dg.DagsterRun, RunLease]]
 ) -> list[tuple[dg.DagsterRun, RunLease]]:
     """Return the runs whose worker is gone; call all workers at the same time.
@@ -72,7 +72,7 @@ def _lost(
     return [one for one, reason in zip(runs, reasons, strict=True) if reason is not None]
 
 
-def _close(
+def _close_lease(
     settings: Settings, store: LeaseStore, lease: RunLease, report: Callable[[str], None]
 ) -> None:
     """Remove the checkpoints of a run that is over, then close its lease.

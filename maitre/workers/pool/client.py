@@ -38,7 +38,7 @@ class WorkerClient:
 
     def status(self) -> WorkerView:
         """Return the worker's state; raise `WorkerUnreachableError` when it does not answer."""
-        silence = _silence()
+        silence = _silence_of_process()
         try:
             document = self._call("GET", "/status", timeout_s=silence.patience_s(self))
         except WorkerUnreachableError as error:
@@ -132,7 +132,7 @@ class Silence:
 
 
 @lru_cache(maxsize=1)
-def _silence() -> Silence:
+def _silence_of_process() -> Silence:
     """Return the record of this process: pools and clients are made anew in each round."""
     return Silence()
 

@@ -109,12 +109,12 @@ class KubernetesPool:
             return
         with ThreadPoolExecutor(min(len(workers), _DRAINED_TOGETHER)) as threads:
             list(threads.map(self._drain, workers))
-        marked = [worker for worker in workers if self._mark(worker.name)]
+        marked = [worker for worker in workers if self._mark_for_deletion(worker.name)]
         self._until_not_ready({worker.name for worker in marked})
         for model, leaving in Counter(worker.base_model for worker in marked).items():
-            self._scale(model, partial(_less, leaving))
+            self._scale(model, partial(_fewer_replicas, leaving))
 
-    def _mark(self, name: str) -> bool:
+    def _mark_for_deletion(self, name: str) -> bool:
         """Mark the pod to be deleted first; return whether this call has marked it.
 
         Of two schedulers that give back the same worker only one lowers the replicas. A pod that is
@@ -233,7 +233,7 @@ def deployment_name(base_model: str) -> str:
     return f"worker-{base_model}".replace(".", "-").lower()
 
 
-def _less(leaving: int, replicas: int) -> int:
+def _fewer_replicas(leaving: int, replicas: int) -> int:
     return max(0, replicas - leaving)
 
 

@@ -86,7 +86,7 @@ class LeaseGuard:
         A worker that cannot find out within `patience_s` releases the run.
         """
         try:
-            is_current = self._repeat(self._is_current)
+            is_current = self._repeat_while_away(self._is_current)
         except TRANSIENT_ERRORS as error:
             self.run.given_up = f"the database does not answer: {first_line(error)}"
             raise LeaseLost(self.run.given_up) from None
@@ -107,7 +107,7 @@ class LeaseGuard:
     def end(self) -> None:
         """Record that the run is over. If that fails, Dagster's storage still knows it."""
         try:
-            self._repeat(self.leases.end)
+            self._repeat_while_away(self.leases.end)
         except TRANSIENT_ERRORS as error:
             self.log.warning(
                 "could not record that run %s is over: %s",
@@ -134,7 +134,7 @@ class LeaseGuard:
             raise LeaseLost(self.run.given_up)
         return self.leases.is_current(run_id, attempt)
 
-    def _repeat(self, ask: Callable[[str, str], Answer]) -> Answer:
+    def _repeat_while_away(self, ask: Callable[[str, str], Answer]) -> Answer:
         """Call `ask` for this claim; repeat the call while the database does not answer."""
         claim = self.run.claim
         give_up_at_s = time.monotonic() + self.patience_s

@@ -31,19 +31,19 @@ class Executor:
     def load(self) -> dict[str, float]:
         """Load everything; return the seconds of each stage."""
         load_s: dict[str, float] = {}
-        with _timed(load_s, "imports"):
+        with _measure_stage(load_s, "imports"):
             import mlflow.pyfunc  # noqa: F401
 
             import maitre.tuning.tune  # noqa: F401
             from maitre.workers.launch.run_execution import RunExecution
             from maitre.workers.process import group  # noqa: F401
-        with _timed(load_s, "instance"):
+        with _measure_stage(load_s, "instance"):
             self._runs = RunExecution.open()
-        with _timed(load_s, "job"):
+        with _measure_stage(load_s, "job"):
             self._runs.load_job(self._module, self._job)
-        with _timed(load_s, "model"):
+        with _measure_stage(load_s, "model"):
             loaded_model(self._settings.base_model)
-        with _timed(load_s, "warm-up"):
+        with _measure_stage(load_s, "warm-up"):
             location = importlib.import_module(self._module)
             if hasattr(location, "warm_up"):
                 location.warm_up(self._settings)
@@ -92,7 +92,7 @@ def _return_free_memory() -> None:
 
 
 @contextmanager
-def _timed(load_s: dict[str, float], stage: str) -> Iterator[None]:
+def _measure_stage(load_s: dict[str, float], stage: str) -> Iterator[None]:
     started_s = time.monotonic()
     yield
     load_s[stage] = time.monotonic() - started_s

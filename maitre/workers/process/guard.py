@@ -61,7 +61,7 @@ class RequestGuard:
         if body is None:
             await _refuse(send, 413, f"expected a body of at most {self._max_body_bytes} bytes")
             return
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, _receive_again(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
         """Return the whole body; `None` when it is too large."""
@@ -77,7 +77,7 @@ class RequestGuard:
                 return body
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _receive_again(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives the body first, then the events of the connection."""
     is_sent = False
 

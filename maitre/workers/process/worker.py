@@ -78,7 +78,7 @@ class Worker:
         self.metrics.loaded(load_s)
         with self._lock:
             if self._state == "loading":
-                self._enter(state="idle")
+                self._set_state(state="idle")
 
     def view(self) -> WorkerView:
         """Return the worker's state as it reports it."""
@@ -104,7 +104,7 @@ class Worker:
                 raise BusyError(f"{self.name} is {self._state}")
             self._claimed = ClaimedRun(claim)
             self._claimed.progress.mark("claimed")
-            self._enter(state="busy")
+            self._set_state(state="busy")
             self._inbox.put(self._claimed)
 
     def cancel(self, attempt: str) -> None:
@@ -136,7 +136,7 @@ class Worker:
         """Take no more claims; end when the current run, if any, is released or over."""
         with self._lock:
             if self._state != "draining":
-                self._enter(state="draining")
+                self._set_state(state="draining")
                 self._inbox.put(None)
             run = self._claimed
         if run is not None and preempt:
@@ -158,7 +158,7 @@ class Worker:
         claim = run.claim
         started_s = time.monotonic()
         if claim.rank > 0:
-            self._finish(run, self._help(run), time.monotonic() - started_s)
+            self._finish(run, self._take_part(run), time.monotonic() - started_s)
             return
         end = "broken"
         try:
@@ -182,7 +182,7 @@ class Worker:
         finally:
             self._finish(run, end, time.monotonic() - started_s)
 
-    def _help(self, run: ClaimedRun) -> str:
+    def _take_part(self, run: ClaimedRun) -> str:
         """Take the steps of a run that another worker executes; return how that ended."""
         run.progress.phase = "helping"
         try:
@@ -250,7 +250,7 @@ class Worker:
             self._last = run.view()
             self._claimed = None
             if self._state == "busy":
-                self._enter(state="idle")
+                self._set_state(state="idle")
         self.metrics.claim_ended(end, busy_s)
 
     def _give_up(self, run: ClaimedRun, reason: str) -> None:
@@ -281,7 +281,7 @@ class Worker:
             raise NoSuchClaimError(f"{self.name} does not hold attempt {attempt}")
         return self._claimed
 
-    def _enter(self, state: WorkerState) -> None:
+    def _set_state(self, state: WorkerState) -> None:
         self._state = state
         self._since_s = time.time()
 

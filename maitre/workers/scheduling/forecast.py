@@ -56,10 +56,10 @@ class _Line:
         pool = snapshot.pools[job.base_model]
         self._model = pool.model
         self._price_per_hour = snapshot.cluster.gpu_price_per_hour
-        self._left = _left(job)
+        self._gpu_s_left = _gpu_s_left(job)
         self._free_s = _free_s(snapshot, job.base_model)
         others = [
-            WorkAhead(other.deadline_s, _left(other))
+            WorkAhead(other.deadline_s, _gpu_s_left(other))
             for other in pool.queued.values()
             if other.job_id != job.job_id
         ]
@@ -74,7 +74,7 @@ class _Line:
         found = []
         for count in self._model.worker_counts:
             if count <= len(starts_s):
-                run_s = self._left * _iteration_s(self._model, count)
+                run_s = self._gpu_s_left * _iteration_s(self._model, count)
                 price = count * run_s / 3600 * self._price_per_hour
                 found.append(Forecast(starts_s[count - 1] + run_s, price, count))
         in_time = [one for one in found if one.finish_s <= deadline_s]
@@ -119,7 +119,7 @@ def _free_s(snapshot: Snapshot, base_model: str) -> list[float]:
     return free
 
 
-def _left(job: JobView) -> float:
+def _gpu_s_left(job: JobView) -> float:
     return max(0.0, job.iterations_estimate - job.iterations_done)
 
 

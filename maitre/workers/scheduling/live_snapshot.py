@@ -107,7 +107,7 @@ def _pool(
                 [name] = names
                 began_s = claim.marks.get("lookup", time_s)
                 lookups[job.job_id] = LookupView(job, name, max(time_s, began_s + model.lookup_s))
-                seen[name] = _as(seen[name], "lookup")
+                seen[name] = _in_state(seen[name], "lookup")
             else:
                 each_s = _iteration_s(model, names)
                 running[job.job_id] = RunningJob(job, tuple(names), time_s, each_s)
@@ -115,9 +115,11 @@ def _pool(
             queued[request.request_id] = job_view(request, model, waiting[request.run_id or ""])
         elif _is_to_start(request, time_s):
             queued[request.request_id] = job_view(request, model)
-        elif names := [name for name in _reserved(request, time_s) if name in can_be_handed]:
+        elif names := [
+            name for name in _reserved_workers(request, time_s) if name in can_be_handed
+        ]:
             # Its run is on its way to them, or they have claimed it and the row is older.
-            seen.update({name: _as(seen[name], "running") for name in names})
+            seen.update({name: _in_state(seen[name], "running") for name in names})
             kept.update(names)
             job = job_view(request, model)
             running[job.job_id] = RunningJob(job, tuple(names), time_s, _iteration_s(model, names))
@@ -130,7 +132,7 @@ def _pool(
         job = job_view(request, model)
         if left := _left_for_another(seen, can_be_handed):
             can_be_handed.remove(left)
-            seen[left] = _as(seen[left], "running")
+            seen[left] = _in_state(seen[left], "running")
             running[job.job_id] = RunningJob(job, (left,), time_s, _iteration_s(model, [left]))
         else:
             queued[job.job_id] = job
@@ -158,7 +160,7 @@ def _is_no_longer_held(request: TuningRequest, time_s: float) -> bool:
     return held_until is not None and held_until.timestamp() < time_s
 
 
-def _reserved(request: TuningRequest, time_s: float) -> list[str]:
+def _reserved_workers(request: TuningRequest, time_s: float) -> list[str]:
     """Return the workers that are reserved for a request's run; none once its hold has run out."""
     return [] if _is_no_longer_held(request, time_s) else request.handed_to
 
@@ -206,7 +208,7 @@ def _worker(worker: PoolWorker, model: ModelSpec, time_s: float) -> Worker:
     return Worker(worker.name, model.name, states.get(view.state, "running"), view.since_s, ready_s)
 
 
-def _as(worker: Worker, state: WorkerState) -> Worker:
+def _in_state(worker: Worker, state: WorkerState) -> Worker:
     return replace(worker, state=state)
 
 

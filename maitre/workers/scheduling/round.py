@@ -113,7 +113,7 @@ def schedule(
                 # actions are carried out.
                 done.notes.append(f"refused {action}: unknown {unknown}")
                 continue
-            with _noting(done, f"could not do {action}"):
+            with _note_errors(done, f"could not do {action}"):
                 if isinstance(action, act.StartJob | act.StartLookup):
                     request = by_id[action.job_id]
                     names = (
@@ -137,7 +137,7 @@ def schedule(
                 elif isinstance(action, act.RejectJob):
                     _reject(runs, store, by_id[action.job_id], to_resume, policy, action, now, done)
                 else:
-                    _act(settings, pool, action, by_id, by_name, done)
+                    _carry_out(settings, pool, action, by_id, by_name, done)
         _scale(settings, pool, decided, by_name, done, len(staying), cluster.gpus, now)
         is_whole = True
     finally:
@@ -191,11 +191,11 @@ def _scale(
     left_over = [worker for worker in workers.values() if _is_left_over(worker, now)]
     if left_over:
         names = ", ".join(worker.name for worker in left_over)
-        with _noting(done, f"could not end {names}"):
+        with _note_errors(done, f"could not end {names}"):
             pool.remove(left_over)
             done.notes.append(f"ended {names}, which had drained and were still there")
     if done.leaving:
-        with _noting(done, "could not give back " + ", ".join(w.name for w in done.leaving)):
+        with _note_errors(done, "could not give back " + ", ".join(w.name for w in done.leaving)):
             pool.shrink(done.leaving)
     started = sum(
         a.count
@@ -216,12 +216,12 @@ def _scale(
                 f"no more workers of {base_model} started: none starts up ({', '.join(failing)})"
             )
             continue
-        with _noting(done, f"could not start {count} workers of {base_model}"):
+        with _note_errors(done, f"could not start {count} workers of {base_model}"):
             pool.grow(base_model, count, len(there))
 
 
 @contextmanager
-def _noting(done: Round, what: str) -> Iterator[None]:
+def _note_errors(done: Round, what: str) -> Iterator[None]:
     """Note an error of the pool or the database; the round goes on with what it has taken."""
     try:
         yield
@@ -229,7 +229,7 @@ def _noting(done: Round, what: str) -> Iterator[None]:
         done.notes.append(f"{what}: {first_line(error)}")
 
 
-def _act(
+def _carry_out(
     settings: Settings,
     pool: WarmPool,
     action: act.Action,

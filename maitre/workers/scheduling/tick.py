@@ -62,10 +62,10 @@ class Tick:
         for note in done.notes:
             self.report(note)
         can_launch = bool(self.settings.dagster_url)
-        left = [start for start in done.starts if not (can_launch and self._launched(start))]
+        left = [start for start in done.starts if not (can_launch and self._launch(start))]
         return left, done
 
-    def _launched(self, start: StartRun) -> bool:
+    def _launch(self, start: StartRun) -> bool:
         """Launch a run; return whether it was launched, or may have been."""
         what = f"{start.request.request_id} on {', '.join(start.workers)}"
         try:

@@ -87,7 +87,7 @@ def monitored(tmp_path: Any) -> Iterator[tuple[dg.DagsterInstance, Jobs, str]]:
         launcher = instance.run_launcher
         assert isinstance(launcher, WarmPoolRunLauncher)
         launcher._given_settings = Settings(request_queue_url=f"sqlite:///{tmp_path}/requests.db")
-        launcher._otherwise = jobs
+        launcher._ordinary_launcher = jobs
         run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
         yield instance, jobs, run.run_id
 

@@ -46,8 +46,8 @@ class Queue:
         launcher = instance.run_launcher
         assert isinstance(launcher, WarmPoolRunLauncher)
         launcher._given_settings = settings
-        launcher._otherwise = Ordinary()
-        launcher._otherwise.register_instance(instance)
+        launcher._ordinary_launcher = Ordinary()
+        launcher._ordinary_launcher.register_instance(instance)
 
     def pool(self) -> SimpleNamespace:
         workers = []

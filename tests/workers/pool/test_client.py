@@ -21,7 +21,7 @@ def silent_url() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def silence(monkeypatch: pytest.MonkeyPatch) -> Silence:
     made = Silence(short_s=0.1, full_every_s=1.5)
-    monkeypatch.setattr(module, "_silence", lambda: made)
+    monkeypatch.setattr(module, "_silence_of_process", lambda: made)
     return made
 
 
