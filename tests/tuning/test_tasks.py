@@ -69,9 +69,9 @@ def test_blank_lines_and_line_separators_inside_texts_are_no_line_ends(tmp_path)
         (HEADER.replace("name: colours\n", ""), "no name"),
         (HEADER.replace("metric: accuracy\n", ""), "no metric"),
         (HEADER.replace("colours", "7"), "name: input should be a valid string, not 7"),
-        ("- a\n- b\n", "must hold fields"),
-        ("name: [\n", "malformed YAML"),
-        ("", "must hold fields"),
+        ("- a\n- b\n", "expected lines of the form `field: value`; got list"),
+        ("name: [\n", "task.yaml:2: not YAML"),
+        ("", "no name"),
     ],
 )
 def test_a_bad_header_is_named(tmp_path, header, expected):
