@@ -21,9 +21,9 @@ def follow_moved_artifacts(database: Path, artifacts: Path, experiment: str) -> 
     """Let the rows of a moved store name the folder `artifacts`; return whether it had moved.
 
     The place where `experiment` was created says where the folder was before. Rows that name other
-    places stay unchanged.
+    places stay unchanged; so do all rows while `artifacts` holds nothing.
     """
-    if not database.is_file():
+    if not database.is_file() or not artifacts.is_dir() or not any(artifacts.iterdir()):
         return False
     now = artifacts.resolve().as_uri()
     with closing(sqlite3.connect(database, timeout=60.0, isolation_level=None)) as connection:

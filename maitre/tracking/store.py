@@ -136,7 +136,7 @@ class TrackingStore:
         """Return a client of the store; create the folders of a SQLite store.
 
         A SQLite store whose folder was moved or copied finds its artefacts where they are now. A
-        server has 15 s for each of two tries, unless the environment sets other limits.
+        server has 9 s for each of two tries, unless the environment sets other limits.
 
         Raises:
             TrackingError: MLflow knows no store of this kind of URL.
@@ -154,7 +154,7 @@ class TrackingStore:
         # minutes of silence while a server does not answer.
         for variable, value in (
             (environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1),
-            (environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT, 15),
+            (environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT, 9),
         ):
             if not variable.is_set():
                 variable.set(value)

@@ -58,5 +58,10 @@ def test_a_store_in_its_place_or_of_others_stays_unchanged(tmp_path: Path) -> No
     database, artifacts = tmp_path / "mlflow" / "mlflow.db", tmp_path / "mlflow" / "artifacts"
     assert not follow_moved_artifacts(database, artifacts, "maitre")
     assert not follow_moved_artifacts(tmp_path / "absent.db", artifacts, "maitre")
-    assert follow_moved_artifacts(database, tmp_path / "elsewhere", "maitre")
+    # A folder without artefacts is not where they are: the user has chosen another place.
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert not follow_moved_artifacts(database, empty, "maitre")
+    (empty / "one").mkdir()
+    assert follow_moved_artifacts(database, empty, "maitre")
     assert client.get_experiment_by_name("theirs").artifact_location == "s3://bucket/theirs"
