@@ -14,7 +14,7 @@ from maitre.settings import Settings
 from maitre.tuning.base_model import BaseModel
 from maitre.tuning.loaded_model import model_fingerprint
 from maitre.tuning.model_folder import HubId, model_folder
-from maitre.tuning.tasks import Example, Task
+from maitre.tuning.tasks import Task
 from tests.tuning.conftest import write_tiny_model
 
 MAIN, OTHER = "a" * 40, "b" * 40
@@ -90,17 +90,9 @@ def test_the_pools_name_has_no_revision(base_model: str, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_hub_model_is_tuned_and_has_its_bank_without_a_connection(
-    hub: Path, tmp_path: Path
+    hub: Path, tmp_path: Path, colours: Task
 ) -> None:
-    Task(
-        name="colours",
-        description="colour",
-        instruction="what colour is this",
-        metric="accuracy",
-        group="g",
-        train=(Example("apple", "red"), Example("leaf", "green")),
-        eval=(Example("rose", "red"), Example("grass", "green")),
-    ).save(tmp_path / "tasks" / "colours")
+    colours.save(tmp_path / "tasks" / "colours")
     environment = {
         **os.environ,
         "HF_HOME": str(hub.parent),
