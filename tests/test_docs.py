@@ -18,9 +18,14 @@ TARGETS = set(re.findall(r"^([\w-]+)(?: [\w-]+)*:", MAKEFILE, flags=re.MULTILINE
     for names in re.findall(r"^\.PHONY: (.+)", MAKEFILE, flags=re.MULTILINE)
     for name in names.split()
 }
-NAMED = re.findall(
-    r"`(tests/[\w/]+\.py)::(\w+)`", (REPOSITORY / "docs" / "invariants.md").read_text()
-)
+
+
+def _named_tests(document: str) -> list[tuple[str, str]]:
+    text = (REPOSITORY / "docs" / document).read_text()
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+
+
+NAMED = _named_tests("invariants.md")
 DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
     *(REPOSITORY / "docs").glob("*.md"),
@@ -31,7 +36,7 @@ PLACEHOLDER = r"^maitre/(base-model|tenant)$|NAME|MODEL"
 FOLDERS = ("maitre/", "assets/", "resources/", "sensors/", "pipelines/", "tests/", "benchmarks/")
 
 
-@pytest.mark.parametrize(("file", "test"), NAMED, ids=[test for _, test in NAMED])
+@pytest.mark.parametrize(("file", "test"), [*NAMED, *_named_tests("reliability.md")])
 def test_the_test_of_each_invariant_exists(file: str, test: str) -> None:
     assert f"def {test}(" in (REPOSITORY / file).read_text()
 

@@ -1,5 +1,6 @@
 """`maitre deploy render`: the cluster's part of a deployment by options."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,23 @@ def test_what_a_changed_plan_no_longer_needs_is_removed_with_a_word(
     assert f"removed {out / 'vllm-a.yaml'}: the plan no longer needs it" in printed
     assert f"left {out / 'mine.txt'}: it was not rendered here" in printed
     assert sorted(path.name for path in out.glob("vllm-*")) == ["vllm-b.yaml", "vllm-c.yaml"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("render", "--out", "OUT"), ("local", "--adapters", "OUT", "--dry-run")],
+    ids=["render", "local"],
+)
+def test_a_plan_that_fails_its_check_is_deployed_with_unsafe_alone(
+    plan: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    document = json.loads(plan.read_text())
+    document["evidence"] = {**document.get("evidence", {}), "servers_failed": {"a": "starves"}}
+    plan.write_text(json.dumps(document))
+    name, *options = [str(tmp_path / "out") if part == "OUT" else part for part in command]
+    with pytest.raises(UserError, match=r"the plan fails its check \(a: starves\).*--unsafe"):
+        runner.invoke(app, ["deploy", name, str(plan), *options], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+    if name == "render":
+        render(plan, tmp_path / "out", "--unsafe")
+        assert (tmp_path / "out" / "vllm-a.yaml").is_file()
