@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from maitre.scheduling.cluster import Cluster
-from maitre.scheduling.errors import PolicyError
+from maitre.scheduling.errors import PolicyError, SchedulingError
 from maitre.scheduling.events import Event
 from maitre.scheduling.jobs import Job
 from maitre.scheduling.outcome import Outcome
@@ -23,8 +23,8 @@ from maitre.scheduling.snapshot import Completion, Snapshot
 _QUIET_ROUNDS = 1_000
 """Rounds in a row with nothing due and all deadlines past, after which a policy has stalled."""
 
-_ROUNDS_PER_END = 1_000_000
-"""Rounds in a row with no job that ends and all deadlines past, after which a run is endless."""
+_ROUNDS_WITHOUT_PROGRESS = 100_000
+"""Rounds in a row with no job that gets further and all deadlines past: the run is endless."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def simulate(
     during a lookup shows when the lookup ends.
 
     Raises:
-        PolicyError: an action that the cluster cannot take, or a policy that asks for ever to be
-            woken while no job ends.
+        PolicyError: an action that the cluster cannot take, or a policy that only asks to be woken.
+        SchedulingError: no job gets any further, because workers fail too soon.
     """
     return _Run(jobs, cluster, policy, seed, pace_s).run()
 
@@ -61,7 +61,7 @@ class _Run:
         self.state = ClusterState(jobs, cluster, seed)
         self.policy = policy
         self.pace_ms = pace_s * 1000
-        self.quiet_rounds = self.rounds_since_end = 0
+        self.quiet_rounds = self.idle_rounds = 0
         self.open_before = 0
 
     # -- the loop ---------------------------------------------------------------------------
@@ -103,7 +103,13 @@ class _Run:
         return Simulation(self.state.events, self.outcome())
 
     def check_progress(self) -> None:
-        """Raise `PolicyError` when the policy only waits, or when no job ends for very long."""
+        """Raise an error when the policy only waits, or when no job gets any further.
+
+        Raises:
+            PolicyError: nothing is due, and the policy asks again and again to be woken.
+            SchedulingError: jobs lose what they do faster than they do it, as workers that fail
+                sooner than a job has resumed.
+        """
         pools = self.state.pools.values()
         is_due = any(
             pool.running
@@ -112,14 +118,25 @@ class _Run:
             for pool in pools
         )
         self.quiet_rounds = 0 if is_due else self.quiet_rounds + 1
-        is_end = self.state.open_jobs < self.open_before
+        gets_further = self.state.open_jobs < self.open_before or any(
+            self.state.jobs[job_id].from_ms < self.state.now
+            for pool in pools
+            for job_id in pool.running
+        )
         self.open_before = self.state.open_jobs
-        self.rounds_since_end = 0 if is_end else self.rounds_since_end + 1
-        if self.quiet_rounds > _QUIET_ROUNDS or self.rounds_since_end > _ROUNDS_PER_END:
+        self.idle_rounds = 0 if gets_further else self.idle_rounds + 1
+        where = (
+            f"{self.state.open_jobs} of {len(self.state.jobs)} jobs are open at "
+            f"{self.state.now / 1000:.0f} s, and all deadlines are past"
+        )
+        if self.quiet_rounds > _QUIET_ROUNDS:
             raise PolicyError(
-                f"{self.policy.name} ends no job any more: {self.state.open_jobs} of "
-                f"{len(self.state.jobs)} jobs are open at {self.state.now / 1000:.0f} s, all "
-                "deadlines are past, and it still asks to be woken"
+                f"{self.policy.name} ends no job any more: {where}; it only asks to be woken"
+            )
+        if self.idle_rounds > _ROUNDS_WITHOUT_PROGRESS:
+            raise SchedulingError(
+                f"the simulation does not end: {where}; no job gets further: lower the cluster's "
+                "failures_per_worker_hour, or look at the policy"
             )
 
     def settle(self, entry: tuple[int, int, int, str, int]) -> bool:

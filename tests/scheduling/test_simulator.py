@@ -18,7 +18,7 @@ from maitre.scheduling import (
     simulate,
 )
 from maitre.scheduling.actions import Action, StartJob, StartWorkers, WaitUntil
-from maitre.scheduling.errors import PolicyError
+from maitre.scheduling.errors import PolicyError, SchedulingError
 from maitre.scheduling.snapshot import Snapshot
 
 CLUSTER = Cluster(4, 3.6, {"m": ModelSpec("m", 10.0, 2.0, 1.0, {1: 0.5, 2: 0.3})})
@@ -85,6 +85,15 @@ def test_no_job_is_left_however_long_it_takes(
     assert (seen.finished, seen.late) == (run.outcome.finished, run.outcome.late)
 
 
+def test_a_late_job_may_run_through_more_rounds_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("maitre.scheduling.simulator._ROUNDS_WITHOUT_PROGRESS", 100)
+    run = simulate([job("j", 0.0, 10.0, 4_000)], CLUSTER, named_policy("maitre"))
+    assert run.outcome.decisions > 300
+    assert run.outcome.finished == 1
+
+
 def test_a_policy_may_wait_for_days() -> None:
     jobs = [job("j", 0.0, 100.0, 40)]
     run = simulate(jobs, CLUSTER, Patient(after_s=9 * DAY_S))
@@ -104,12 +113,13 @@ def test_a_policy_that_only_asks_to_be_woken_is_an_error(every_s: float) -> None
         simulate([job("j", 0.0, 100.0, 40)], CLUSTER, Lazy(every_s))
 
 
-def test_a_run_in_which_workers_fail_faster_than_jobs_restart_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("per_hour", [3600.0, 1e6])
+def test_a_run_in_which_workers_fail_faster_than_jobs_restart_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, per_hour: float
 ) -> None:
-    monkeypatch.setattr("maitre.scheduling.simulator._ROUNDS_PER_END", 2_000)
-    failing = replace(CLUSTER, failures_per_worker_hour=3600.0)
-    with pytest.raises(PolicyError, match="ends no job any more"):
+    monkeypatch.setattr("maitre.scheduling.simulator._ROUNDS_WITHOUT_PROGRESS", 2_000)
+    failing = replace(CLUSTER, failures_per_worker_hour=per_hour)
+    with pytest.raises(SchedulingError, match=r"does not end: 1 of 1 jobs .* lower the cluster's"):
         simulate([job("j", 0.0, 100.0, 1e6)], failing, named_policy("earliest_deadline_first"))
 
 
