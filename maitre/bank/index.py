@@ -110,12 +110,12 @@ def build_index(
         ),
         mean_distance=float(distances[np.arange(len(ids)), medoids[labels]].mean()),
         entry_ids=tuple(ids),
-        _vectors=_searchable(vectors, device),
+        _vectors=_faiss_index(vectors, device),
         _medoid_vectors=vectors[medoids],
     )
 
 
-def _searchable(vectors: np.ndarray, device: Device) -> Any:
+def _faiss_index(vectors: np.ndarray, device: Device) -> Any:
     """Return a faiss index of the vectors by inner product, on the GPUs when there are any."""
     flat: Any = faiss.IndexFlatIP(vectors.shape[1])
     # faiss built without CUDA has neither function nor devices.

@@ -54,7 +54,7 @@ def simulate(
 
         seen = replay(run.events, listed, described)
         draw_timeline({policy: (seen.held, seen.used)}, described.gpus, figure)
-    _report([_rounded(run.outcome.row())], json, f"{policy} on {jobs.name}")
+    _report([_rounded_row(run.outcome.row())], json, f"{policy} on {jobs.name}")
 
 
 @app.command()
@@ -85,7 +85,7 @@ def compare(
     rows, timelines, points = [], {}, {}
     for one in chosen:
         run = simulator.simulate(listed, described, one, seed=seed)
-        row = _rounded(run.outcome.row())
+        row = _rounded_row(run.outcome.row())
         if bound:
             least_hours = clairvoyant_bound(listed, described, run.outcome.violations)
             row["bound_gpu_hours"] = round(least_hours, 3)
@@ -183,7 +183,7 @@ def verify(
     if json:
         print_json({**row, "problems": result.problems})
     else:
-        print_table([_rounded(row)], f"replay of {log.name}")
+        print_table([_rounded_row(row)], f"replay of {log.name}")
         for problem in result.problems[:20]:
             typer.echo(problem)
         typer.echo(f"{len(result.problems)} broken rules" if result.problems else "no broken rule")
@@ -220,7 +220,7 @@ def _terminal_row(row: dict[str, Any], shown: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+def _rounded_row(row: dict[str, Any]) -> dict[str, Any]:
     return {key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()}
 
 

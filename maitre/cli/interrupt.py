@@ -22,14 +22,14 @@ def was_interrupted() -> bool:
 def stops_at_next_step() -> Iterator[None]:
     """Record the first Ctrl-C inside of the block; let the second one interrupt as usual."""
     _interrupts.clear()
-    before = signal.signal(signal.SIGINT, _note)
+    before = signal.signal(signal.SIGINT, _note_interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _note(number: int, _frame: FrameType | None) -> None:
+def _note_interrupt(number: int, _frame: FrameType | None) -> None:
     if _interrupts:
         raise KeyboardInterrupt
     _interrupts.append(number)

@@ -39,7 +39,7 @@ def main() -> None:
     code 1.
     """
     try:
-        with named_file_errors(*_values(sys.argv[1:])):
+        with named_file_errors(*_possible_paths(sys.argv[1:])):
             app()
     except UserError as error:
         print(f"maitre: {error}", file=sys.stderr)
@@ -53,7 +53,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _values(arguments: list[str]) -> list[str]:
+def _possible_paths(arguments: list[str]) -> list[str]:
     """Return what may be a path among the arguments: each of them, and what follows a `=`."""
     return [part for argument in arguments for part in {argument, argument.rpartition("=")[2]}]
 

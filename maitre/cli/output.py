@@ -42,11 +42,11 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value]
     if hasattr(value, "tolist"):
         value = value.tolist()
-        return plain(value) if isinstance(value, list) else _finite(value)
-    return _finite(value)
+        return plain(value) if isinstance(value, list) else _finite_or_none(value)
+    return _finite_or_none(value)
 
 
-def _finite(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -30,7 +30,7 @@ def profiles(json: Json = False) -> None:
 
     loaded = ServerProfile.shipped()
     if json:
-        print_json([_described(profile) for profile in loaded])
+        print_json([_profile_document(profile) for profile in loaded])
         return
     rows = [
         {
@@ -97,7 +97,7 @@ def calibrate(
     if prefill_from is None and prefill_scale != 1.0:
         raise UserError("--prefill-scale scales --prefill-from, which is not given")
     first = ServerProfile.load(start)
-    first = _renamed(first, name, base_model)
+    first = _fit_start(first, name, base_model)
     found = fit_profile(
         read_tables(tables, first.base_model, front=fit_front),
         first,
@@ -119,12 +119,14 @@ def calibrate(
             print(path)
 
 
-def _described(profile: "ServerProfile") -> dict[str, Any]:
+def _profile_document(profile: "ServerProfile") -> dict[str, Any]:
     """Return a profile for `--json`; `gpu` also stands where scripts look for it."""
     return {**profile.model_dump(mode="json"), "gpu": profile.engine.gpu}
 
 
-def _renamed(profile: "ServerProfile", name: str | None, base_model: str | None) -> "ServerProfile":
+def _fit_start(
+    profile: "ServerProfile", name: str | None, base_model: str | None
+) -> "ServerProfile":
     """Return the profile to start a fit from; another base model has another model id."""
     renamed = profile.model_copy(update={"name": name or profile.name})
     if base_model is None or base_model == profile.base_model:

@@ -93,7 +93,7 @@ def measure(
         print_json({**document, "died": measured.died}) if json else _print_progress(str(document))
         print(f"maitre: {measured.died}; what was measured is in {out}", file=sys.stderr)
         raise typer.Exit(1)
-    document |= _fitted(measurement, profile)
+    document |= _fit_or_compare(measurement, profile)
     _print(document, json)
     kind = name.replace("/", "-")
     _print_progress(
@@ -115,10 +115,10 @@ def fit(
     """Fit a profile to samples; report its errors on their loads."""
     from maitre.serving.measure.samples_folder import Measurement
 
-    _print(_fitted(Measurement(samples), out, against, report), json)
+    _print(_fit_or_compare(Measurement(samples), out, against, report), json)
 
 
-def _fitted(
+def _fit_or_compare(
     measurement: Any, out: Path | None, against: str | None = None, report: Path | None = None
 ) -> dict[str, Any]:
     """Fit (or load) the profile, compare it on the measured loads, write it if it is wanted."""

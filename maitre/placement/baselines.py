@@ -73,7 +73,7 @@ def _fewest(
         choice = capacity.best(sets, slot_per_adapter(sets, capacity))
         return bool(np.all(choice.risk <= capacity.risk)) and _few_enough(sets, capacity)
 
-    return _least(healthy, limit)
+    return _least_servers(healthy, limit)
 
 
 def _one_size(demand: Demand, capacity: Capacity, limit: int) -> int | None:
@@ -90,10 +90,10 @@ def _one_size(demand: Demand, capacity: Capacity, limit: int) -> int | None:
                 return True
         return False
 
-    return _least(healthy, limit)
+    return _least_servers(healthy, limit)
 
 
-def _least(healthy: Callable[[int], bool], limit: int) -> int | None:
+def _least_servers(healthy: Callable[[int], bool], limit: int) -> int | None:
     """Return the fewest servers that are healthy; presume that more servers are never worse."""
     high = 1
     while not healthy(high):

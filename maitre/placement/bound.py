@@ -177,7 +177,7 @@ def _dual_bound(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -
         relative = some.use(nodes) / limit / worth[None, :, None]
         relative[some.rank[:, None] < nodes.tier[None, :]] = _ENOUGH
         chosen = np.empty((len(some), limits.shape[1]))
-        _lower(relative, shares, _SHARE_STEPS, _ENOUGH, least, chosen)
+        _lower_least(relative, shares, _SHARE_STEPS, _ENOUGH, least, chosen)
         if counted is not nodes:
             used = np.einsum("tgk,tk->tg", some.use(counted), chosen / limit[:, 0])
             used[some.rank[:, None] < counted.tier[None, :]] = np.inf
@@ -188,7 +188,7 @@ def _dual_bound(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -
 
 
 @compiled
-def _lower(relative, shares, steps, enough, least, chosen):
+def _lower_least(relative, shares, steps, enough, least, chosen):
     """Lower each node's `least` to what every type makes of it under its best multipliers.
 
     `relative` is use over worth and limit: (types, nodes, limits). The multipliers, `shares`, sum

@@ -79,7 +79,7 @@ def fill_in_order(
             mine = pinned_to[len(found)]
             server[mine] = len(found)
             base = demand.take(mine).sums(np.zeros(len(mine), dtype=np.int64), 1)
-        length, choice = _longest(terms, ranks, start, guess, capacity, limits, base)
+        length, choice = _longest_stretch(terms, ranks, start, guess, capacity, limits, base)
         if choice is None:
             return None
         server[free[start : start + length]] = len(found)
@@ -103,7 +103,7 @@ class _Limits:
         )
 
 
-def _longest(
+def _longest_stretch(
     terms: np.ndarray,
     ranks: np.ndarray,
     start: int,
@@ -120,20 +120,20 @@ def _longest(
         alone = capacity.best(base)
         if alone.risk[0] > limits.risk:
             return 0, None
-        best = _pick(alone, 0)
+        best = _values_at(alone, 0)
     fits_up_to, fails_from = 0, most + 1
     near = None
     lengths = np.unique(np.clip((guess * _BRACKET).astype(np.int64), 1, max(most, 0)))
     lengths = lengths[(lengths >= 1) & (lengths <= most)]
     while len(lengths):
-        sets = _stretches(terms, ranks, start, lengths, base)
+        sets = _stretch_sums(terms, ranks, start, lengths, base)
         choice = capacity.best(sets, near_row=near)
         good = limits.allow(choice)
         # The first failure ends the stretch even if the model lets a longer one pass.
         count = len(good) if good.all() else int(np.argmin(good))
         if count:
             fits_up_to = int(lengths[count - 1])
-            best = _pick(choice, count - 1)
+            best = _values_at(choice, count - 1)
         if count < len(lengths):
             fails_from = int(lengths[count])
             near = int(choice.rows[count])
@@ -148,11 +148,11 @@ def _longest(
     return fits_up_to, best
 
 
-def _pick(choice: Choice, i: int) -> tuple[int, float, float]:
+def _values_at(choice: Choice, i: int) -> tuple[int, float, float]:
     return int(choice.rows[i]), float(choice.risk[i]), float(choice.fill[i])
 
 
-def _stretches(
+def _stretch_sums(
     terms: np.ndarray, ranks: np.ndarray, start: int, lengths: np.ndarray, base: SetSums | None
 ) -> SetSums:
     stop = start + int(lengths[-1])

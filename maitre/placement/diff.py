@@ -103,7 +103,7 @@ def same_servers(one: Sequence[PlannedServer], other: Sequence[PlannedServer]) -
     """Return whether two plans have the same servers, with the same shares of the same adapters."""
     first, second = shares_by_adapter(one), shares_by_adapter(other)
     return (
-        _started(one) == _started(other)
+        _start_options(one) == _start_options(other)
         and {a: set(s) for a, s in first.items()} == {a: set(s) for a, s in second.items()}
         and all(
             abs(share - second[adapter][server]) <= _SAME_SHARE
@@ -113,7 +113,7 @@ def same_servers(one: Sequence[PlannedServer], other: Sequence[PlannedServer]) -
     )
 
 
-def _started(servers: Sequence[PlannedServer]) -> dict[str, tuple[str, VllmLimits]]:
+def _start_options(servers: Sequence[PlannedServer]) -> dict[str, tuple[str, VllmLimits]]:
     return {server.name: (server.base_model, server.config) for server in servers}
 
 

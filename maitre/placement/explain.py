@@ -129,7 +129,7 @@ def explain_adapter(
     number = {name: i for i, name in enumerate(carried.names)}
     position = {str(name): i for i, name in enumerate(catalogue.names)}[adapter]
     return tuple(
-        _explained(plan, carried, capacity, adapter, position, number[name])
+        _explanation(plan, carried, capacity, adapter, position, number[name])
         for name in sorted(held)
     )
 
@@ -163,7 +163,7 @@ def one_fewer(
     return OneFewer(plan.gpus, round(low, 4))
 
 
-def _explained(
+def _explanation(
     plan: PlacementPlan,
     carried: Carried,
     capacity: Capacity,

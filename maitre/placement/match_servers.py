@@ -28,12 +28,12 @@ def match_servers(
     servers that the first fresh ones must be matched to. Fresh servers beyond the number of running
     ones are new.
     """
-    server, rows, accepted = _matched(fresh, demand, running, capacity, pinned_to)
+    server, rows, accepted = _match(fresh, demand, running, capacity, pinned_to)
     carried = Carried(demand, server, rows, running.names, accepted, running.held)
     return _with_returned(carried, capacity)
 
 
-def _matched(
+def _match(
     fresh: Assignment,
     demand: Demand,
     running: Carried,

@@ -197,8 +197,8 @@ class Types:
             + 0.5 * moments.output_output * nodes.outputs
             + 0.5 * (moments.block_tokens - 1)
         )
-        active_short = self._active(self.shortest_s, nodes)
-        active_long = self._active(self.longest_s, nodes)
+        active_short = self._active_part(self.shortest_s, nodes)
+        active_long = self._active_part(self.longest_s, nodes)
         # With a slot for every adapter each takes one, asked for or not.
         slots = np.where(self.few_slots[:, None], active_short, 1.0)
         times = []
@@ -220,7 +220,7 @@ class Types:
         tokens = self.shortest_s[:, None] * rate * (nodes.inputs + nodes.outputs)
         return np.stack([*times, self.shortest_s[:, None] * kv, slots, tokens], axis=2)
 
-    def _active(self, step_s: np.ndarray, nodes: Nodes) -> np.ndarray:
+    def _active_part(self, step_s: np.ndarray, nodes: Nodes) -> np.ndarray:
         """Return the least part of the time in which an adapter is in the batch: (types, nodes).
 
         Requests that wait for a slot gather meanwhile and share it (`maitre.maxpack.fluid`).
@@ -248,7 +248,7 @@ def _planes(options: ServerOptions) -> np.ndarray:
     planes = np.empty((len(options), len(_TOUCHING), 5))
     for row, cost in enumerate(options.step_costs):
         smooth = cost._replace(lora_over_graph_ms=0.0)
-        jump = _jump(cost)
+        jump = _prefill_jump(cost)
 
         def seconds(point: np.ndarray, smooth: Any = smooth, jump: float = jump) -> float:
             return float(step_s(smooth, point[0], *point)) - jump
@@ -266,10 +266,10 @@ def _planes(options: ServerOptions) -> np.ndarray:
 
 def _prefill_jumps(options: ServerOptions) -> np.ndarray:
     """Return how much longer a step with any prefill takes than one without, in seconds."""
-    return np.array([_jump(cost) for cost in options.step_costs])
+    return np.array([_prefill_jump(cost) for cost in options.step_costs])
 
 
-def _jump(cost: Any) -> float:
+def _prefill_jump(cost: Any) -> float:
     return float(step_s(cost, 1.0, 1.0, 1e-9, 0.0, 1.0) - step_s(cost, 1.0, 1.0, 0.0, 0.0, 1.0))
 
 

@@ -299,7 +299,7 @@ class _State:
             pool = parts[large] if large.any() else parts
             # The part whose leaving brings the server within its limits with the least excess; if
             # none does alone, the one that relieves it most.
-            less = self._without(i, pool)
+            less = self._sums_without(i, pool)
             choice = self.capacity.best(less, np.full(len(pool), self.rows[i]))
             enough = (choice.risk <= self.limit[i]) & (choice.fill <= self.most_fill[i])
             if enough.any():
@@ -313,7 +313,7 @@ class _State:
             if self.risk[i] > self.limit[i]:
                 self.reconfigure(i)
 
-    def _without(self, i: int, parts: np.ndarray) -> SetSums:
+    def _sums_without(self, i: int, parts: np.ndarray) -> SetSums:
         """Return server i without each of these parts in turn, the largest rate unchanged."""
         one = self.set_of(i).take(np.zeros(len(parts), dtype=np.int64))
         ranks = np.sort(self.demand.rank[self.server == i])

@@ -256,7 +256,7 @@ class _Planner:
         carried = carried_over(running, self.catalogue.names, whole, self.capacity)
         carried = replace(
             carried,
-            demand=_pinned(carried.demand, self.constraints, self.catalogue),
+            demand=_demand_with_pins(carried.demand, self.constraints, self.catalogue),
             held=self.running.held,
         )
         carried, hopeless = split_hot(carried, whole, self.capacity, self.act_above)
@@ -398,7 +398,7 @@ class _Check:
         most_fill = np.full(len(change.carried.rows) + len(self.planner.catalogue), np.inf)
         best: _Verified | None = None
         for round_ in range(REPAIR_ROUNDS):
-            plan, failed = self._simulated(change, margin, round_)
+            plan, failed = self._simulate_change(change, margin, round_)
             found = _Verified(change, plan)
             if best is None or found.rating < best.rating:
                 best = found
@@ -417,7 +417,7 @@ class _Check:
         assert best is not None
         return best
 
-    def _simulated(
+    def _simulate_change(
         self, change: _Change, margin: float, round_: int
     ) -> tuple[PlacementPlan, list[ServerCheck]]:
         """Return the change as a plan with the twin's evidence, and the servers that fail."""
@@ -501,7 +501,9 @@ def _with_pins(
     return tuple(servers)
 
 
-def _pinned(demand: Demand, constraints: Constraints, catalogue: AdapterCatalogue) -> Demand:
+def _demand_with_pins(
+    demand: Demand, constraints: Constraints, catalogue: AdapterCatalogue
+) -> Demand:
     """Return the demand whose parts of pinned adapters are marked, so that they stay in place."""
     if not constraints.pins:
         return demand

@@ -101,14 +101,14 @@ def _figure(plan: PlacementPlan) -> go.Figure:
         mine = [i for i, of in enumerate(ranks) if of == rank]
         figure.add_bar(
             x=[names[i] for i in mine],
-            y=[_predicted(plan.servers[i]).get("fill") for i in mine],
+            y=[_prediction(plan.servers[i]).get("fill") for i in mine],
             name=f"rank {rank}",
             row=1,
             col=1,
         )
         figure.add_scatter(
             x=[plan.servers[i].config.max_loras for i in mine],
-            y=[_predicted(plan.servers[i]).get("kv_fraction") for i in mine],
+            y=[_prediction(plan.servers[i]).get("kv_fraction") for i in mine],
             text=[names[i] for i in mine],
             mode="markers",
             name=f"rank {rank}",
@@ -119,7 +119,7 @@ def _figure(plan: PlacementPlan) -> go.Figure:
     figure.add_hline(y=1.0, line_dash="dash", row=1, col=1)
     figure.add_bar(
         x=names,
-        y=[_predicted(server).get("starvation_risk") for server in plan.servers],
+        y=[_prediction(server).get("starvation_risk") for server in plan.servers],
         showlegend=False,
         row=1,
         col=2,
@@ -130,7 +130,7 @@ def _figure(plan: PlacementPlan) -> go.Figure:
     return figure
 
 
-def _predicted(server: PlannedServer) -> dict[str, Any]:
+def _prediction(server: PlannedServer) -> dict[str, Any]:
     return server.predicted.to_dict() if server.predicted else {}
 
 
@@ -143,7 +143,7 @@ def _server_rows(plan: PlacementPlan, check: PlanCheck | None) -> list[dict[str,
             "adapters": len(server.adapters),
             "slots": server.config.max_loras,
             "rank": server.config.max_lora_rank,
-            **_predicted(server),
+            **_prediction(server),
         }
         if server.name in found:
             health = found[server.name].health

@@ -36,7 +36,7 @@ def path_of(name: str) -> str:
 
     Of a safe name of ASCII letters, digits, `.`, `_`, `-` and `/` it is the name itself.
     """
-    return "/".join(_pieces(_encoded(part)) for part in name.split("/"))
+    return "/".join(_pieces(_encode(part)) for part in name.split("/"))
 
 
 def name_of(path: str) -> str:
@@ -49,7 +49,7 @@ def name_of(path: str) -> str:
 _EMPTY = "%_"
 
 
-def _encoded(part: str) -> str:
+def _encode(part: str) -> str:
     if not part:
         return _EMPTY
     if part in (".", ".."):

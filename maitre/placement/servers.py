@@ -38,7 +38,7 @@ def planned_servers(
     fluid = fluid_features(sets, capacity.options, found.rows)
     order = np.argsort(found.server, kind="stable")
     edges = np.searchsorted(found.server[order], np.arange(found.servers + 1))
-    called = _numbered(profile.base_model, names, found.servers)
+    called = _server_names(profile.base_model, names, found.servers)
     servers = []
     for i in range(found.servers):
         shares: dict[int, float] = {}
@@ -54,13 +54,13 @@ def planned_servers(
                 adapters=tuple(
                     AdapterShare(str(catalogue.names[a]), min(s, 1.0)) for a, s in shares.items()
                 ),
-                predicted=_predicted(i, offered, fluid[i], found),
+                predicted=_prediction(i, offered, fluid[i], found),
             )
         )
     return tuple(servers)
 
 
-def _numbered(base_model: str, names: Sequence[str], count: int) -> list[str]:
+def _server_names(base_model: str, names: Sequence[str], count: int) -> list[str]:
     """Return `count` names: the given ones, then `base_model-0000` and so on."""
     found, taken, number = list(names), set(names), len(names)
     while len(found) < count:
@@ -70,7 +70,7 @@ def _numbered(base_model: str, names: Sequence[str], count: int) -> list[str]:
     return found
 
 
-def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> Prediction:
+def _prediction(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> Prediction:
     """Return what to expect of server `i`: the load without the headroom, all else with it."""
     values = dict(zip(FLUID_FEATURES, fluid.tolist(), strict=True))
     return Prediction(
@@ -81,11 +81,11 @@ def _predicted(i: int, sets: SetSums, fluid: np.ndarray, found: Assignment) -> P
         kv_fraction=round(values["kv_fraction"], 4),
         adapters_in_batch=round(values["adapters_in_batch"], 1),
         itl_ms=round(values["step_ms"], 1),
-        limited_by=_binding(values),
+        limited_by=_scarcest_resource(values),
     )
 
 
-def _binding(values: dict[str, float]) -> str:
+def _scarcest_resource(values: dict[str, float]) -> str:
     """Return the resource that runs out first on a server, apart from the time of its steps."""
     limits = {
         "KV cache": values["fill_kv"],

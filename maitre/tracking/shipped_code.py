@@ -24,7 +24,7 @@ def ship_code(model_source: Path, into: Path) -> Path:
     """
     waiting, shipped = [model_source], set[Path]()
     while waiting:
-        for module in _imported(waiting.pop()):
+        for module in _imported_files(waiting.pop()):
             if module not in shipped:
                 shipped.add(module)
                 waiting.append(module)
@@ -37,7 +37,7 @@ def ship_code(model_source: Path, into: Path) -> Path:
     return into / "maitre"
 
 
-def _imported(source: Path) -> Iterator[Path]:
+def _imported_files(source: Path) -> Iterator[Path]:
     """Yield the files of the modules of this package that a file imports, packages aside."""
     for node in ast.walk(ast.parse(source.read_text())):
         names: list[str] = []

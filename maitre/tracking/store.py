@@ -231,7 +231,7 @@ class TrackingStore:
             run.client.set_model_version_tag(name, str(version), key, value)
         if description is not None:
             run.client.update_model_version(name, str(version), description(version))
-        return self._registered(name, version)
+        return self._registered_version(name, version)
 
     def _log(self, run: TrackedRun, name: str, model: Mapping[str, Any]) -> str:
         """Log the model without registering it; return its URI."""
@@ -254,7 +254,7 @@ class TrackingStore:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return self._registered(name, int(found.version))
+        return self._registered_version(name, int(found.version))
 
     def promote(self, version: RegisteredVersion) -> None:
         """Give `version` the alias `champion`."""
@@ -306,7 +306,7 @@ class TrackingStore:
             return max(versions, key=lambda found: int(found.version))
         return client.get_model_version(name, version)
 
-    def _registered(self, name: str, version: int) -> RegisteredVersion:
+    def _registered_version(self, name: str, version: int) -> RegisteredVersion:
         url = f"{self.ui_url}/#/models/{name}/versions/{version}"
         return RegisteredVersion(name, version, url)
 

@@ -38,13 +38,13 @@ def answer(
     answers: list[str] = []
     for start in range(0, len(encoded), BATCH_ROWS):
         batch = encoded[start : start + BATCH_ROWS]
-        generated = _generated(model, prompt, batch, position, max_new_tokens)
+        generated = _generate(model, prompt, batch, position, max_new_tokens)
         answers += [tokens.text_of(ids) for ids in generated]
     return answers
 
 
 @torch.inference_mode()
-def _generated(
+def _generate(
     model: BaseModel,
     prompt: np.ndarray,
     inputs: Sequence[Sequence[int]],

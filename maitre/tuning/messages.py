@@ -122,7 +122,7 @@ def _content(item: dict[str, Any], *, is_system: bool) -> str:
     if "content" not in item:
         raise TaskError("no content")
     if isinstance(content, list):
-        content = "\n".join(_part(part, place) for place, part in enumerate(content, start=1))
+        content = "\n".join(_part_text(part, place) for place, part in enumerate(content, start=1))
     if not isinstance(content, str):
         raise TaskError(f"content must be text, not {_value_text(content)}")
     if not content.strip() and not is_system:
@@ -130,7 +130,7 @@ def _content(item: dict[str, Any], *, is_system: bool) -> str:
     return content
 
 
-def _part(part: object, place: int) -> str:
+def _part_text(part: object, place: int) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else None

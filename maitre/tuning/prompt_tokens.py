@@ -36,7 +36,7 @@ class PromptTokens:
         if isinstance(asked, str):
             ids = (*self._leading_ids, *self._tokens_of_text(asked))
         else:
-            ids = self._tokens_of_text(self._rendered(asked))
+            ids = self._tokens_of_text(self._render_chat(asked))
         if not ids:
             raise TuningInputError("the prompt tokenises to nothing")
         return ids
@@ -93,7 +93,7 @@ class PromptTokens:
     def _tokens_of_text(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
+    def _render_chat(self, messages: Sequence[Message]) -> str:
         import jinja2
 
         if not getattr(self.tokenizer, "chat_template", True):

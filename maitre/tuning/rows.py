@@ -195,7 +195,7 @@ def input_keys_values(model: "BaseModel", examples: Sequence[EncodedExample]) ->
     Inputs stand end to end in one sequence, without padding; none sees another.
     """
     found: list[torch.Tensor] = []
-    for group in _packed(examples, PACK_TOKENS[model.device.type]):
+    for group in _packs(examples, PACK_TOKENS[model.device.type]):
         lengths = torch.tensor([len(example.input_ids) for example in group])
         owner = torch.repeat_interleave(torch.arange(len(group)), lengths)
         places = torch.cat([torch.arange(length) for length in lengths])
@@ -223,7 +223,7 @@ def cache_argument(model: Any, cache: DynamicCache) -> dict[str, DynamicCache]:
     return {"cache" if is_new else "past_key_values": cache}
 
 
-def _packed(
+def _packs(
     examples: Sequence[EncodedExample], pack_tokens: int
 ) -> Iterator[Sequence[EncodedExample]]:
     """Yield neighbours whose inputs have at most `pack_tokens` together, or one longer input."""
@@ -266,11 +266,11 @@ def _row_batch(
         examples=examples,
         answers=torch.from_numpy(answers).to(model.device),
         lengths=lengths.to(model.device),
-        keys_values=None if keys_values is None else _padded(keys_values),
+        keys_values=None if keys_values is None else _stack_padded(keys_values),
     )
 
 
-def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+def _stack_padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Stack rows `[layers, 2, kv heads, length, head size]`, zeros after each row's length."""
     layers, two, heads, _, size = rows[0].shape
     longest = max(row.shape[3] for row in rows)

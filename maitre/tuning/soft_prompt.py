@@ -15,7 +15,7 @@ def random_init(model: BaseModel, virtual_tokens: int, seed: int) -> np.ndarray:
     """
     generator = np.random.default_rng(seed)
     ids = generator.integers(model.embeddings.shape[0], size=virtual_tokens)
-    return _embedded(model, ids)
+    return _embed(model, ids)
 
 
 def text_init(model: BaseModel, text: str, virtual_tokens: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def text_init(model: BaseModel, text: str, virtual_tokens: int) -> np.ndarray:
     ids = model.tokenizer(text, add_special_tokens=False).input_ids
     if not ids:
         raise TuningInputError("a text to start from must have at least one token")
-    return _embedded(model, np.resize(np.array(ids), virtual_tokens))
+    return _embed(model, np.resize(np.array(ids), virtual_tokens))
 
 
 def checked_prompt(
@@ -41,7 +41,7 @@ def checked_prompt(
     return np.ascontiguousarray(prompt, dtype=np.float32)
 
 
-def _embedded(model: BaseModel, ids: np.ndarray) -> np.ndarray:
+def _embed(model: BaseModel, ids: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         rows = model.embed(torch.from_numpy(ids).to(model.device))
         return rows.float().cpu().numpy()

@@ -98,7 +98,7 @@ def _poisson(
         yield arrival_s, np.minimum(adapter, len(rates) - 1)
 
 
-def _merged(
+def _merge(
     parts: list[tuple[int, _F8]],
 ) -> tuple[_F8, NDArray[np.intp]]:
     if not parts:
@@ -134,7 +134,7 @@ def _gamma(
                 at_s = beyond[0] if len(beyond) else times[-1]
             next_s[which] = at_s
             parts.append((int(which), np.concatenate(found)))
-        yield _merged(parts)
+        yield _merge(parts)
 
 
 def _mmpp(
@@ -163,7 +163,7 @@ def _mmpp(
                     switch_s[which] += rng.exponential(burst.on_s if is_on[which] else off_s)
                 elif off_s <= 0:
                     switch_s[which] = np.inf
-        yield _merged(parts)
+        yield _merge(parts)
 
 
 _SOURCES = {"poisson": _poisson, "gamma": _gamma, "mmpp": _mmpp}

@@ -54,7 +54,7 @@ class Lengths:
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the distributions that ship with Maitre."""
-        return sorted(_shipped())
+        return sorted(_shipped_tables())
 
     @classmethod
     def named(
@@ -69,7 +69,8 @@ class Lengths:
             TwinInputError: no such name, or a mean that is not positive.
         """
         require(
-            name in _shipped(), f"lengths: no distribution {name!r}; expected one of {cls.names()}"
+            name in _shipped_tables(),
+            f"lengths: no distribution {name!r}; expected one of {cls.names()}",
         )
         return _lengths_named(name, mean_input_tokens, mean_output_tokens)
 
@@ -159,7 +160,7 @@ class Lengths:
         Each draw has the distribution, and draws are in random order; together they fill it evenly,
         so a short run has the mean lengths that were asked for.
         """
-        first, second = _stratified(rng, count), _stratified(rng, count)
+        first, second = _stratified_uniforms(rng, count), _stratified_uniforms(rng, count)
         return self._quantiles_at(first, second)
 
     def _quantiles_at(self, first: _F8, second: _F8) -> tuple[_F8, _F8]:
@@ -173,7 +174,7 @@ class Lengths:
         return inputs, np.maximum(np.minimum(outputs, self.max_total_tokens - inputs), 1)
 
 
-def _stratified(rng: np.random.Generator, count: int) -> _F8:
+def _stratified_uniforms(rng: np.random.Generator, count: int) -> _F8:
     """Return one uniform number from each of `count` equal parts of [0, 1), in random order."""
     return (rng.permutation(count) + rng.random(count)) / max(count, 1)
 
@@ -191,7 +192,7 @@ def _interpolate(table: _F8, row: NDArray[np.intp], probability: _F8) -> _F8:
 
 @lru_cache(maxsize=64)
 def _lengths_named(name: str, mean_input: float | None, mean_output: float | None) -> Lengths:
-    table = _shipped()[name]
+    table = _shipped_tables()[name]
     lengths = Lengths(
         name=name,
         input_quantiles=np.array(table["input_quantiles"], np.float64),
@@ -206,7 +207,7 @@ def _lengths_named(name: str, mean_input: float | None, mean_output: float | Non
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> dict[str, Any]:
+def _shipped_tables() -> dict[str, Any]:
     text = resources.files("maitre.twin").joinpath("profiles/lengths.yaml").read_text()
     tables = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(tables, dict):

@@ -97,7 +97,7 @@ def read_trace(path: Path, format_name: str | None = None) -> TraceFile:
     require(path.is_file(), f"{path}: expected a trace as CSV, Parquet or JSON lines; got no file")
     with reading(path, TwinInputError):
         table = _table(path)
-    form = FORMATS[format_name] if format_name else _recognised(path, table)
+    form = FORMATS[format_name] if format_name else _format_of(path, table)
     missing = [column for column in form.columns if column not in table]
     require(
         not missing,
@@ -129,7 +129,7 @@ def read_trace(path: Path, format_name: str | None = None) -> TraceFile:
     return TraceFile(frame.assign(arrival_s=shifted), form, tuple(notes))
 
 
-def _recognised(path: Path, table: pd.DataFrame) -> TraceFormat:
+def _format_of(path: Path, table: pd.DataFrame) -> TraceFormat:
     for form in FORMATS.values():
         if set(form.columns) <= set(table):
             return form

@@ -137,7 +137,7 @@ class LocalServices:
             ("dagster", f"{self.dagster_url}/server_info"),
             ("mlflow", f"{self.mlflow_url}/health"),
         ):
-            while not _answers(url):
+            while not _is_answering(url):
                 for service in (self.dagster, self.mlflow):
                     service.child.check_running()
                 if time.monotonic() > give_up_at:
@@ -174,7 +174,7 @@ class LocalServices:
             self.pool.forget_ended()
 
 
-def _answers(url: str) -> bool:
+def _is_answering(url: str) -> bool:
     try:
         with direct().open(url, timeout=2) as answer:
             return 200 <= answer.status < 300

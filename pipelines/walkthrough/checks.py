@@ -28,10 +28,10 @@ def newest_results(
 ) -> list[CheckResult]:
     """Return the newest result of every check of the graphs, in the order of their names."""
     keys = sorted({key for graph in graphs for key in graph.asset_check_keys})
-    return [_newest(instance, key) for key in keys]
+    return [_newest_result(instance, key) for key in keys]
 
 
-def _newest(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> CheckResult:
+def _newest_result(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> CheckResult:
     record = instance.get_latest_asset_check_evaluation_record(key)
     evaluation = record.event.asset_check_evaluation if record and record.event else None
     asset = key.asset_key.to_user_string()

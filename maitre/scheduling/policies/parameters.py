@@ -59,14 +59,16 @@ def checked_parameters(policy: str, kind: type[Any], given: dict[str, Any]) -> d
                 f"policy {policy}: no parameter {name!r} (it has {', '.join(sorted(known))})"
             )
     return {
-        name: _checked(f"policy {policy}: {name}", value, known[name].default, known[name].metadata)
+        name: _checked_value(
+            f"policy {policy}: {name}", value, known[name].default, known[name].metadata
+        )
         for name, value in given.items()
     }
 
 
-def _checked(where: str, value: Any, default: Any, metadata: Any) -> Any:
+def _checked_value(where: str, value: Any, default: Any, metadata: Any) -> Any:
     if isinstance(default, tuple):
-        return tuple(_checked(where, one, default[0], metadata) for one in value)
+        return tuple(_checked_value(where, one, default[0], metadata) for one in value)
     if isinstance(default, bool) != isinstance(value, bool):
         expected = "true or false" if isinstance(default, bool) else "a number"
         raise SchedulingError(f"{where}: expected {expected}; got {value}")

@@ -39,7 +39,7 @@ class PromptTuner:
         actions: list[Action] = []
         spare: dict[str, list[str]] = {}
         for name, pool in snapshot.pools.items():
-            started, spare[name] = self._round(pool, snapshot.time_s, fleet)
+            started, spare[name] = self._decide_pool(pool, snapshot.time_s, fleet)
             actions += started
         wake_s = float("inf")
         for name, pool in snapshot.pools.items():
@@ -58,7 +58,9 @@ class PromptTuner:
         budget_s = self.lookup_budget * (job.deadline_s - job.submitted_s)
         return not job.started and not job.lookup_ended and pool.model.lookup_s <= budget_s
 
-    def _round(self, pool: Pool, time_s: float, fleet: Fleet) -> tuple[list[Action], list[str]]:
+    def _decide_pool(
+        self, pool: Pool, time_s: float, fleet: Fleet
+    ) -> tuple[list[Action], list[str]]:
         idle = idle_workers(pool)
         if not pool.queued and not pool.lookups:
             return [], idle

@@ -189,7 +189,8 @@ class LocalFleet:
             with VllmClient(old.url) as before, VllmClient(server.url) as after:
                 for adapter in sorted(set(before.adapters()) & staying):
                     after.load_adapter(
-                        adapter, str(self._loadable(wanted.base_model, wanted.config, adapter))
+                        adapter,
+                        str(self._loadable_folder(wanted.base_model, wanted.config, adapter)),
                     )
         except UserError:
             server.stop()
@@ -200,7 +201,7 @@ class LocalFleet:
     def load(self, server: str, adapter: str) -> None:
         """Load an adapter; raise `AdapterError` when the server could not hold it."""
         held = self.known()[server]
-        folder = self._loadable(held.base_model, held.config, adapter)
+        folder = self._loadable_folder(held.base_model, held.config, adapter)
         with VllmClient(held.url) as client:
             if adapter not in client.adapters():
                 client.load_adapter(adapter, str(folder))
@@ -249,17 +250,17 @@ class LocalFleet:
         for server in plan.servers:
             for held in server.adapters:
                 try:
-                    self._checked(server.base_model, server.config, held.adapter)
+                    self._checked_folder(server.base_model, server.config, held.adapter)
                 except UserError as error:
                     refused[server.name, held.adapter] = str(error)
         return refused
 
-    def _loadable(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
+    def _loadable_folder(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
         """Return the folder that vLLM loads; raise `UserError` if the server would refuse it."""
-        folder = self._checked(base_model, config, adapter)
+        folder = self._checked_folder(base_model, config, adapter)
         return without_byte_order_mark(folder, self.folder / "adapters" / dns_label(adapter))
 
-    def _checked(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
+    def _checked_folder(self, base_model: str, config: VllmLimits, adapter: str) -> Path:
         """Return the adapter's folder; raise `UserError` if the server would refuse it."""
         root = self.options.adapters_folder.resolve()
         folder = adapter_folder(root, adapter)

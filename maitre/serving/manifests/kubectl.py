@@ -70,7 +70,7 @@ def apply_folder(
     """
     call = kubectl or _kubectl
     # 1. Know what the folder holds.
-    objects = _objects(_checked(call, ["kustomize", str(folder)]))
+    objects = _objects(_checked_output(call, ["kustomize", str(folder)]))
     # 2. Apply it, or show the difference.
     output = _diff(call, folder) if dry_run else _apply(call, folder)
     # 3. Find what the cluster has beyond it.
@@ -81,7 +81,7 @@ def apply_folder(
     if not remove_first:
         _wait_for_rollouts(call, objects, rollout_s)
     for name in surplus:
-        _checked(call, ["delete", name, f"--namespace={objects.namespace}", "--wait=false"])
+        _checked_output(call, ["delete", name, f"--namespace={objects.namespace}", "--wait=false"])
     return Applied(output, tuple(surplus))
 
 
@@ -92,7 +92,7 @@ def _kubectl(arguments: Sequence[str]) -> subprocess.CompletedProcess:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
 
 
-def _checked(call: Kubectl, arguments: Sequence[str]) -> str:
+def _checked_output(call: Kubectl, arguments: Sequence[str]) -> str:
     done = call(arguments)
     if done.returncode != 0:
         raise VllmError(f"kubectl {arguments[0]}: {reasons(done.stderr)}")
@@ -155,7 +155,7 @@ def _surplus(call: Kubectl, objects: _Objects) -> list[str]:
     for kind, resource in {**custom, **_PRUNED}.items():
         labels = OURS if kind in _PRUNED else {"app.kubernetes.io/part-of": "maitre"}
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        listed = _checked(
+        listed = _checked_output(
             call,
             [
                 *("get", resource, f"--namespace={objects.namespace}"),

@@ -180,13 +180,13 @@ class _Sender:
         self.requests += len(rows)
         answered = sum(row["outcome"] == "ok" for row in rows)
         self._progress(f"{point.name}: {answered} of {len(rows)} answered")
-        if not await self._healthy():
+        if not await self._is_healthy():
             self.died = f"{self._http.base_url} stopped answering in {point.name}"
             return
         if answered < len(rows):
             await self._drain()
 
-    async def _healthy(self) -> bool:
+    async def _is_healthy(self) -> bool:
         try:
             return (await self._http.get("/health", timeout=10.0)).status_code == 200
         except httpx2.HTTPError:

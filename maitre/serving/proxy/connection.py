@@ -20,7 +20,7 @@ async def while_connected(receive: Receive, work: Coroutine[None, None, T]) -> T
         ClientGoneError: the client closed its connection first.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
+    leaving = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -32,6 +32,6 @@ async def while_connected(receive: Receive, work: Coroutine[None, None, T]) -> T
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

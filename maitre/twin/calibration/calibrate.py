@@ -60,7 +60,7 @@ def calibrate(
     """
     require(rounds >= 1, f"calibration: rounds must be at least 1, not {rounds}")
     runs = usable(tables.runs)
-    fitted = _fitted(runs, validation_scenarios)
+    fitted = _runs_to_fit(runs, validation_scenarios)
     memory, memory_fit = fit_memory(
         tables.memory, start.memory.max_model_len, start.memory.block_tokens
     )
@@ -84,7 +84,7 @@ def calibrate(
     return Calibration(profile, comparison)
 
 
-def _fitted(runs: Any, validation_scenarios: Collection[str]) -> Any:
+def _runs_to_fit(runs: Any, validation_scenarios: Collection[str]) -> Any:
     """Return the runs that the fit may see."""
     for scenario in validation_scenarios:
         require(
@@ -114,7 +114,7 @@ def _round(
     """Simulate the runs with `profile`, and fit the adapters' terms to them."""
     rows = []
     for place, (_, run) in enumerate(fitted.iterrows()):
-        result = _traced(profile, run, traffic, seed)
+        result = _simulate_traced(profile, run, traffic, seed)
         row = run_row(run, result, traffic, profile.loading.switch_ms)
         if row is not None:
             rows.append(row)
@@ -126,7 +126,9 @@ def _round(
     return profile.model_copy(update={"step": step_of(found), "loading": switched})
 
 
-def _traced(profile: ServerProfile, run: Any, traffic: Traffic, seed: int) -> SimulationResult:
+def _simulate_traced(
+    profile: ServerProfile, run: Any, traffic: Traffic, seed: int
+) -> SimulationResult:
     server, workload = simulation_of(run, traffic)
     every = max(1, int(float(run["completed"]) * 2.2 / TRACE_ROWS))
     return simulate(profile, server, workload, seed, trace_rows=TRACE_ROWS, trace_every=every)

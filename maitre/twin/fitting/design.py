@@ -69,7 +69,7 @@ def bursts(adapters: Sequence[str], server: MeasuredServer, seed: int) -> list[P
     points = []
     for batch in batches:
         for context in [c for c in CONTEXTS if c * batch <= MOST_PROMPT_TOKENS]:
-            for distinct in _distinct(batch, len(adapters), server.max_loras):
+            for distinct in _adapter_counts(batch, len(adapters), server.max_loras):
                 names = tuple(adapters[:distinct]) or (BASE,)
                 points.append(
                     Point(
@@ -95,7 +95,7 @@ def bursts(adapters: Sequence[str], server: MeasuredServer, seed: int) -> list[P
     return [points[i] for i in order]
 
 
-def _distinct(batch: int, adapters: int, slots: int) -> list[int]:
+def _adapter_counts(batch: int, adapters: int, slots: int) -> list[int]:
     """Return how many distinct adapters a burst of a batch may have: none, one, a few, the most."""
     most = min(batch, adapters, slots)
     return sorted({0, min(1, most), min(4, most), most})

@@ -132,7 +132,7 @@ def fit_profile(samples: Any, server: MeasuredServer, identity: ProfileIdentity)
         step=_step(step),
         loading=loading,
         api=_api(step),
-        valid=_valid(used, server),
+        valid=_valid_range(used, server),
         provenance={
             "measured_with": "maitre twin measure",
             "step": f"{len(step.equations)} bursts and lone prefills, {len(steps)} steps of loads",
@@ -232,7 +232,7 @@ def _api(fit: StepFit) -> Api:
     )
 
 
-def _valid(samples: Any, server: MeasuredServer) -> Valid:
+def _valid_range(samples: Any, server: MeasuredServer) -> Valid:
     adapters = samples.loc[samples["adapter"] != BASE, "adapter"].nunique()
     loads = samples[samples["kind"] == "load"]
     longest = (samples["input_tokens"] + samples["asked_tokens"]).max()

@@ -118,7 +118,9 @@ def execute_run(
     job = recon_job_from_origin(run.job_code_origin)
     resume = resume and run.status not in _TO_START
     try:
-        with _before_each_write(instance, before_write, _materialized(instance, run_id, resume)):
+        with _before_each_write(
+            instance, before_write, _materialized_assets(instance, run_id, resume)
+        ):
             for _ in core_execute_run(
                 job, run, instance, inject_env_vars=True, resume_from_failure=resume
             ):
@@ -164,7 +166,7 @@ def _end_if_canceling(instance: DagsterInstance, run_id: str) -> None:
         instance.report_run_canceled(run)
 
 
-def _materialized(instance: DagsterInstance, run_id: str, resume: bool) -> set[AssetKey]:
+def _materialized_assets(instance: DagsterInstance, run_id: str, resume: bool) -> set[AssetKey]:
     """Return the assets that the run has materialised before it lost its worker."""
     if not resume:
         return set()

@@ -259,11 +259,11 @@ def _worker(pod: Any) -> PoolWorker:
         started_s=pod.metadata.creation_timestamp.timestamp(),
         # Kubernetes sets `started` when the container has answered its startup probe.
         has_answered=any(one.started for one in containers),
-        failing=next((why for one in containers if (why := _failing(one))), ""),
+        failing=next((why for one in containers if (why := _start_failure(one))), ""),
     )
 
 
-def _failing(container: Any) -> str:
+def _start_failure(container: Any) -> str:
     """Return why the container never starts; empty when it may start."""
     waiting = container.state.waiting if container.state else None
     reason = (waiting.reason if waiting else None) or ""
