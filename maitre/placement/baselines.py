@@ -165,10 +165,10 @@ def _best_fit(
 
 @compiled
 def _best_fitted(rates, size, servers, most, server):
-    """Place each rate in the fullest bin that takes it; return False when one fits none.
+    """Place each rate in the fullest bin that takes it; return False when a rate fits no bin.
 
-    Rates fall, so a bin that is too full for one may take a later one: all are looked at, but
-    bins never used before are alike and the first stands for them.
+    Rates fall, so a bin that is too full for one rate may take a later one: all bins are looked at.
+    Empty bins are alike, so the first stands for them all.
     """
     room = np.full(servers, size)
     held = np.zeros(servers, dtype=np.int64)

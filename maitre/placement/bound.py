@@ -27,7 +27,7 @@ have a configuration of the `ServerOptions` at hand, and where a server has fewe
 adapters requests wait for one no longer than W = SLO / ln 100 on average, which is what
 exponential waits with their 99th percentile at the objective have. Requests that wait gather, so
 that an adapter is active for less of the time: types with few slots are credited with that, for
-time and slots alike; types with a slot for each adapter have slots for so many.
+time and slots alike. In types with a slot for each adapter, each adapter uses a whole slot.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def relaxed_servers(
 ) -> tuple[float, ...]:
     """Return the bounds before rounding up.
 
-    The program is solved at the catalogue's rates; its worths serve at all multiples of them.
+    The program is solved at the catalogue's rates; its worths are used at all their multiples.
 
     Raises:
         BoundError: no server makes a step within the objective for first tokens.
@@ -189,11 +189,11 @@ def _dual_bound(nodes: Nodes, worth: np.ndarray, types: Types, counted: Nodes) -
 
 @compiled
 def _lower_least(relative, shares, steps, enough, least, chosen):
-    """Lower each node's `least` to what every type makes of it under its best multipliers.
+    """Lower each node's `least` to its smallest use by any type, under the type's multipliers.
 
     `relative` is use over worth and limit: (types, nodes, limits). The multipliers, `shares`, sum
-    to 1; those of one type are where the search for the next begins. Moving parts from one limit
-    to another, in ever smaller steps, raises the node that falls shortest.
+    to 1. Each type's search moves parts of them from one limit to another, in ever smaller steps,
+    as long as that raises the node of least use. It begins at the multipliers of the type before.
     """
     types, nodes, limits = relative.shape
     for k in range(types):

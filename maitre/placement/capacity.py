@@ -1,4 +1,4 @@
-"""What the placement asks of a capacity model: may this set of adapters share a server?"""
+"""What the placement asks of a capacity model: whether a set of adapters may share a server."""
 
 from __future__ import annotations
 

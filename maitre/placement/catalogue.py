@@ -29,7 +29,7 @@ class AdapterCatalogue:
     `names` and `base_models` are arrays of str; `ranks` LoRA ranks; `rates_rps` mean requests per
     second; `mean_input_tokens` and `mean_output_tokens` are NaN where the catalogue leaves
     them to the base model's profile. `source` names where the rows came from, for messages, and
-    `rows` their numbers there, from 1 on; None: all of them, in order.
+    `rows` their numbers there, counted from 1; None stands for all rows, in order.
     """
 
     names: np.ndarray
@@ -110,7 +110,7 @@ class AdapterCatalogue:
     def check(
         self, *, base_models: Collection[str], max_rank: int, max_tokens: int | None = None
     ) -> None:
-        """Refuse base models, ranks and requests that no server of ours can hold.
+        """Refuse base models, ranks and requests outside of these limits.
 
         `max_tokens` is what a request may have, input and output together.
 

@@ -67,8 +67,8 @@ class PlanDiff:
 def compare(before: Sequence[PlannedServer], after: Sequence[PlannedServer]) -> PlanDiff:
     """Return the diff from the servers of one plan to those of another, matched by name.
 
-    `moves` are adapters of both plans that have to be loaded on another server; `reshared` those
-    that only lose a server or divide their requests otherwise.
+    `moves` are adapters of both plans that have to be loaded on another server. `reshared` are
+    those that only lose a server, or whose shares change.
     """
     old = {server.name: server for server in before}
     new = {server.name: server for server in after}

@@ -15,11 +15,11 @@ class Evidence:
     """What is promised, how it was checked, and what it costs; `None` where that is not known.
 
     `servers_checked` servers were simulated for `duration_s` under `seed` at `rate_factor` times
-    the catalogue's rates, after `rounds_of_repair`; `servers_failed` maps those of a changed plan
-    that were not healthy to the reason, and `check_passed` says whether there are none.
-    `servers_over_risk` are the servers of a changed plan that the moves did not suffice to relieve,
-    by the capacity model. `warnings` say for what the profile was not fitted. `filled_by` says who
-    had the last word on how full servers are, the capacity "model" or the "twin".
+    the catalogue's rates, after `rounds_of_repair`. `servers_failed` maps the unhealthy servers of
+    a changed plan to the reason; `check_passed` says that no server failed. `servers_over_risk` are
+    the servers of a changed plan that the moves did not suffice to relieve, by the capacity model.
+    `warnings` say for what the profile was not fitted. `filled_by` names what decided how full
+    servers are: the capacity "model" or the "twin".
     """
 
     promise: Promise | None = None

@@ -82,9 +82,9 @@ class Explanation:
 
 @dataclass(frozen=True)
 class OneFewer:
-    """What it takes to need one server less: all rates at most `rate_factor` of what they are.
+    """What it takes to need one server less: all rates at most `rate_factor` times the catalogue's.
 
-    `rate_factor` is 0 when that is less than half of them.
+    `rate_factor` is 0 when even half these rates need as many servers.
     """
 
     servers: int

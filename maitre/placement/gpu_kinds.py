@@ -31,11 +31,11 @@ def place_at_lowest_cost(
 ) -> PlacementPlan:
     """Return one plan for all base models of the catalogue, each on the kinds offered for it.
 
-    Of a base model with several kinds, the adapters are divided between each two of them by rate at
-    several points, either way round, and packed; the cheapest division is checked in the twin like
-    any plan. The plan's `profile` joins the names; each server names its own, and
-    `evidence["price_per_hour"]` is the plan's. Its baselines and bounds are those of one kind
-    alone and absent where kinds are mixed.
+    Where a base model has several kinds, its adapters are divided between each two kinds: by rate,
+    at several points, the hotter adapters on either kind. Each division is packed, and the cheapest
+    is checked in the twin like any plan. The plan's `profile` joins the profiles' names; each
+    server names its own. `evidence["price_per_hour"]` is the price of the whole plan. A plan of one
+    kind has baselines and bounds; a plan of several kinds has none.
 
     Raises:
         CatalogueError, PlacementError: as `maitre.placement.place`; a base model without a kind;

@@ -1,4 +1,4 @@
-"""Spreads the load of a chain: the same servers, none of them fuller or riskier than need be."""
+"""Spreads the load of a chain evenly over the same number of servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILL_STEPS_MANY = 3
 def level_load(
     found: Assignment, order: np.ndarray, demand: Demand, capacity: Capacity
 ) -> Assignment:
-    """Return the chain on as many servers with the lowest common risk, then the lowest fill.
+    """Return the chain on the same number of servers: least common risk first, then least fill.
 
     A chain leaves its last server with what is left; here every server gets the same slack. Equal
     risk comes first, as servers short of KV cache fail at a lower fill than those short of time.

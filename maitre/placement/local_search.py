@@ -11,8 +11,8 @@ from maitre.placement.capacity import Capacity
 from maitre.placement.chain_packing import Assignment
 from maitre.placement.demand import Demand
 
-# Looked at in a round: parts of the riskiest server, servers that may take one, and on each of
-# these parts that may come back for it.
+# Each round looks at this many parts of the riskiest server, servers that may take one, and parts
+# of each of these servers that may come back for it.
 _PARTS, _RECEIVERS, _IN_RETURN = 16, 16, 4
 _LEAST_GAIN = 1e-4
 NOTHING = -1
@@ -23,10 +23,10 @@ def balanced(
 ) -> Assignment:
     """Return the assignment after moves and swaps that lower the servers' risks and overload.
 
-    Each round takes the riskiest server that is over the capacity's risk and makes the best of
-    some moves of its parts to others and swaps with theirs; it ends when none helps any such
-    server, or after `rounds`. Pinned parts and replicas stay where they are. No server is opened
-    or closed. The same for the same seed.
+    Each round takes the riskiest server over the capacity's risk. It compares some moves of that
+    server's parts to other servers, and some swaps, and makes the best one. The search ends when no
+    move helps any such server, or after `rounds`. Pinned parts and replicas stay where they are. No
+    server is opened or closed. Equal seeds give equal assignments.
     """
     state = _State.of(found, demand, capacity)
     rng = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ class _State:
         )
 
     def improve(self, giver: int, rng: np.random.Generator) -> bool:
-        """Make the best of some exchanges of this server; whether one helps."""
+        """Make the best of some exchanges of this server; return whether one helped."""
         candidates = self._candidates(giver, rng)
         if not len(candidates.given):
             return False
@@ -152,7 +152,7 @@ class _State:
         )
 
     def _try_exchange(self, giver: int, one: _Exchanges) -> bool:
-        """Make one exchange if it helps once sums and maxima are exact; whether it did."""
+        """Make one exchange if it helps by exact sums and maxima; return whether it did."""
         receiver, given, taken = int(one.receiver[0]), int(one.given[0]), int(one.taken[0])
         server = self.server.copy()
         server[given] = receiver
@@ -179,5 +179,5 @@ class _State:
 
 
 def _cost(risk: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """Return the cost to reduce: where the risk is 1 whatever one part does, the overload leads."""
+    """Return the cost to reduce: the risk, plus the overload, which guides where the risk is 1."""
     return np.asarray(risk + np.maximum(fill - 1.0, 0.0))

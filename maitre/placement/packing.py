@@ -10,10 +10,10 @@ GOLDEN = 0.6180339887498949
 
 
 def deal(sizes: np.ndarray, adapters: np.ndarray, servers: int) -> np.ndarray:
-    """Deal parts over servers, largest first, each to the least filled: the server of each part.
+    """Deal parts over servers, largest first, each to the least filled; return each part's server.
 
-    `sizes` is each part's size; `adapters` its adapter: two replicas of an adapter never
-    share a server while there are servers enough.
+    `sizes` is each part's size, `adapters` its adapter. Two replicas of an adapter never share a
+    server while there are servers enough.
     """
     server = np.empty(len(sizes), dtype=np.int64)
     heap = [(0.0, i) for i in range(servers)]

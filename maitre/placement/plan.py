@@ -60,7 +60,7 @@ class PlacementPlan:
         return self.evidence.promise or Promise()
 
     def servers_of(self) -> dict[str, dict[str, float]]:
-        """Return for each adapter, the servers that hold it and their shares."""
+        """Return the servers that hold each adapter, with their shares."""
         return shares_by_adapter(self.servers)
 
     def diff(self, other: PlacementPlan) -> PlanDiff:

@@ -44,7 +44,7 @@ class Prediction:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str) -> Prediction | None:
-        """Read a prediction back; `None` where the document holds none, or not all of it.
+        """Read a prediction back; return `None` where the document holds no complete one.
 
         Raises:
             PlanError: a value is not of the right kind.

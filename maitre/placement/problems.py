@@ -14,10 +14,10 @@ ROWS_SHOWN = 20
 
 
 class CatalogueError(UserError):
-    """A catalogue that cannot be placed: one problem in one line, or their number and 20 of them.
+    """A catalogue that cannot be placed: its problem in one line, or their number and the first 20.
 
-    `problems` are those lines, `count` the number of all. `rows` tells whether a line stands for a
-    row of the catalogue.
+    `problems` are those lines, `count` is the number of all problems. `rows` says whether a line
+    stands for a row of the catalogue.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class RowProblems:
         """Complain of some rows; `values` are what the field holds in every row."""
         rows = np.flatnonzero(bad)
         self._wrong[rows] = True
-        # A million wrong rows are counted, not spelled out; the first 20 of all wrong rows are
-        # among the first 20 of each complaint of them.
+        # A million wrong rows are counted, not listed. The first 20 of all wrong rows are among the
+        # first 20 of each complaint.
         for row in rows[:ROWS_SHOWN]:
             value = values.iloc[row]
             # As the user wrote it, not as numpy shows it.

@@ -143,7 +143,7 @@ class Types:
     ) -> Types:
         """Return these configurations, each with intervals of step time that grow by `ratio`.
 
-        Each of them twice: with a slot for every adapter, and with fewer.
+        Each configuration occurs twice: with a slot for every adapter, and with fewer slots.
         """
         edges = _edges(*steps_s, ratio)
         row = np.tile(np.repeat(rows, len(edges) - 1), 2)

@@ -13,11 +13,11 @@ from maitre.placement.demand import Demand
 from maitre.placement.planned_server import PlannedServer
 
 NEW = -1
-# However full the twin has let a server be, as likely as not to fail is too likely.
+# No server stays that is more likely than this to fail, however full the twin has let it be.
 MOST_TOLERATED = 0.5
 # Servers that are considered for another configuration so that they take a part: the emptiest.
 RECEIVERS = 64
-# Servers in a row that cannot be emptied before no further one is tried.
+# After this many servers in a row that cannot be emptied, no further server is tried.
 CLOSING_TRIES = 8
 
 
@@ -104,15 +104,17 @@ def relocate(
 ) -> Moved:
     """Keep what still fits; else reconfigure; else move the fewest adapters; then close servers.
 
-    A server within `tolerated_risk` (the capacity's own unless given) stays as it is, however
-    unbalanced: moves cost more than balance is worth. One that is over tries its other
-    configurations first, which moves nobody. Then it gives up parts, those that relieve it most
-    first, to the servers where they cost least, or to a new one, until it is within the capacity's
-    risk again: the gap between the two risks keeps it from moving parts each time that rates
-    wobble. Both risks are higher, in proportion, on servers that the twin has let be fuller.
-    `most_fill` limits the fill of the first servers beside their risk, for those that failed in the
-    twin. The riskiest servers come first. At most `moves` adapters move (`carried.held`), of them
-    `closing_moves` only to close servers.
+    A server within `tolerated_risk` (default: the capacity's own) stays unchanged, however
+    unbalanced: moves cost more than balance is worth. A server over that risk tries its other
+    configurations first, which moves nothing. Then it gives up parts, those that relieve it most
+    first, until it is within the capacity's risk again. The parts go to the servers where they cost
+    least, or to a new one. The gap between the two risks keeps a server from moving parts each time
+    that rates change a little. Both risks are higher, in proportion, on servers that the twin has
+    let be fuller. The riskiest servers come first.
+
+    `most_fill` limits the fill of the first servers, in addition to their risk, for those that
+    failed in the twin. At most `moves` adapters move (`carried.held`); `closing_moves` of these
+    moves may serve only to close servers.
     """
     state = _State(carried, capacity, len(carried.held) if moves is None else moves, most_fill)
     for part in np.flatnonzero(state.server == NEW):
@@ -212,9 +214,9 @@ class _State:
     ) -> tuple[int, int] | None:
         """Return the server where the part costs the least fill, and its configuration.
 
-        Servers keep their configurations where any of them takes the part so; else one of the
-        emptiest is reconfigured. `None` where none takes it. With `joins_replica` it may go to a
-        server that holds another replica of its adapter.
+        Servers keep their configurations if one takes the part without a change; else one of the
+        emptiest is reconfigured. `None` where no server takes the part. With `joins_replica` the
+        part may go to a server that holds another replica of its adapter.
         """
         allowed = np.ones(self.count, dtype=bool)
         same = self.server[self.demand.adapter == self.demand.adapter[part]]
@@ -297,8 +299,8 @@ class _State:
                 return
             large = self.demand.rank[parts] > self.capacity.options.max_lora_rank[self.rows[i]]
             pool = parts[large] if large.any() else parts
-            # The part whose leaving brings the server within its limits with the least excess; if
-            # none does alone, the one that relieves it most.
+            # The smallest part whose leaving brings the server within its limits. If no part alone
+            # does that, the part that relieves the server most.
             less = self._sums_without(i, pool)
             choice = self.capacity.best(less, np.full(len(pool), self.rows[i]))
             enough = (choice.risk <= self.limit[i]) & (choice.fill <= self.most_fill[i])
@@ -314,7 +316,7 @@ class _State:
                 self.reconfigure(i)
 
     def _sums_without(self, i: int, parts: np.ndarray) -> SetSums:
-        """Return server i without each of these parts in turn, the largest rate unchanged."""
+        """Return one set per part: server i without that part, its largest rate unchanged."""
         one = self.set_of(i).take(np.zeros(len(parts), dtype=np.int64))
         ranks = np.sort(self.demand.rank[self.server == i])
         below = ranks[-2] if len(ranks) > 1 else 0

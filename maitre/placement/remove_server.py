@@ -11,11 +11,11 @@ from maitre.placement.level_load import MANY_PARTS, least_risky
 from maitre.placement.local_search import balanced
 from maitre.placement.search import orders
 
-# Of a risk a model of some thousand traces cannot be sure; what is up to so many times as risky by
-# it is worth a simulation.
+# A model of some thousand traces cannot be sure of a small risk. A server up to this many times as
+# risky, by the model, is worth a simulation.
 UNSURE = 10.0
 MOST_RISK = 0.3
-# Of many servers so few are aimed at that each has about this part of that risk.
+# The search aims at the number of servers on which each has this part of that risk, at most.
 _AIM = 0.5
 # Where the local search starts, and what another order must better the best one by.
 _CHAIN_RISK = 0.5
@@ -32,8 +32,8 @@ def on_fewer_servers(
 ) -> Assignment | None:
     """Return the parts on fewer servers than `found` has, at the least risk found for them.
 
-    By the model each server's risk is within the capacity's, or at least worth a simulation
-    (`judged_by_twin`). `None` when there is no such assignment.
+    Each server's risk, by the model, is within the capacity's, or low enough to be worth a
+    simulation (`judged_by_twin`). `None` when there is no such assignment.
     """
     if found.servers <= 1 or len(demand) > MANY_PARTS:
         return None

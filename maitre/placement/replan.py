@@ -46,13 +46,14 @@ from maitre.twin.limits import VllmLimits
 
 # A server is relieved only when its risk is this many times what it is packed to.
 HYSTERESIS = 5.0
-# So many servers more than a fresh plan are left alone unless moves to close servers are allowed.
+# A plan may have this many servers more than a fresh plan before a fresh packing replaces it,
+# unless moves to close servers are allowed.
 SERVERS_TO_SPARE = 1
 
 
 @dataclass(frozen=True)
 class MoveBudget:
-    """How many adapters may move (`None`: as many as it takes), and how many only to close servers.
+    """How many adapters may move (`None`: no limit), and how many only to close servers.
 
     A move loads an adapter of the running plan on a server that does not hold it.
     """
@@ -81,14 +82,17 @@ def replan(
 ) -> PlacementPlan:
     """Return the running plan changed for the catalogue, by the capacity model alone.
 
-    Servers within `tolerated_risk` (`HYSTERESIS` times the promised risk unless given) stay as they
-    are; others, the riskiest first, are reconfigured or give up the fewest adapters until within
-    the promised risk; new adapters go where they cost least; one that has grown hotter than a
-    server is divided into replicas. At most `max_moves` adapters move (`None`: as many as it
-    takes), of them `max_closing_moves` only to close servers; servers that stay over the tolerated
-    risk for want of moves are named in the evidence (`servers_over_risk`). `pins` (adapter to
-    server) are moved first and then stay. Servers keep their names, and their `max_cpu_loras` while
-    it suffices, as a change would restart them. Not simulated: `replan_and_check` is.
+    Servers within `tolerated_risk` stay unchanged (default: `HYSTERESIS` times the promised risk).
+    The others, the riskiest first, are reconfigured or give up the fewest adapters until they are
+    within the promised risk. New adapters go where they cost least. An adapter that has grown
+    hotter than a server is divided into replicas.
+
+    At most `max_moves` adapters move (`None`: no limit); `max_closing_moves` of these moves may
+    serve only to close servers. The evidence names the servers that stay over the tolerated risk
+    because the moves do not suffice (`servers_over_risk`). `pins` (adapter to server) are moved
+    first and then stay. Servers keep their names. They also keep their `max_cpu_loras` while it
+    suffices, because a change would restart them. This function simulates nothing;
+    `replan_and_check` does.
 
     Raises:
         CatalogueError, PlacementError: as `place`; pins to servers that the plan does not have.
@@ -393,7 +397,7 @@ class _Check:
     )
 
     def until_healthy(self, change: _Change) -> _Verified:
-        """Check and relieve in turn, until all servers are healthy or nothing more helps."""
+        """Check and relieve servers by turns, until all are healthy or no change helps any more."""
         margin = JUDGED_MARGIN if change.judged else 0.0
         most_fill = np.full(len(change.carried.rows) + len(self.planner.catalogue), np.inf)
         best: _Verified | None = None
@@ -504,7 +508,7 @@ def _with_pins(
 def _demand_with_pins(
     demand: Demand, constraints: Constraints, catalogue: AdapterCatalogue
 ) -> Demand:
-    """Return the demand whose parts of pinned adapters are marked, so that they stay in place."""
+    """Return the demand with the parts of pinned adapters marked, so that they stay in place."""
     if not constraints.pins:
         return demand
     return replace(demand, pin=constraints.pin_numbers(catalogue)[demand.adapter])
@@ -513,7 +517,7 @@ def _demand_with_pins(
 def _with_running_cpu_slots(
     plan: PlacementPlan, servers: tuple[PlannedServer, ...]
 ) -> tuple[PlannedServer, ...]:
-    """Return the servers; keep a running `max_cpu_loras` where nothing else changes."""
+    """Return the servers; keep a running `max_cpu_loras` where no other limit changes."""
     running = {server.name: server.config for server in plan.servers}
     kept = []
     for server in servers:

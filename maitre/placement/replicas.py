@@ -56,9 +56,10 @@ def replicated(
 def pieces_that_fit(
     parts: Demand, capacity: Capacity, least: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return about how few equal pieces, at least `least`, fit servers of their own.
+    """Return about the fewest equal pieces of each part that fit servers of their own.
 
-    Also the positions of parts that fit none even as `MAX_REPLICAS` pieces.
+    A part gets at least `least` pieces. Also returns the positions of parts that fit no server
+    even as `MAX_REPLICAS` pieces.
     """
     pieces = least.copy()
     todo = np.arange(len(parts))
@@ -99,9 +100,8 @@ def separated(
 ) -> Assignment:
     """Return the assignment with the replicas of each of `adapters` on servers of their own.
 
-    A replica that shares a server with another of its adapter changes places with the part of
-    another server that is most like it; else it joins a server that has room; else it gets a new
-    one.
+    A replica that shares a server with another replica of its adapter changes places with the most
+    similar part of another server. Else it joins a server that has room, or gets a new server.
     """
     server = found.server.copy()
     count = found.servers

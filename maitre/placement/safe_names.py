@@ -1,6 +1,6 @@
 """Names of adapters and servers in files, paths and command lines: one rule, both ways.
 
-A name is what vLLM serves: visible characters and blanks, in any script, but for those that vLLM's
+A name is what vLLM serves: visible characters and blanks, in any script, except those that vLLM's
 command line (`--lora-modules NAME=PATH`) or a path would misread. Its path is the name with `/`
 between folders; in each part ASCII letters, digits, `.`, `_`, `-` and `~` stand for themselves,
 and every other byte of UTF-8 is written `%XX`, as in URLs. A part of more than `LONGEST_PART`

@@ -11,11 +11,11 @@ from maitre.placement.chain_packing import Assignment, fill_in_order, tier_order
 from maitre.placement.demand import Demand
 from maitre.placement.level_load import MANY_PARTS, level_load
 
-# Directions in which the rank tiers are walked by rate. With the coldest adapters of one tier
+# Directions in which the rank tiers are walked by rate: the coldest adapters of one tier stand
 # beside the hottest (True) or the coldest (False) of the next.
 _DIRECTIONS = ((True,), (True, False), (False, True), (False,))
 _STEP_BISECTIONS = 10
-# Servers that are asked to take the parts of one that closes: the emptiest.
+# The number of servers, the emptiest, that are tried as receivers of a closing server's parts.
 _RECEIVERS = 64
 
 

@@ -30,8 +30,8 @@ def planned_servers(
 ) -> tuple[PlannedServer, ...]:
     """Return the assignment as servers; replicas of one adapter on one server become one share.
 
-    `demand` is at the promised rates. `names` are those of the first servers; the others are called
-    after the base model and numbered, but for names that are taken.
+    `demand` is at the promised rates. `names` are those of the first servers. The others are called
+    after the base model and numbered; numbers whose name is taken are skipped.
     """
     sets = demand.sums(found.server, found.servers)
     offered = demand.at_rates(1 / promise.rate_factor).sums(found.server, found.servers)

@@ -119,7 +119,7 @@ class Constraints:
         return tuple(sorted(set(self.pins.values())))
 
     def pin_numbers(self, catalogue: AdapterCatalogue) -> np.ndarray:
-        """Return for each adapter the position of its server in `pinned_servers`, or -1."""
+        """Return the position of each adapter's server in `pinned_servers`, or -1."""
         number = {name: i for i, name in enumerate(self.pinned_servers)}
         return np.array(
             [number[self.pins[n]] if n in self.pins else -1 for n in catalogue.names],
@@ -127,7 +127,7 @@ class Constraints:
         )
 
     def least_replicas(self, catalogue: AdapterCatalogue) -> np.ndarray:
-        """Return for each adapter the least number of its replicas."""
+        """Return the least number of replicas of each adapter."""
         if not self.replicas:
             return np.ones(len(catalogue), dtype=np.int64)
         return np.array([self.replicas.get(n, 1) for n in catalogue.names], dtype=np.int64)

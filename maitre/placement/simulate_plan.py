@@ -1,4 +1,4 @@
-"""Replays a plan in the twin: does every server, and every adapter on it, get served?"""
+"""Replays a plan in the twin: whether every server keeps up, and every adapter on it."""
 
 from __future__ import annotations
 

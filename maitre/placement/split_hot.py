@@ -17,10 +17,10 @@ def split_hot(
 ) -> tuple[Carried, np.ndarray]:
     """Return the running plan; parts that no single server bears are split into equal pieces.
 
-    The first piece stays where the part was, the others are new. A part is divided once its risk
-    alone is above what its server is relieved at (`tolerated_risk`), into about the fewest pieces
-    that are within the capacity's. Also returns the positions in the catalogue of adapters that
-    fit no server however divided.
+    The first piece stays where the part was; the others are new. A part is divided if its risk on
+    a server of its own is above that at which its server is relieved (`tolerated_risk`). It becomes
+    about the fewest pieces that are within the capacity's risk. Also returns the positions in the
+    catalogue of adapters that fit no server, however divided.
     """
     demand = carried.demand
     alone = demand.sums(np.arange(len(demand)), len(demand))

@@ -34,10 +34,10 @@ def ordered_steps(
 ) -> tuple[Step, ...]:
     """Return the steps from one placement (adapter -> server -> share) to another.
 
-    New servers first, then restarts; then one adapter after the other is loaded where it comes to
-    be, routed there, and only then unloaded where it was; servers stop last, when nobody is
-    routed to them. Adapters that leave a server for a new one go first: they make room for
-    those that come to a running one.
+    New servers start first, then servers restart. Then one adapter after the other is loaded on its
+    new servers, routed there, and only then unloaded from its old ones. Servers stop last, when no
+    requests are routed to them. Adapters that leave a server for a new one go first: they make room
+    for those that come to a running one.
     """
     steps = [Step("start_server", name) for name in servers_added]
     steps += [Step("restart_server", name) for name in servers_restarted]

@@ -25,7 +25,7 @@ from maitre.twin import Lengths, ServerProfile
 
 REPAIR_ROUNDS = 10
 FIRST_RELIEF = 0.04
-# Servers that are asked whether they take a part; the emptiest of them do.
+# The number of servers, the emptiest first, that are tried as receivers of a part.
 _RECEIVERS = 64
 # What servers fuller than the model is sure of have to bear beyond the promised rates. Near the
 # limit a few percent of load decide, and the luck of an hour is worth about one.
@@ -58,9 +58,9 @@ class Verifier:
     def verify(self, found: Assignment) -> Verified:
         """Check the servers, relieve those that fail, and check what that changed.
 
-        All servers of a small plan; of a large one `check_servers` of them, spread over the plan
-        (neighbours are alike) with the riskiest among them. Beside a server that fails, the
-        neighbours are checked too.
+        In a small plan all servers are checked. In a large plan `check_servers` servers are
+        checked: the riskiest, and some spread over the plan, as neighbours are alike. The
+        neighbours of a server that fails are checked too.
 
         Raises:
             PlacementError: some server fails after `REPAIR_ROUNDS` rounds.
@@ -108,7 +108,7 @@ class Verifier:
         most_servers: int | None = None,
         margin: float = 0.0,
     ) -> tuple[Verified | None, list[ServerCheck]]:
-        """Check and relieve in turn; nothing and what failed when the rounds or servers run out."""
+        """Check and relieve servers by turns; return the result, or `None` and what still fails."""
         servers = self.written(found)
         passed: set[Any] = set()
         wanted = servers_to_simulate(found.risk, self.settings.check_servers)
@@ -214,7 +214,7 @@ def simulate_servers(
 
 
 def servers_to_simulate(risks: np.ndarray, most: int) -> list[int]:
-    """Return which servers to simulate, at most so many: the riskiest, and some of all others.
+    """Return which servers to simulate, `most` at most: the riskiest, and some of all others.
 
     `risks` has one risk per server, in the plan's order, in which neighbours are alike.
     """
