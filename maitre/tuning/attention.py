@@ -16,11 +16,11 @@ from transformers.masking_utils import sdpa_mask
 NAME = "maitre_short_queries"
 _SHORT_TOKENS = 64
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "sliding_window")
-"""What some models' attention does besides, and this one does not."""
+"""Arguments of attentions that change the scores in ways that this one does not know."""
 
 
 def register() -> str:
-    """Make the attention known to transformers; returns its name for `attn_implementation`."""
+    """Make the attention known to transformers; return its name for `attn_implementation`."""
     AttentionInterface.register(NAME, short_query_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     return NAME

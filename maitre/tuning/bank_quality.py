@@ -17,7 +17,7 @@ SAMPLES = SAMPLE_ROUNDS[-1]
 WITHIN = 0.02
 """A choice whose loss is at most this share above the best's is as good."""
 NO_LIMIT_S = 86_400.0
-"""A time budget that no lookup uses up."""
+"""A time budget that is longer than any lookup."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def lookup_quality(
 ) -> LookupQuality:
     """Look a task up in a bank that is not empty, and score every entry on the same samples.
 
-    `losses`, one for each entry, are those scores where they are known already; infinite ones are
-    only known not to be the best.
+    `losses` are those scores, one per entry, where they are known already. An infinite loss says
+    only that the entry is not the best.
     """
     count = min(SAMPLES, len(task.train))
     if losses is None:

@@ -49,7 +49,7 @@ class BaseModel:
     def embeddings(self) -> torch.Tensor:
         """Return the input embedding matrix `[vocabulary, hidden]`, as stored.
 
-        What a token is fed as is `embed`'s: some models scale these rows.
+        A token's input embedding comes from `embed`: some models scale these rows.
         """
         weight: torch.Tensor = self.model.get_input_embeddings().weight
         return weight

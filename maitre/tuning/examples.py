@@ -33,7 +33,7 @@ class Example:
 
 
 def normalised(prompt: str) -> str:
-    """Return a prompt's words whatever their writing: NFKC, case folded, blanks collapsed."""
+    """Return a prompt's words in one spelling: NFKC, case folded, blanks collapsed."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
@@ -64,7 +64,7 @@ def read_lines(path: Path) -> list[tuple[int, Example]]:
     """Read a JSONL file of examples with their line numbers (from 1); blank lines are passed over.
 
     Raises:
-        TaskError: the file is missing or holds no example, or a line is not a example.
+        TaskError: the file is missing or holds no example, or a line is not an example.
     """
     try:
         raw = path.read_bytes()
@@ -122,7 +122,7 @@ def _from_pair(record: dict[str, Any]) -> Example:
 
 
 def _from_chat(record: dict[str, Any]) -> Example:
-    """Read a chat; fields beside the messages do not matter, but for tools, which are not tuned."""
+    """Read a chat; refuse tools, which are not tuned, and ignore other fields."""
     if record.get("tools") or record.get("functions"):
         raise TaskError("tools are not supported: only text is tuned")
     messages = read_chat(record["messages"])

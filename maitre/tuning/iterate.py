@@ -1,4 +1,4 @@
-"""The loop of a tuning: steps, evaluations, targets, checkpoints, for whatever is learned."""
+"""The loop of a tuning: steps, evaluations, targets, checkpoints. What is learned may differ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -51,9 +51,10 @@ def iterate(
 ) -> None:
     """Take every run on, from its checkpoint where it has one, until it stops.
 
-    The start is evaluated after the first step has been taken from it, which so begins at once:
-    preparing and evaluating the eval split takes several times as long as a step. The curve is
-    that of the other order, and the step is dropped when the start is good enough (or no number).
+    The start is evaluated after the first step has been computed, so that the step begins at once:
+    preparing and evaluating the eval split takes several times as long as a step. The curve is the
+    same as if the start were evaluated first: the step is dropped when the start meets the target
+    or its loss is not a number.
     """
     started_s = clock()
     for run, keeper in zip(runs, keepers, strict=True):

@@ -17,18 +17,18 @@ from maitre.tuning.base_model import BaseModel
 from maitre.tuning.workers import ALONE, Workers
 
 Part = Callable[[BaseModel, Workers], Any]
-"""What every worker does with its model; all come to the same."""
+"""What every worker does with its model; all workers get the same result."""
 
 _PATIENCE = timedelta(minutes=30)
 
 
 def with_workers(model: BaseModel, base_model: str, size: int, part: Part) -> Any:
-    """Run `part` in `size` processes at once, this one the first; what it returns here.
+    """Run `part` in `size` processes at once, this one the first; return its result here.
 
-    The others load `base_model` themselves and get `part` sent, so it must be a module's function
-    or a `functools.partial` of one. On GPUs each process takes a GPU of its own, on CPUs its share
-    of the threads. Raises `UserError` when there are fewer GPUs than workers, `RuntimeError` when
-    a worker fails.
+    The others load `base_model` themselves. `part` is sent to them, so it must be a module's
+    function or a `functools.partial` of one. On GPUs each process takes a GPU of its own, on CPUs
+    its share of the threads. Raises `UserError` when there are fewer GPUs than workers,
+    `RuntimeError` when a worker fails.
     """
     if size < 1:
         raise UserError(f"workers must be at least 1, not {size}")
@@ -87,7 +87,7 @@ def _work(
 
 @contextmanager
 def _group(rank: int, size: int, meeting: str, kind: str) -> Iterator[Workers]:
-    """Make the process group of all workers, which meet at a file."""
+    """Make the process group of all workers, who find each other through a file."""
     dist.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         init_method=meeting,

@@ -62,7 +62,7 @@ class LoraWeights:
             parameter.data = parameter.data.float()
 
     def _refuse_names_without_layer(self, config: LoraConfig) -> None:
-        """Raise `TuningInputError` for a name that no adapted layer has; peft wants one of all."""
+        """Raise `TuningInputError` for a name without a layer; peft checks only for any."""
         if config.target_modules in (None, (ALL_LINEAR,)):
             return
         adapted = [

@@ -32,7 +32,7 @@ def model_folder(path_or_hub_id: str | Path) -> Path:
     """Return the local folder of a model; fetch a hub id that is not in the hub's cache.
 
     Raises:
-        UserError: no such folder, no config.json in it, or no model that the hub gives out.
+        UserError: no such folder, no config.json in it, or a model that the hub does not give.
     """
     path = Path(path_or_hub_id)
     if path.is_dir():

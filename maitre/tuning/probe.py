@@ -30,9 +30,10 @@ def probe_losses(
 ) -> list[float]:
     """Return the loss of each start after a few iterations, all in one shared batch.
 
-    Measured on train examples that those iterations do not see (a third of them, at most
-    `PROBE_EVAL_ROWS`), so the eval split has no part in the choice; infinite where the loss became
-    no number. With fewer than two train examples there is nothing to measure on: all equal.
+    The loss is measured on train examples that those iterations do not see (a third of all, at most
+    `PROBE_EVAL_ROWS`), so the eval split has no part in the choice. A loss that is not a number
+    counts as infinite. With fewer than two train examples nothing can be measured: all losses are
+    equal.
     """
     order = np.random.default_rng([seed, 1]).permutation(len(task.train)).tolist()
     kept_out = min(PROBE_EVAL_ROWS, len(order) // 3) or len(order) // 2

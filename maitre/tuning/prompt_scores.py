@@ -22,7 +22,7 @@ PROBES = (
     "Ich weiß es nicht",
     "running",
 )
-"""Inputs on which output distributions are compared: short, of many kinds, of no task."""
+"""Inputs on which output distributions are compared: short, of many kinds, not from a task."""
 
 _PASS_ROWS = 64
 _DIMENSIONS_PER_PROBE = 32

@@ -1,7 +1,7 @@
 """The tokens of an input and of its answer: the same in tuning, evaluation, MLflow and the proxy.
 
-A text is what the tokenizer makes of it, with the special tokens that it puts before a text (BOS)
-and without those that it puts after one (EOS): the answer follows. A chat goes through the
+A text becomes the tokenizer's tokens, with the special tokens that it puts before a text (BOS) and
+without those that it puts after a text (EOS), because the answer follows. A chat goes through the
 tokenizer's chat template, which writes its own special tokens.
 """
 
@@ -53,9 +53,9 @@ class PromptTokens:
         return ids
 
     def end_ids(self, answers: Iterable[Sequence[int]]) -> tuple[int, ...]:
-        """Return what follows every answer of a task, whose answers' token ids are given.
+        """Return the token ids that follow every answer of a task with these answers' token ids.
 
-        Where each of them is a single token, that token is the whole answer. Otherwise the
+        Where each answer is a single token, that token is the whole answer. Otherwise the
         end-of-sequence token follows, so that generation learns where to stop.
         """
         is_single = all(len(ids) == 1 for ids in answers)

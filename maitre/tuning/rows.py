@@ -59,8 +59,8 @@ class RowBatch:
 class InputCache:
     """Makes batches of examples, keeping the keys and values of their inputs.
 
-    Inputs pass through the model in `groups` of examples (by default each alone), a group when a
-    batch first asks for one of its members. Rounding depends on what is computed together, so a
+    Inputs pass through the model in `groups` of examples (by default each alone). A group passes
+    when a batch first needs one of its members. Rounding depends on what is computed together, so a
     row's values do not depend on the batches that were made before. Groups that would exceed
     `limit_bytes`, in the order given, are not kept: their members are computed alone, every time.
     """
@@ -114,7 +114,7 @@ class InputCache:
 
 
 def fill_together(model: "BaseModel", wanted: Sequence[tuple[InputCache, Sequence[int]]]) -> None:
-    """Compute what several caches lack of some examples, in as few passes as there can be."""
+    """Compute what several caches lack of some examples, in the fewest possible passes."""
     lacking: dict[int, tuple[InputCache, dict[int, EncodedExample]]] = {}
     for cache, indices in wanted:
         _, known = lacking.get(id(cache), (cache, {}))
@@ -134,7 +134,8 @@ def fixed_batches(
 ) -> list[RowBatch]:
     """Return all examples in batches of similar length, for repeated passes.
 
-    No batch exceeds `batch_rows`, nor, padded, `batch_tokens` (but for a single longer row).
+    No batch has more than `batch_rows` rows, nor more than `batch_tokens` tokens with its padding,
+    except a batch of a single longer row.
     """
     groups = groups_of_like_length(examples, batch_tokens, batch_rows)
     # One at a time: a batch copies its rows, so the cache need not outlive it.
@@ -271,7 +272,7 @@ def _row_batch(
 
 
 def _stack_padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack rows `[layers, 2, kv heads, length, head size]`, zeros after each row's length."""
+    """Stack rows `[layers, 2, kv heads, length, head size]`, with zeros after each row's end."""
     layers, two, heads, _, size = rows[0].shape
     longest = max(row.shape[3] for row in rows)
     stacked = rows[0].new_zeros((layers, two, len(rows), heads, longest, size))

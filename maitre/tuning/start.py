@@ -24,9 +24,9 @@ from maitre.tuning.tasks import Task
 SURE_ITERATIONS = 8.0
 """A start predicted to need no more iterations is chosen without probing, which takes as long."""
 
-# Predicted to need no more iterations than this, a start leaves mixtures nothing to add.
+# Mixtures are not scored if the best start is predicted to need no more iterations than this.
 _NO_MIXTURES = 3.0
-# A prompt whose loss is not below so many times the entropy of the task's labels has nothing to do
+# A prompt whose loss is at least this many times the entropy of the task's labels has nothing to do
 # with the task. Moved to these labels it would be slower than a cold start, however low it begins.
 _RELATED = 3.0
 _LEADERS = 3
@@ -62,20 +62,21 @@ def find_start(
     sure_iterations: float = SURE_ITERATIONS,
     ita_model: ItaModel | None = None,
 ) -> Lookup:
-    """Look up the prompt to start tuning `task` from: the one predicted to need fewest iterations.
+    """Look up the prompt to start tuning `task` from: that predicted to need fewest iterations.
 
     Candidates are the bank's prompts that `tenant` may see, the task's instruction and description
-    as text prompts, and the cold start of `seed`, scored by their loss on `samples` train examples
-    that `seed` draws. Unless the best is predicted to be there almost at once, mixtures of the
-    bank's best join them. `ita_model` (by default the shipped one, refitted to the bank's history)
-    predicts from the loss; the mean of the bank counts as a prompt that is just related to the
-    task, whatever it begins with, and so is chosen where no prompt is.
+    as text prompts, and the cold start of `seed`. They are scored by their loss on `samples` train
+    examples that `seed` draws. Mixtures of the bank's best prompts join them, unless the best
+    candidate is predicted to reach the target almost at once. `ita_model` (default: the shipped
+    model, refitted to the bank's history) predicts the iterations from the loss. The mean of the
+    bank counts as a prompt that is just related to the task, whatever its loss, so it is chosen
+    where no prompt of the bank is related.
 
-    With `probe_iterations`, the finalists, the instruction and the cold start among them, take so
-    many tuning steps in one shared batch unless the best is predicted to be there within
-    `sure_iterations`, and the loss that they come to counts, too. Probing only chooses: the prompt
-    that is returned is the one before those steps. Half a budget used up leaves no time for
-    probing, a budget nearly used up none for mixtures.
+    With `probe_iterations`, the finalists take that many tuning steps in one shared batch, and the
+    loss after these steps counts too. The instruction and the cold start are always finalists.
+    Nothing is probed if the best candidate is predicted to reach the target within
+    `sure_iterations`. Probing only chooses: the returned prompt is the one before those steps. When
+    half the budget is used up, nothing is probed; when nearly all is, no mixtures are scored.
 
     Everything, tokenising and caching included, is part of the lookup's `seconds`.
     A bank of another tokenizer counts as an empty one. Raises `BankError` for a bank of another
@@ -174,7 +175,7 @@ def _obvious_starts(own: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _finalists(known: dict[Candidate, float]) -> list[Candidate]:
-    """Return those to probe: the best prompt and mixture, the bank's mean and the own words."""
+    """Return what to probe: the best prompt and mixture, the bank's mean and the task's words."""
     by_loss = sorted(known, key=lambda candidate: known[candidate])
     best = [c for c in by_loss if c.kind == "bank"][:1]
     best += [c for c in by_loss if c.kind == "mix"][:1]

@@ -14,10 +14,10 @@ TARGET_SHARE = 0.8
 def target_loss(task: Task, curve: Sequence[CurvePoint], share: float = TARGET_SHARE) -> float:
     """Return the eval loss at which `share` of the reference run's real progress is made.
 
-    Progress counts from the loss of one who knows how often each completion occurs and nothing
-    else (a tuning run gets there within a few iterations, from wherever it starts), or from the
-    curve's first loss where that is lower. Measured from the first loss alone, a target would be
-    met by any prompt that merely answers in the task's words.
+    Progress counts from the loss of a model that knows only how often each completion occurs, or
+    from the curve's first loss where that is lower. A tuning run reaches the former within a few
+    iterations from any start. A target measured from the first loss alone would be met by any
+    prompt that merely answers in the task's words.
     """
     losses = [loss for _, loss, _ in curve]
     begin = min(losses[0], frequencies_loss(task))

@@ -75,7 +75,7 @@ class TaskData:
         like: "TaskData | None" = None,
         workers: Workers = ALONE,
     ) -> "TaskData":
-        """Tokenise the task; `like` is the same task's data of another seed, whose eval serves.
+        """Tokenise the task; with `like`, its data of another seed, share the eval split of `like`.
 
         Only soft prompts that stand after their inputs have these cached. Raises
         `TuningInputError` for what cannot be tuned.
@@ -119,14 +119,14 @@ class TaskRun:
         return self.state.stopped_because is None
 
     def places(self, workers: Workers = ALONE) -> Sequence[int]:
-        """Return the train examples of the next iteration, or this worker's share of them."""
+        """Return this worker's share of the next iteration's train examples; alone, all."""
         data = self.data
         return workers.share(
             batch_indices(data.seed, self.state.iteration, self.config.batch_size, len(data.train))
         )
 
     def take_step(self, loss: float, gradient: torch.Tensor) -> None:
-        """Move the values, unless loss or gradient is not a number: then end the run."""
+        """Move the values by one step; end the run if the loss or gradient is not a number."""
         state = self.state
         if not np.isfinite(loss) or not bool(torch.isfinite(gradient).all()):
             state.stopped_because = "diverged"
@@ -147,7 +147,7 @@ class TaskRun:
         return every is not None and self.state.iteration % every == 0
 
     def take_evaluation(self, loss: float, accuracy: float) -> None:
-        """Note what the values as they stand are worth; keep the best; stop when it is enough."""
+        """Record the evaluation of the present values; keep the best; stop at the target."""
         state = self.state
         if not np.isfinite(loss):
             state.stopped_because = "diverged"

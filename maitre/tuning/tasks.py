@@ -204,7 +204,7 @@ def load_tasks(folder: str | os.PathLike[str]) -> list[Task]:
 
 
 def find_task(folder: str | os.PathLike[str], name: str) -> Task:
-    """Load the task of that name; its folder may be called otherwise.
+    """Load the task of that name; its folder may have another name.
 
     Raises:
         TaskError: no such folder, no task of that name, or a bad task.

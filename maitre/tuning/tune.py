@@ -46,16 +46,16 @@ def tune(
 
     `init` is float `[virtual_tokens, hidden]`, or `None` for the cold random start of `seed`. The
     same seed visits the same train examples in the same order, whatever the start. `should_stop`
-    is asked before every iteration; a cancelled run returns the best prompt it has evaluated.
+    is called before every iteration; a cancelled run returns the best prompt it has evaluated.
 
     With a `checkpoint` file, the state is stored there every `checkpoint_every` iterations and at
     the end, and a run whose checkpoint is there goes on from it: on a CPU to the very same prompt,
     bit for bit, that an uninterrupted run gives. `init` then only matters for a fresh run.
     A checkpoint that was written for a `tenant` is continued for that tenant only.
 
-    With `workers`, each of them calls this with the same arguments and takes its share of the rows;
-    all return the same result, which is that of one process but for the rounding of sums. The first
-    one writes the checkpoint, which all must see.
+    With `workers`, each worker calls this function with the same arguments and takes its share of
+    the rows. All return the same result, which differs from that of one process only by the
+    rounding of sums. The first worker writes the checkpoint, which all must see.
     Raises `TuningInputError` for what cannot be tuned.
     """
     [result] = tune_many(
@@ -90,10 +90,10 @@ def tune_many(
     clock: Clock = time.monotonic,
     tenant: str | None = None,
 ) -> list[TuneResult]:
-    """Tune a soft prompt for each task, all in one shared batch; results in the tasks' order.
+    """Tune a soft prompt for each task in one shared batch; return results in the tasks' order.
 
     Each pass holds `config.batch_size` rows of every task that is still running; a task leaves
-    when it meets its target. Tasks do not influence each other (but for the rounding of sums).
+    when it meets its target. Tasks influence each other only by the rounding of sums.
     """
     if not len(tasks) == len(inits) == len(seeds):
         raise TuningInputError(
