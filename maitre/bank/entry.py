@@ -93,8 +93,8 @@ class BankEntry:
 def entry_id(task: str, prompt: np.ndarray, tenant: str | None = None) -> str:
     """Return an id made of the task and the prompt's values: equal prompts have equal ids.
 
-    Another tenant's copy of it gets another, so that nobody learns from an id that is taken what
-    others have.
+    Another tenant's copy of a prompt gets another id. So nobody learns from a taken id which
+    prompts others have.
     """
     digest = hashlib.sha256(np.ascontiguousarray(prompt, dtype=np.float32).tobytes())
     if tenant is not None:

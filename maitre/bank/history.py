@@ -19,16 +19,16 @@ from maitre.fingerprints import of_text
 
 FOLDER = "history"
 MOST_FILES = 400
-"""Older files than the newest so many are not read."""
+"""Only this many files, the newest, are read."""
 
 
 def append_history(
     url: str | PathLike[str], records: Sequence[StartRecord], source: str | None = None
 ) -> bool:
-    """Keep records of tunings beside the bank at `url`; whether anything was added.
+    """Store records of tunings beside the bank at `url`; return whether any was added.
 
-    `source` names where they come from (letters and digits): what it has added once is not added
-    again.
+    `source` names where the records come from (letters and digits). A source adds its records only
+    once.
     """
     if not records:
         return False

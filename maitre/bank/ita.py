@@ -1,4 +1,4 @@
-"""Predicts how many iterations a start needs, from its loss and what a few steps make of it.
+"""Predicts how many iterations a start needs, from its loss before and after a few steps.
 
 A low first loss is not fast convergence, so a start is judged by predicted iterations to accuracy
 (ITA). The predictor is a linear one, fitted by ridge regression towards shipped coefficients: with

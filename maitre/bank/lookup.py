@@ -60,10 +60,10 @@ class ScoredCandidate:
 class Lookup:
     """What a lookup found.
 
-    `candidates` are all that were scored, those scored on the most samples first and the better of
-    them before the worse. `evaluated` counts passes of one candidate over one sample. `why` says
-    in a sentence how the choice came about. The last say what is known of the choice: its loss, its
-    loss after probing steps, the iterations it is predicted to need, and those of a cold start.
+    `candidates` are all that were scored: those scored on the most samples come first, and among
+    equals the better ones. `evaluated` counts passes of one candidate over one sample. `why` says
+    in a sentence how the choice was made. The last fields describe the choice: its loss, its loss
+    after probing steps, the iterations it is predicted to need, and those of a cold start.
     """
 
     choice: Candidate
@@ -133,7 +133,7 @@ class _Race:
         self.losses: dict[str, tuple[Candidate, int, float]] = {}
 
     def run(self, candidates: Sequence[Candidate], samples: int) -> None:
-        """Bring the candidates' losses up to so many samples."""
+        """Score the candidates until each has a loss on `samples` samples."""
         by_done: dict[int, list[Candidate]] = {}
         for candidate in {c.name: c for c in candidates}.values():
             _, done, _ = self.losses.get(candidate.name, (candidate, 0, 0.0))
@@ -201,7 +201,7 @@ def _first_layer(
 ) -> tuple[dict[str, Candidate], list[tuple[str, ...]]]:
     """Return one candidate per cluster, all that the index does not know, and the clusters.
 
-    A cluster whose medoid is not in sight is spoken for by its first member that is.
+    The first visible member stands for a cluster whose medoid is not visible.
     """
     clusters = []
     for medoid, members in zip(index.medoids, index.members, strict=True):
@@ -217,10 +217,10 @@ def _first_layer(
 def _clusters_to_open(
     race: _Race, clusters: Sequence[tuple[str, ...]], samples: int
 ) -> list[tuple[str, ...]]:
-    """Return the clusters of the best medoids: a third of them, fewer where time is short.
+    """Return the clusters of the best medoids: a third of all, fewer where time is short.
 
-    More where that third is small: scoring `_FEWEST_MEMBERS` prompts costs little, and in a small
-    bank a medoid says little about its cluster.
+    More clusters are returned where that third is small: scoring `_FEWEST_MEMBERS` prompts costs
+    little, and in a small bank a medoid says little about its cluster.
     """
     ranked = sorted(clusters, key=lambda cluster: race.losses[cluster[0]][2])
     most = max(_FEWEST_CLUSTERS, len(clusters) // _KEPT_SHARE)

@@ -31,7 +31,7 @@ from maitre.bank.entry import BankEntry, BankError
 from maitre.files import write_stored
 
 MERGE_SEGMENTS = 16
-"""With so many segments, a save merges them."""
+"""From this many segments on, a save merges them."""
 
 _META = b"maitre.bank"
 _FORMAT = 1
@@ -99,7 +99,7 @@ def save_entries(url: str, entries: Sequence[BankEntry], stored: Sequence[BankEn
 
 
 def drop_entries(url: str, entry_ids: Iterable[str]) -> None:
-    """Drop entries from the stored bank (eviction); ids that are not there are passed over."""
+    """Drop entries from the stored bank (eviction); ignore ids that it does not hold."""
     _write(url, (), number=_next_number(url), dropped=tuple(entry_ids))
     _merge_when_many(url)
 
@@ -117,7 +117,7 @@ def _is_same(one: BankEntry, other: BankEntry) -> bool:
 
 
 def _merge_when_many(url: str) -> None:
-    """Merge when there are many segments, unless another writer is at it."""
+    """Merge when there are many segments, unless another writer merges already."""
     if len(_names(url)) < MERGE_SEGMENTS:
         return
     fs, root = fsspec.core.url_to_fs(url)
@@ -135,9 +135,9 @@ def _merge(url: str) -> None:
     if len(_segments_in_force(segments)) < MERGE_SEGMENTS:
         return
     entries = _entries_after(_segments_in_force(segments))
-    # Also those that an earlier merge has replaced and not got to remove.
+    # Also those that an earlier merge has replaced but not removed.
     replaced = tuple(segment.name for segment in segments)
-    # The number of the newest replaced: whatever others added meanwhile still comes after.
+    # The number of the newest replaced segment: what others have added meanwhile comes after it.
     newest = max(segment.number for segment in segments)
     _write(url, entries, number=newest, replaces=replaced)
     fs, root = fsspec.core.url_to_fs(url)
@@ -148,7 +148,7 @@ def _merge(url: str) -> None:
 
 
 def _create_lock(fs: Any, lock: str) -> bool:
-    """Create the lock file, which only one writer can; whether that was us."""
+    """Create the lock file, as only one writer can; return whether this process created it."""
     try:
         with fs.open(lock, "xb") as file:
             file.write(str(time.time()).encode())

@@ -1,15 +1,15 @@
 """A clairvoyant lower bound on cost, given how many jobs may be violated.
 
-What no scheduler can do without, even one that knows every true count and every future arrival:
+Every scheduler needs at least this, even one that knows every true count and future arrival:
 
 - A job in time takes at least the GPU-seconds of its cheapest way that fits between submission and
-  deadline at all (any number of workers, with a lookup or without, on workers warm already).
+  deadline (any number of workers, with a lookup or without, on workers that are warm already).
 - In any interval, the workers that hold a model must do the model's work that lies wholly inside
-  it: that work over the interval's length is a number of workers. Each of them was warmed; or,
-  after a time in which no job of the model was open, held idle through it, if that is shorter.
+  it: that work over the interval's length is a number of workers. Each of these workers was warmed;
+  or, after a time in which no job of the model was open, held idle through it, if that is shorter.
 
-Which jobs to give up is relaxed: each to a share between 0 and 1, no more than the violations
-allowed in total. That is a linear program; HiGHS solves it.
+Which jobs to give up is relaxed: a share between 0 and 1 of each job is given up, and the shares
+add up to at most the violations allowed. That is a linear program; HiGHS solves it.
 """
 
 import math
@@ -28,8 +28,8 @@ _MOMENTS = 40
 def least_gpu_s(job: Job, model: ModelSpec, gpus: int) -> float | None:
     """Return the fewest GPU-seconds that finish the job by its deadline; `None` if impossible.
 
-    Workers are warm from its submission on, and moving to another number of them is free. Of all
-    mixes of numbers the best has two at most (a linear program of two rows), hence a closed form.
+    Workers are warm from the job's submission on, and a change of their number is free. The best
+    mix of numbers of workers has at most two (a linear program of two rows), hence a closed form.
     """
     window_s = job.deadline_s - job.submitted_s + 0.001
     best = math.inf
@@ -52,10 +52,10 @@ def least_gpu_s(job: Job, model: ModelSpec, gpus: int) -> float | None:
 
 
 def clairvoyant_bound(jobs: Sequence[Job], cluster: Cluster, violations: int) -> float:
-    """Return the GPU-hours that any policy spends with at most `violations` violated jobs.
+    """Return GPU-hours that any policy spends at least, with at most `violations` violated jobs.
 
-    Never above the cost of any event log that keeps the contract with as many violations or fewer;
-    0 where more jobs may be violated than there are.
+    The bound is never above the cost of an event log that keeps the contract with `violations` or
+    fewer violations. It is 0 where more jobs may be violated than there are.
     """
     work: list[float] = []
     kept: list[Job] = []

@@ -60,7 +60,7 @@ class Replay:
 
 
 def replay(events: Iterable[Event], jobs: Sequence[Job], cluster: Cluster) -> Replay:
-    """Replay `events`. Never raises for a broken rule: it stands in `problems`, by row number."""
+    """Replay `events`; list broken rules in `problems`, by row number, instead of raising."""
     return _Replayer(jobs, cluster).run(events)
 
 
@@ -214,7 +214,7 @@ class _Replayer:
     # -- workers ----------------------------------------------------------------------------
 
     def note_problem(self, problem: str) -> None:
-        """Note a broken rule of the present row."""
+        """Record a broken rule of the present row."""
         if len(self.problems) < 1000:
             self.problems.append(f"row {self.row}: {problem}")
 
@@ -336,7 +336,7 @@ class _Replayer:
 
 
 def _step(steps: list[tuple[int, int]], time_ms: int, value: int) -> None:
-    """Note that a step function takes `value` from `time_ms`."""
+    """Record that a step function has this `value` from `time_ms` on."""
     if steps and steps[-1][0] == time_ms:
         steps[-1] = (time_ms, value)
     elif not steps or steps[-1][1] != value:

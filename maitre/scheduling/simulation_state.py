@@ -127,7 +127,7 @@ class ClusterState:
         self.events.append(Event(self.now, kind, worker, job_id, base_model))
 
     def push(self, time_ms: int, kind: int, name: str, epoch: int = 0) -> None:
-        """Let something fall due: `name` is a job or a worker, `epoch` tells an overtaken entry."""
+        """Plan an event of a job or worker at `time_ms`; another `epoch` by then cancels it."""
         self.sequence += 1
         heapq.heappush(self.heap, (time_ms, kind, self.sequence, name, epoch))
 

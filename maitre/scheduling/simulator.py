@@ -140,7 +140,7 @@ class _Run:
             )
 
     def settle(self, entry: tuple[int, int, int, str, int]) -> bool:
-        """Carry out one due event; False when it has been overtaken."""
+        """Carry out one due event; return False when it has been overtaken."""
         _, kind, _, name, epoch = entry
         if kind == FINISH:
             if self.state.jobs[name].epoch != epoch:

@@ -106,7 +106,7 @@ class Pool:
     """Everything of one base model.
 
     A job is in one of `queued`, `lookups` and `running`, by `job_id`. `workers` are all that hold
-    or load the model, by id; `idle` are those of them that are ready and free. `arrivals_s` are the
+    or load the model, by id; `idle` are the workers that are ready and free. `arrivals_s` are the
     submissions so far and `completions` the finished jobs, both oldest first.
     """
 

@@ -55,8 +55,8 @@ class WorkloadOptions:
     """What is drawn for each job besides its arrival.
 
     `load` is the share of the cluster that all jobs would keep busy over the window if each ran as
-    cheaply as it can. The deadline is `slack` (one of them, drawn) times the seconds that a cold
-    start takes on the fewest workers, warm-up included. Estimates are the true counts times a
+    cheaply as it can. The deadline is one of `slacks`, drawn, times the seconds that a cold start
+    takes on the fewest workers, warm-up included. Estimates are the true counts times a
     log-normal error. `model_weights` defaults to 1, 1/2, 1/3, ... in the cluster's order.
     """
 
@@ -71,7 +71,7 @@ class WorkloadOptions:
 def read_arrivals(path: Path, columns: Mapping[str, str] | None = None) -> np.ndarray:
     """Return the submission times of a trace in seconds, rising: numbers or dates.
 
-    The column is `submission_time` or `submitted_s`, or what `columns` calls the first of them.
+    The column is `submission_time` or `submitted_s`, or what `columns` calls `submission_time`.
 
     Raises:
         SchedulingError: the file, the column or a value cannot be used; it names file and line.

@@ -168,7 +168,7 @@ class _Round:
         return None
 
     def leftover(self, entries: list[_Entry], free: int) -> None:
-        """Give what the first slot leaves to the jobs where it saves the most time per GPU."""
+        """Give the GPUs left in the first slot to the jobs where each saves the most time."""
         for entry in entries:  # a job under way keeps what it has while nothing needs it
             now = len(entry.running.workers) if entry.running is not None else 0
             if entry.workers < now and now - entry.workers <= free:

@@ -34,7 +34,7 @@ class EstimateError:
         return ratios[min(len(ratios) - 1, int(quantile * len(ratios)))]
 
     def left(self, job: JobView, done: float, quantile: float) -> float:
-        """Return the `quantile` of the iterations left to a job that has done `done` of them."""
+        """Return the `quantile` of the iterations left to a job that has done `done` iterations."""
         estimate = (
             job.iterations_bank_estimate if job.lookup_ended else job.iterations_cold_estimate
         )

@@ -42,7 +42,7 @@ def stop_idle(
 def idle_windows_s(
     pool: Pool, time_s: float, levels: int, warmth_s: float, horizon: float = 4.0
 ) -> Sequence[float]:
-    """Return the window of each of `levels` idle workers, the one used first coming first.
+    """Return the windows of `levels` idle workers, beginning with the worker that is used first.
 
     `warmth_s` is what a warm worker is worth when it is needed, in GPU-seconds (the warm-up, and
     more where a late start risks a deadline). Windows are at most `horizon` times that.
@@ -62,7 +62,7 @@ def idle_windows_s(
 
 
 def _best_window_s(waits_s: np.ndarray, warmth_s: float, longest_s: float) -> float:
-    """Return the window of least mean cost, of none and of every wait seen."""
+    """Return the window of least mean cost: 0, or one of the waits seen."""
     waits = np.sort(waits_s)
     short = waits[waits <= longest_s]
     if len(short) == 0:

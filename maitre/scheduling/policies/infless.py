@@ -50,7 +50,7 @@ class Infless:
         return actions
 
     def _dispatch(self, pool: Pool, time_s: float, fleet: Fleet) -> tuple[list[Action], list[str]]:
-        """Give queued jobs, first come first served, idle, then loading, then new workers."""
+        """Give queued jobs, first come first served, workers: idle, then loading, then new ones."""
         idle = idle_workers(pool)
         if not pool.queued:
             return [], idle

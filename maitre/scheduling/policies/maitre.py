@@ -93,7 +93,7 @@ class Maitre:
     def _give_back(
         self, pool: Pool, time_s: float, spare: Sequence[str]
     ) -> tuple[list[Action], float]:
-        """Stop idle workers past their window; also when the next window ends."""
+        """Stop idle workers past their window; also return when the next window ends."""
         if not spare:
             return [], float("inf")
         warmth_s = self.warmth * pool.model.warm_up_s
@@ -102,7 +102,7 @@ class Maitre:
 
 
 def _shares(snapshot: Snapshot, wanted: Mapping[str, int], room: int) -> dict[str, int]:
-    """Return `room` workers shared among pools, the least GPU time per queued job first."""
+    """Return each pool's share of `room` workers; the least GPU time per queued job comes first."""
     shares = {}
     for name in sorted(wanted, key=lambda name: _mean_gpu_s(snapshot.pools[name])):
         shares[name] = min(room, wanted[name])
@@ -111,7 +111,7 @@ def _shares(snapshot: Snapshot, wanted: Mapping[str, int], room: int) -> dict[st
 
 
 def _mean_gpu_s(pool: Pool) -> float:
-    """Return about what a queued job takes, a warm-up included."""
+    """Return the mean GPU-seconds of a queued job, at the least, with a warm-up."""
     model = pool.model
     iterations = [
         min(job.iterations_cold_estimate, job.iterations_bank_estimate)

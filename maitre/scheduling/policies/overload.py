@@ -1,7 +1,7 @@
-"""Which jobs to give up when not all can be in time: the largest, as few as possible.
+"""Which jobs to give up when not all can be in time: the largest, and as few as possible.
 
-Moore and Hodgson's rule (1968), with a pool's workers taken as one fluid machine: by deadline, add
-up the work; where it exceeds what the workers can do by then, drop the largest job so far.
+Moore and Hodgson's rule (1968), with a pool's workers taken as one fluid machine: the work is added
+up by deadline; where it exceeds what the workers can do by then, the largest job so far is dropped.
 """
 
 import heapq
@@ -15,8 +15,8 @@ def jobs_to_drop(
 ) -> frozenset[str]:
     """Return the jobs to leave behind.
 
-    `demand` is (deadline_s, job, GPU-seconds); `free_s` when each worker comes free. Of what they
-    could do by a deadline, `usable_share` is counted on.
+    `demand` is (deadline_s, job, GPU-seconds); `free_s` is when each worker comes free.
+    `usable_share` is the share of the workers' possible work by a deadline that is counted on.
     """
     starts_s = sorted(free_s)
     sums_s = [0.0, *accumulate(starts_s)]

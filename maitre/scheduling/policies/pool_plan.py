@@ -24,9 +24,9 @@ _Waiting = tuple[float, str, JobView, float]
 
 
 def plan_pool(pool: Pool, time_s: float, room: int, parameters: PlanParameters) -> PoolPlan:
-    """Plan one pool at `time_s` as if there were GPUs enough.
+    """Plan one pool at `time_s` as if there were enough GPUs.
 
-    `grow` in the plan can exceed `room`: then the plan is not complete and the pool is crowded.
+    `grow` in the plan can exceed `room`. Then the plan is not complete, and the pool is crowded.
     """
     return _Planner(pool, time_s, room, 0.0, parameters).run()
 
@@ -99,7 +99,7 @@ class _Planner:
     # -- queued jobs --------------------------------------------------------------------------
 
     def place_all(self, waiting: Sequence[_Waiting]) -> list[JobView]:
-        """Place jobs by deadline; the result are those to leave behind."""
+        """Place jobs by deadline; return those to leave behind."""
         behind: list[JobView] = []
         dropped = self.drop(waiting) if self.crowded else frozenset()
         lucky = self.p.hopeless_quantile
@@ -125,8 +125,8 @@ class _Planner:
     def full(self) -> bool:
         """Return whether no further job can change what is done now.
 
-        Either more workers are wanted than there are, and the pool is to be planned as crowded;
-        or it is, and every worker is taken for longer than a decision looks ahead.
+        Either more workers are wanted than there are, so the pool must be planned as crowded; or
+        it is planned as crowded, and every worker is taken for longer than a decision looks ahead.
         """
         if not self.crowded:
             return self.plan.grow > self.room_limit
@@ -147,7 +147,7 @@ class _Planner:
         return jobs_to_drop(demand, free_s, self.p.usable_share)
 
     def place(self, job: JobView, from_s: float) -> bool:
-        """Find the cheapest way that meets the deadline, surest first; False: there is none."""
+        """Place the job in the cheapest way that is in time, surest first; return whether it is."""
         if self.out_of_reach(job, from_s, self.p.hopeless_quantile):
             return False
         if self.place_on_next_free_worker(job, from_s):
@@ -163,7 +163,7 @@ class _Planner:
     def out_of_reach(self, job: JobView, from_s: float, quantile: float) -> bool:
         """Return whether a pool that cannot grow can neither wait nor preempt in time.
 
-        Told without a look at the single ways; False where that cannot tell.
+        Decided without a look at the single ways; False where that cannot decide.
         """
         if not self.crowded or self.workers.room > 0 or not self.workers.free:
             return False
@@ -173,7 +173,7 @@ class _Planner:
         return self.workers.ranked_victims().none_until(self.now + run_s)
 
     def place_on_next_free_worker(self, job: JobView, from_s: float) -> bool:
-        """Place the job the cheapest way on the next free worker, if that is in time."""
+        """Place the job in the cheapest way on the next free worker, if that is in time."""
         if not self.workers.free or self.fewest > 1:
             return False
         way = self.ways.cheapest(job, from_s, self.p.finish_quantile)
@@ -225,7 +225,7 @@ class _Planner:
         return True
 
     def commit(self, job: JobView, way: Way, start_s: float) -> None:
-        """Take the workers that come free first; start now what can start now."""
+        """Take the workers that come free first; start the job or its lookup if they are idle."""
         used = self.workers.free[: way.workers]
         del self.workers.free[: way.workers]
         names = tuple(name for _, _, name in used)
@@ -247,9 +247,9 @@ class _Planner:
     # -- what is left -------------------------------------------------------------------------
 
     def look_up_ahead(self, waiting: Sequence[_Waiting]) -> None:
-        """Use idle workers that wait for others (a set of k is not complete): look up what comes.
+        """Look up waiting jobs on idle workers that wait until a set of k is complete.
 
-        The lookup of a job that will start later costs nothing there, and shortens it.
+        The lookup of a job that will start later costs nothing there, and shortens the job.
         """
         ends_s = self.now + (1 - _LOOKUP_OVERLAP) * self.model.lookup_s
         kept = [name for name, at_s in self.wanted_s.items() if at_s >= ends_s]
@@ -269,7 +269,7 @@ class _Planner:
                     return
 
     def place_behind(self, behind: Sequence[JobView]) -> None:
-        """Place hopeless jobs on workers that nothing else needs, the shortest first."""
+        """Place hopeless jobs on workers that no other job needs, the shortest first."""
         begun = {a.job_id for a in self.plan.actions if isinstance(a, StartLookup)}
         behind = [job for job in behind if job.job_id not in begun]
         self.plan.behind = len(behind)

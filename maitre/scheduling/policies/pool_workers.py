@@ -89,7 +89,7 @@ class PoolWorkers:
         self.taken.update(names)
 
     def remove_running(self, running: RunningJob) -> None:
-        """Take its workers out of those that come free."""
+        """Take the running job's workers out of those that come free."""
         free_s = self.free_s.get(running.job.job_id, self.now)
         for name in running.workers:
             entry = (free_s, LATER, name)
@@ -100,7 +100,7 @@ class PoolWorkers:
                 self.free = [other for other in self.free if other[2] != name]
 
     def place_running(self) -> None:
-        """Note when running jobs free their workers; rescue those that will be late."""
+        """Record when running jobs free their workers; reject or rescue those that will be late."""
         now, left_of, quantile = self.now, self.error.left, self.p.finish_quantile
         sooner = self.p.release_quantile
         late: list[tuple[float, str, RunningJob]] = []
@@ -126,7 +126,7 @@ class PoolWorkers:
             self.add_free_from(running.workers, ends_s)
 
     def reject_lost(self, running: RunningJob) -> bool:
-        """Reject, where the policy rejects, jobs that will be late even if they are lucky."""
+        """Reject the job if the policy rejects, and it will be late even if it is lucky."""
         if not self.p.reject_hopeless:
             return False
         if not is_lost(running, self.now, self.error, self.ways.fastest_s, self.p):
@@ -168,5 +168,5 @@ class PoolWorkers:
         return self.victims
 
     def victim(self, way: Way) -> RunningJob | None:
-        """Return a running job on as many workers that can wait and still be in time."""
+        """Return a running job on the same number of workers that can wait and still be in time."""
         return self.ranked_victims().best(way.workers, self.now + way.run_s, self.taken)

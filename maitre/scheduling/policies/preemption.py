@@ -10,7 +10,7 @@ from maitre.scheduling.snapshot import Pool, RunningJob
 class Victims:
     """The running jobs of a pool, by number of workers and by how long they can wait.
 
-    `rest_s` is what each still needs on the workers that it has. A job that will be late even if it
+    `rest_s` is what each job still needs on its present workers. A job that will be late even if it
     is lucky can wait for ever.
     """
 
@@ -41,7 +41,7 @@ class Victims:
         return all(not ranked or ranked[-1][0] <= time_s for ranked in self._ranked.values())
 
     def best(self, workers: int, until_s: float, taken: set[str]) -> RunningJob | None:
-        """Return the job on as many `workers`, none of them `taken`, that can wait longest.
+        """Return the job on this number of `workers`, none `taken`, that can wait longest.
 
         `None` where no such job can wait until `until_s`.
         """

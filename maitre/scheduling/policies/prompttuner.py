@@ -139,7 +139,7 @@ class PromptTuner:
         idle: int,
         releases: Sequence[float],
     ) -> int:
-        """Return the fewest workers whose predicted release meets the deadline; else 0."""
+        """Return the fewest workers that meet the deadline by their predicted release; else 0."""
         for workers, need in need_s.items():
             if workers <= idle:
                 continue

@@ -55,9 +55,9 @@ class Ways:
     def all(
         self, job: JobView, from_s: float, quantile: float, dearest: float = math.inf
     ) -> list[Way]:
-        """Return every number of workers, cheapest first; a fresh job with a lookup and without.
+        """Return a way per number of workers, cheapest first; for a fresh job also with a lookup.
 
-        Only ways at most `dearest` times as dear as the first.
+        Ways more than `dearest` times as dear as the first are left out.
         """
         if job.started:
             left = self.error.left(job, job.iterations_done, quantile)
@@ -97,7 +97,7 @@ class Ways:
         return ways
 
     def cheapest(self, job: JobView, from_s: float, quantile: float) -> Way:
-        """Return the first of `all`, the cheapest way alone, at a fraction of the time."""
+        """Return the first way of `all`, the cheapest, in a fraction of its computing time."""
         k, iteration_s = self.speeds[0]
         if job.started:
             left = self.error.left(job, job.iterations_done, quantile)
@@ -116,8 +116,8 @@ class Ways:
     def release_s(self, job: JobView, way: Way) -> float:
         """Return how long `way` is presumed to hold workers that a later job waits for.
 
-        A lower quantile than its own deadline is planned with: over a row of jobs the errors
-        even out.
+        This is a lower quantile than the one for the job's own deadline: over a row of jobs the
+        errors even out.
         """
         quantile = self.p.release_quantile
         iteration_s = self.model.iteration_s[way.workers]
@@ -133,10 +133,10 @@ class Ways:
 
 
 def efficient_speeds(model: ModelSpec, gpus: int) -> list[tuple[int, float]]:
-    """Return (workers, seconds per iteration), cheapest first, without those that are slower.
+    """Return (workers, seconds per iteration), cheapest first, each faster than the one before.
 
-    Scaling need not be monotone: a number of workers at which an iteration takes as long as at a
-    cheaper one, or longer, is left out. Numbers above `gpus` are, too.
+    Scaling need not be monotone. A number of workers at which an iteration takes as long as at a
+    cheaper number, or longer, is left out. So are numbers above `gpus`.
     """
     speeds: list[tuple[int, float]] = []
     for workers in model.counts_by_cost:
