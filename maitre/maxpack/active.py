@@ -28,8 +28,9 @@ def uncertain_points(
 
     Doubt is the standard deviation sqrt(p (1 - p)) of whether a server starves, or is unhealthy,
     whichever is the larger. Configurations are drawn with it as weight, so that they are not all
-    alike. A simulation teaches most where the model does not know what it will show: along the
-    boundary, and where a small risk has to be told from none. The same for the same seed and model.
+    alike. A simulation teaches most where the model does not know the result: along the boundary,
+    and where a small risk must be distinguished from no risk. Equal seeds and models give equal
+    points.
     """
     candidates = design(profile, _CANDIDATES * n, seed, lengths=lengths, duration_s=duration_s)
     predicted = model.predict(point_features(profile, candidates))

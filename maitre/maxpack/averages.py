@@ -131,8 +131,8 @@ def held_per_s(sums, moments, rounding):
 def crossing_s(sums, cost, limit, kv_per_s, in_in, waiting):
     """Return the step time at which the server is as busy as the fullest of its limits.
 
-    Busy falls with t and the limits rise, so their largest is smallest there. With `waiting` the
-    slots are no limit.
+    The busy part falls with t and the limits rise, so their maximum is smallest there. With
+    `waiting` the slots do not limit.
     """
     low, high = math.log(_SHORTEST_S), math.log(_LONGEST_S)
     for _ in range(_BISECTIONS):

@@ -39,11 +39,11 @@ class Calibration:
         return cls(float(max(found.x[0], 1e-3)), float(found.x[1]))
 
     def log_odds(self, scores: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the odds, one each."""
+        """Return the logarithm of the odds of each score."""
         return self.slope * scores + self.offset
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
-        """Return probabilities for scores, one each."""
+        """Return the probability of each score."""
         return np.asarray(expit(self.log_odds(scores)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class ResidualBand:
         return cls(edges, tuple(low), tuple(high))
 
     def around(self, estimate: np.ndarray, fill: np.ndarray) -> np.ndarray:
-        """Lower end, estimate and upper end: (rows, 3)."""
+        """Return the lower end, the estimate and the upper end: (rows, 3)."""
         place = np.searchsorted(self.edges, fill)
         low, high = np.array(self.low)[place], np.array(self.high)[place]
         return np.column_stack(

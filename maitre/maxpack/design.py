@@ -22,13 +22,13 @@ Point = tuple[ServerConfig, Workload]
 DESIGN_VERSION = 4
 
 _DIMENSIONS = 10
-# Designed loads as multiples of what the steady state says a server sustains: most of them
-# around the limit, where the model has to be sharp; the measured overloads reach four times it.
+# Designed loads as multiples of what the steady state says a server sustains. Most loads are around
+# the limit, where the model has to be sharp; the measured overloads reach four times the limit.
 _FILL_RANGE = (0.15, 6.0)
 _BOUNDARY = (0.9, 1.12)
 _BOUNDARY_SHARE = 0.6
 # Servers with few slots for many adapters starve in their own way, by waiting: some designs have
-# at most a third as many slots as adapters, and up to so many times the load that fills the slots.
+# at most a third as many slots as adapters, and a load that fills the slots up to this many times.
 _FEW_SLOTS_SHARE, _FEW_SLOTS_LOAD = 0.15, (1.0, 6.0)
 _FEWEST_ADAPTERS = 24
 _LOWEST_RATE_RPS = 5e-4
@@ -50,7 +50,7 @@ def design(
 
     A scrambled Sobol sequence spans: number of adapters, kind and skew of the rates (log-normal,
     Zipf, two classes), load relative to the steady-state limit, slots, rank tier and rank mix,
-    mean lengths, and whether slots are few. The same for the same seed.
+    mean lengths, and whether slots are few. Equal seeds give equal designs.
     """
     lengths = lengths or default_lengths()
     points = qmc.Sobol(_DIMENSIONS, scramble=True, rng=np.random.default_rng(seed)).random(
@@ -120,9 +120,9 @@ def _size(
         return count, picked, float(np.exp(low + (high - low) * u[3]))
     count = max(1, round(float(most ** u[0])))
     if u[5] < _BEST_SLOTS_SHARE:
-        return count, of_tier, _fill(u[3])
+        return count, of_tier, _fill_at(u[3])
     given = _slots(u[5], count, np.unique(slots[of_tier]).tolist())
-    return count, of_tier[slots[of_tier] == given], _fill(u[3])
+    return count, of_tier[slots[of_tier] == given], _fill_at(u[3])
 
 
 def _rate_shape(kind: float, skew: float, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -137,7 +137,7 @@ def _rate_shape(kind: float, skew: float, count: int, rng: np.random.Generator) 
     return rates / rates.sum()
 
 
-def _fill(u: float) -> float:
+def _fill_at(u: float) -> float:
     if u < _BOUNDARY_SHARE:
         low, high = _BOUNDARY
         return low + (high - low) * u / _BOUNDARY_SHARE

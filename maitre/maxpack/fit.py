@@ -43,8 +43,7 @@ def fit_model(
 ) -> MaxpackModel:
     """Return a model fitted on the traces of one profile (`maitre.maxpack.traces.make_traces`).
 
-    Configurations that ran out of memory teach nothing but that, which the profile says
-    exactly; they are left out.
+    Configurations that ran out of memory are left out: the profile says exactly which do.
 
     Raises:
         MaxpackError: missing columns, fewer than `MINIMUM_ROWS` rows that ran, traces of
@@ -86,12 +85,12 @@ def model_at_objective(
 ) -> MaxpackModel:
     """Return a model of the same training rows for another time-to-first-token objective.
 
-    The simulations are judged again, none is run again. `model` itself where it is for
+    The simulations are judged again, and none is run again. Returns `model` itself where it is for
     `ttft_slo_ms` already.
 
     Raises:
-        MaxpackError: `traces` do not hold the rows that the model was trained on, or all of them
-            are healthy, or none is, at this objective.
+        MaxpackError: `traces` do not hold the rows that the model was trained on, or at this
+            objective all rows are healthy, or all are unhealthy.
     """
     if model.card.ttft_slo_ms == ttft_slo_ms:
         return model

@@ -9,8 +9,8 @@ With request rate l (1/s), mean step time t (s) and the twin's own step cost
     adapters    L(t) = sum_i 1 - exp(-r_i output_i t)
     busy        E[step cost(B, P, K, L)] / t
 
-The server is sustainable when at some t it is busy for no more than all of the time while K fits
-the KV cache, L the slots and B `max_num_seqs`. `fill` is the smallest over t of the largest of
+The server is sustainable when at some t it is busy for at most all of the time while K fits the KV
+cache, L the slots and B `max_num_seqs`. `fill` is the smallest over t of the largest of
 those fractions: up to 1 the averages can be met, above 1 they cannot. What fluctuations do near 1
 is for the learned model to say; it gets the scales on which they act:
 
@@ -138,7 +138,7 @@ def _solve(sums, cost, limit, moments, rounding, waits, out):
     out[1], out[2], out[3], out[13] = busy, kv, slots, sequences
     out[14] = out[0]
     if slots > 1.0:
-        _wait(sums, cost, limit, kv_per_s, moments[0], waits, out)
+        _solve_waiting(sums, cost, limit, kv_per_s, moments[0], waits, out)
     # The step time at which the server settles: busy exactly all of the time, or the crossing
     # when it is overloaded.
     if out[0] < 1.0:
@@ -153,8 +153,8 @@ def _solve(sums, cost, limit, moments, rounding, waits, out):
 
 
 @compiled
-def _wait(sums, cost, limit, kv_per_s, in_in, waits, out):
-    """Return the state of a server with too few slots whose requests wait for them."""
+def _solve_waiting(sums, cost, limit, kv_per_s, in_in, waits, out):
+    """Write into `out` the state of a server with too few slots, whose requests wait for them."""
     t = crossing_s(sums, cost, limit, kv_per_s, in_in, True)
     kv, _, sequences = limits_used(sums, limit, t, kv_per_s)
     out[14] = max(busy_part(sums, cost, limit, t, kv_per_s, in_in), max(kv, sequences))
@@ -179,7 +179,7 @@ def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):
     square = moments[3] * inputs * inputs + moments[4] * inputs * outputs
     square += moments[5] * outputs * outputs / 3.0
     sigma = math.sqrt(max(t * sums[OUTPUT] * square, 1e-9))
-    out[10] = _bounded((1.0 - out[7]) * limit[0] / sigma)
+    out[10] = _bounded_sigmas((1.0 - out[7]) * limit[0] / sigma)
     idle = max(1.0 - load, _LEAST_IDLE)
     out[12] = 1e3 * 0.5 * (1.0 + moments[2]) * load / (idle * max(sums[RATE], 1e-6))
     out[11] = _MOST_SIGMAS
@@ -187,7 +187,7 @@ def _fluctuations(sums, cost, limit, kv_per_s, moments, t, out):
         # Each adapter is in the batch with probability p = 1 - exp(-x t): the sum of p (1 - p).
         spread = math.sqrt(max(active_adapters(sums, 2.0 * t) - out[6], 1e-2))
         spare = limit[1] - out[6]
-        out[11] = _bounded(spare / spread)
+        out[11] = _bounded_sigmas(spare / spread)
         # Slots fall free at the rate at which adapters come: the slope of p over the output tokens.
         slope = active_adapters(sums, _APART * t) - active_adapters(sums, t / _APART)
         slope /= t * (_APART - 1.0 / _APART)
@@ -209,5 +209,5 @@ def _waits_over(part, sigmas):
 
 
 @compiled
-def _bounded(sigmas):
+def _bounded_sigmas(sigmas):
     return min(max(sigmas, -_MOST_SIGMAS), _MOST_SIGMAS)

@@ -62,7 +62,7 @@ def gathering_table() -> GatheringTable:
     apart = round(math.log(_STEP_RATIO) / math.log(_OUTPUT_RATIO))
     running = x[0] * _FIRST_STEP_S * _OUTPUT_RATIO ** np.arange(_OUTPUTS + apart * (_STEPS - 1))
     for j in range(_WAITS):
-        held, waiting = slot_use(running, _wait(j))
+        held, waiting = slot_use(running, _wait_at(j))
         for i in range(_STEPS):
             mine = slice(i * apart, i * apart + _OUTPUTS)
             slots[i, j] = _combination(basis, held[mine], _SLOTS_FLOOR)
@@ -88,7 +88,7 @@ def slot_use(running: np.ndarray, wait: float) -> tuple[np.ndarray, np.ndarray]:
 
 @compiled
 def wait_for_slots(sums, slots, t, slot_table, queue_table):
-    """Wait for a slot in running times, and how many requests wait, on average.
+    """Return the mean wait for a slot, in running times, and how many requests wait on average.
 
     `t` is the step time in which the server is busy all of the time (s).
     """
@@ -96,22 +96,22 @@ def wait_for_slots(sums, slots, t, slot_table, queue_table):
     place = min(max(place, 0.0), _STEPS - 1.001)
     row = int(place)
     part = place - row
-    before = _combined(sums, slot_table, row, part, 0)
+    before = _combination_at(sums, slot_table, row, part, 0)
     for j in range(1, _WAITS):
-        now = _combined(sums, slot_table, row, part, j)
+        now = _combination_at(sums, slot_table, row, part, j)
         if now <= slots or j == _WAITS - 1:
             share = 0.0 if before <= slots else (before - slots) / max(before - now, 1e-9)
             share = min(share, 1.0)
-            low, high = _wait(j - 1), _wait(j)
-            waiting = (1.0 - share) * _combined(sums, queue_table, row, part, j - 1)
-            waiting += share * _combined(sums, queue_table, row, part, j)
+            low, high = _wait_at(j - 1), _wait_at(j)
+            waiting = (1.0 - share) * _combination_at(sums, queue_table, row, part, j - 1)
+            waiting += share * _combination_at(sums, queue_table, row, part, j)
             return low + share * (high - low), max(waiting, 0.0)
         before = now
     return 0.0, 0.0
 
 
 @compiled
-def _combined(sums, table, row, part, j):
+def _combination_at(sums, table, row, part, j):
     """Return the j-th combination of the table, between two step times."""
     total = 0.0
     for k in range(_N_STEPS):
@@ -126,7 +126,7 @@ def _interpolated(table, row, part, j, k):
 
 
 @compiled
-def _wait(j):
+def _wait_at(j):
     """Return the j-th wait of the table: 0, then doubling."""
     return 0.0 if j == 0 else _FIRST_WAIT * 2.0 ** (j - 1)
 

@@ -86,7 +86,7 @@ class MaxpackModel:
     def predict_one(self, features: np.ndarray) -> tuple[float, float]:
         """Return throughput (tokens/s) and risk of one configuration, features (1, FEATURES).
 
-        `predict` without its frame and its other columns, for callers in a hurry.
+        The same as `predict` without its frame and its other columns, and faster.
         """
         throughput = np.exp(self.trees["throughput"].raw(features)[0])
         reference = float(reference_tps(features)[0])
@@ -99,7 +99,7 @@ class MaxpackModel:
     def risk_of(
         self, sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
     ) -> np.ndarray:
-        """Return `risk` where the steady state of each set is known already."""
+        """Return what `risk` does, from the steady state of each set."""
         x = feature_matrix(sets, options, rows, fluid)
         return np.where(options.kv_cache_tokens[rows] > 0, self._risk(x), 1.0)
 

@@ -19,7 +19,7 @@ RANK_TIERS = (8, 16, 32, 64, 128, 256, 320, 512)
 # Any number of slots will do for vLLM; in steps of an eighth or less none is far from the best.
 SLOTS = (*range(8, 32, 2), *range(32, 64, 4), *range(64, 128, 8), *range(128, 256, 16),
          *range(256, 385, 32))  # fmt: skip
-# Sequences and tokens of a batch where the profile holds for whatever they are.
+# Sequences and tokens of a batch where the profile holds for any number.
 LARGEST_BATCH = 2048
 _MOMENT_DRAWS = 20_000
 _CPU_STEP = 32
@@ -84,8 +84,8 @@ class ServerOptions:
         cls, profile: ServerProfile, lengths: Lengths, pairs: Sequence[tuple[int, int]]
     ) -> ServerOptions:
         """Return these (slots, rank) pairs, in this order, startable or not."""
-        max_num_seqs = _planned(profile.valid.max_num_seqs)
-        max_num_batched_tokens = _planned(profile.valid.max_num_batched_tokens)
+        max_num_seqs = _planned_batch(profile.valid.max_num_seqs)
+        max_num_batched_tokens = _planned_batch(profile.valid.max_num_batched_tokens)
         costs, limits = [], []
         for count, rank in pairs:
             config = ServerConfig(max_loras=count, max_cpu_loras=count, max_lora_rank=rank)
@@ -140,7 +140,7 @@ class ServerOptions:
         return np.unique(self.max_lora_rank)
 
     def rank_tier(self, ranks: np.ndarray) -> np.ndarray:
-        """Return the smallest tier that holds each rank; 0 where there is no such tier."""
+        """Return the smallest tier that holds each rank; 0 where no tier does."""
         tiers = self.tiers
         place = np.searchsorted(tiers, ranks)
         return np.where(place < len(tiers), tiers[np.minimum(place, len(tiers) - 1)], 0)
@@ -182,8 +182,8 @@ def slot_counts(profile: ServerProfile, slots: Sequence[int] = SLOTS) -> tuple[i
     return tuple(sorted({n for n in (low, high, *slots) if max(low, 1) <= n <= high}))
 
 
-def _planned(valid: tuple[int, int] | None) -> int:
-    """Return the batch that servers are planned with: the largest that was measured."""
+def _planned_batch(valid: tuple[int, int] | None) -> int:
+    """Return the batch that servers are planned with: the largest measured one."""
     return LARGEST_BATCH if valid is None else valid[1]
 
 

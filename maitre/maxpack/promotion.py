@@ -50,7 +50,7 @@ def compare_with_champion(
         if was != now:
             return Promotion(True, f"the champion has another {fact}: {was}, not {now}")
     unseen = rows_not_trained_on(champion.training_rows, held_out)
-    ran = _started(unseen)
+    ran = _count_started(unseen)
     if ran < MINIMUM_COMPARED_ROWS:
         return Promotion(
             True,
@@ -75,7 +75,7 @@ class ChampionQuality:
 def judge_champion(champion: MaxpackModel, traces: pd.DataFrame) -> ChampionQuality:
     """Score the champion on the traces that it was not trained on."""
     unseen = rows_not_trained_on(champion.training_rows, traces)
-    ran = _started(unseen)
+    ran = _count_started(unseen)
     if ran < MINIMUM_COMPARED_ROWS:
         return ChampionQuality(
             False,
@@ -92,8 +92,8 @@ def judge_champion(champion: MaxpackModel, traces: pd.DataFrame) -> ChampionQual
     )
 
 
-def _started(traces: pd.DataFrame) -> int:
-    """Return how many of the simulated servers started at all."""
+def _count_started(traces: pd.DataFrame) -> int:
+    """Return how many of the simulated servers started."""
     return int((~traces["out_of_memory"].astype(bool)).sum())
 
 

@@ -80,7 +80,7 @@ def recommend_server(
         _choice(options, int(row), float(risk), values)
         for row, risk, values in zip(rows, risks, fluid, strict=True)
     )
-    # Risks of comfortable servers differ by nothing that matters: then the most room decides.
+    # The risks of servers far from their limits hardly differ: then the most room decides.
     best = int(np.lexsort((fluid[:, 0], np.round(risks, 3)))[0])
     return Recommendation(
         options.config(int(rows[best]), len(adapters)),

@@ -33,7 +33,7 @@ _READING_FACTOR = 1.5
 _SETTLING_S = 1.0
 # The kernel runs outside Python's lock; one thread more than there are cores fills the time in
 # which the others prepare arrivals inside it. Beyond a few cores the lock is in the way, and then
-# processes pay once there is enough to do.
+# processes pay if there is enough to do.
 _THREADS_SCALE_TO = 4
 _WORTH_PROCESSES_S = 400 * 3600.0
 
@@ -71,7 +71,7 @@ def simulate_health(
     cores = min(workers or _cores(), max(len(tasks), 1))
     if cores == 1:
         with _without_range_warnings():
-            return _collected(map(_simulate_one, tasks), len(tasks), on_progress)
+            return _collect(map(_simulate_one, tasks), len(tasks), on_progress)
     simulated_s = sum(workload.duration_s for _, workload in runs)
     pool: Executor
     if cores > _THREADS_SCALE_TO and simulated_s > _WORTH_PROCESSES_S:
@@ -80,7 +80,7 @@ def simulate_health(
         pool = ThreadPoolExecutor(cores + 1)
     with pool, _without_range_warnings():
         chunk = max(1, min(16, len(tasks) // (cores * 8)))
-        return _collected(pool.map(_simulate_one, tasks, chunksize=chunk), len(tasks), on_progress)
+        return _collect(pool.map(_simulate_one, tasks, chunksize=chunk), len(tasks), on_progress)
 
 
 def warm_started(profile: ServerProfile, workload: Workload, seed: int) -> Workload:
@@ -147,7 +147,7 @@ def _simulate_one(
     )
 
 
-def _collected(
+def _collect(
     results: Iterable[SimulatedHealth], total: int, on_progress: Progress | None
 ) -> list[SimulatedHealth]:
     collected = []

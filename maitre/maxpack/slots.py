@@ -23,10 +23,10 @@ def roomiest_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the configurations of rank `tier[i]` on which set i has the lowest fill, best first.
 
-    Returns (set, row) pairs, up to `kept` a set. More slots than adapters are never considered. The
-    fill falls with the slots while they are short and rises with the KV cache that they take, so
-    few of them have to be looked at: every fourth and those around the best; with `near_slots`
-    those downhill from there. A slot for every adapter is always considered.
+    Returns (set, row) pairs, up to `kept` per set. More slots than adapters are never
+    considered. The fill falls with the slots while they are short and rises with the KV cache
+    that they take, so few numbers have to be looked at: every fourth and those around the best;
+    with `near_slots` those downhill from there. A slot for every adapter is always considered.
     """
     ladder, lengths = options.ladders
     place = np.searchsorted(options.tiers, tier)
@@ -50,7 +50,7 @@ def roomiest_rows(
 
 @compiled
 def _search_slots(sums, ladders, last, start, costs, limits, moments, rounding, found):
-    """Return for each set the rows of its ladder (slots up to `last`) with the lowest fill."""
+    """Return the rows of each set's ladder (slots up to `last`) with the lowest fill."""
     fills = np.empty(ladders.shape[1])
     for i in range(len(sums)):
         top = last[i]

@@ -34,8 +34,8 @@ def split_traces(
 def row_identities(traces: pd.DataFrame) -> np.ndarray:
     """Return one hash per trace, shape (rows,), uint64: the same simulation has the same hash.
 
-    What came of the simulation does not count, so the hash stays when a trace is judged at
-    another objective.
+    The results of the simulation do not count, so the hash stays the same when a trace is judged
+    at another objective.
     """
     return pd.util.hash_pandas_object(
         traces[list(_IDENTITY)].astype(np.float64), index=False

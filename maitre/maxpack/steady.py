@@ -24,12 +24,12 @@ class SteadyStateModel:
     width: float = 0.01
 
     def risk(self, sets: SetSums, options: ServerOptions, rows: np.ndarray) -> np.ndarray:
-        """Return risk of each set on configuration `rows[i]`, from its fill."""
+        """Return the risk of each set on configuration `rows[i]`, from its fill."""
         return self.risk_of(sets, options, rows, fluid_features(sets, options, rows))
 
     def risk_of(
         self, sets: SetSums, options: ServerOptions, rows: np.ndarray, fluid: np.ndarray
     ) -> np.ndarray:
-        """Return `risk` where the steady state of each set is known already."""
+        """Return what `risk` does, from the steady state of each set."""
         del sets, options, rows
         return np.asarray(expit((fluid[:, 0] - self.limit) / self.width))

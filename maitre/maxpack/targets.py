@@ -26,18 +26,20 @@ _HOUR_MS, _MOST_WAITING = 3.6e6, 0.1
 
 
 def log_shortfall(x: np.ndarray, log_throughput: np.ndarray) -> np.ndarray:
-    """Return the logarithm of offered over expected throughput, within bounds: a server starves
-    above 1 / 0.9. `log_throughput` is the regressor's estimate for these rows of `FEATURES`.
+    """Return the logarithm of offered over expected throughput, within bounds.
+
+    A server starves where the quotient is above 1 / 0.9. `log_throughput` is the regressor's
+    estimate for these rows of `FEATURES`.
     """
-    return np.clip(-log_throughput - np.log(_delivered(x)), -0.05, 1.2)
+    return np.clip(-log_throughput - np.log(_delivered_part(x)), -0.05, 1.2)
 
 
 def reference_tps(x: np.ndarray) -> np.ndarray:
     """Return the offered load that a server without fluctuations would deliver within an hour."""
-    return x[:, _OFFERED] * _delivered(x)
+    return x[:, _OFFERED] * _delivered_part(x)
 
 
-def _delivered(x: np.ndarray) -> np.ndarray:
+def _delivered_part(x: np.ndarray) -> np.ndarray:
     waiting = np.minimum(x[:, _QUEUE_WAIT] / _HOUR_MS, _MOST_WAITING)
     return np.minimum(1.0 - waiting, 1.0 / np.maximum(x[:, _WAITING], 1.0))
 
@@ -45,9 +47,9 @@ def _delivered(x: np.ndarray) -> np.ndarray:
 def log_target(name: str, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithm that a regressor learns, and the rows in which it is known."""
     if name == "throughput":
-        # Of the load that came: how much that was by chance says nothing about the server.
+        # Relative to the load that came: its size is chance and says nothing about the server.
         came = frame["measured_offered_tps"].to_numpy(dtype=np.float64)
-        reference = came * _delivered(frame[list(FEATURES)].to_numpy(dtype=np.float64))
+        reference = came * _delivered_part(frame[list(FEATURES)].to_numpy(dtype=np.float64))
         ratio = frame["throughput_tps"].to_numpy(dtype=np.float64) / np.maximum(reference, 1e-9)
     else:
         column = {"ttft": "ttft_p99_ms", "itl": "itl_mean_ms"}[name]

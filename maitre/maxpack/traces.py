@@ -28,7 +28,7 @@ def make_traces(
     rule: HealthRule | None = None,
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Simulate the points: one row a configuration, its features and what came of it.
+    """Simulate the points; return one row per configuration: its features and the results.
 
     `duration_s` simulated seconds each, from a warm start (`maitre.maxpack.simulate_health`);
     point i runs under seed + i. Columns: the features
@@ -48,10 +48,10 @@ def make_traces(
             "throughput_tps": measured.throughput_tps,
             "starved": bool(measured.health.starved),
             "healthy": bool(measured.health.healthy),
-            "ttft_p99_ms": _finite(measured.health.worst_ttft_p99_ms),
-            "ttft_server_p99_ms": _finite(measured.health.ttft_p99_ms),
-            "itl_mean_ms": _finite(measured.itl_mean_ms),
-            "itl_p99_ms": _finite(measured.itl_p99_ms),
+            "ttft_p99_ms": _finite_or_nan(measured.health.worst_ttft_p99_ms),
+            "ttft_server_p99_ms": _finite_or_nan(measured.health.ttft_p99_ms),
+            "itl_mean_ms": _finite_or_nan(measured.itl_mean_ms),
+            "itl_p99_ms": _finite_or_nan(measured.itl_p99_ms),
             "preemptions": measured.preemptions,
             "out_of_memory": bool(measured.health.out_of_memory),
             "max_cpu_loras": config.max_cpu_loras,
@@ -119,5 +119,5 @@ def _cut_to_duration(workload: Workload, duration_s: float) -> Workload:
     )
 
 
-def _finite(value: float) -> float:
+def _finite_or_nan(value: float) -> float:
     return float(value) if np.isfinite(value) else float("nan")
