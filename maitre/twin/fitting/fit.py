@@ -44,8 +44,11 @@ class ProfileIdentity:
 
 @dataclass(frozen=True, eq=False)
 class StepFit:
-    """The coefficients (ms), where a token begins to cost more (without and with adapters), and the
-    equations with `fitted`."""
+    """The coefficients of a step's time (ms), and how they were fitted.
+
+    `small_tokens` and `large_tokens` are where a token begins to cost more, without and with
+    adapters. `equations` has the fitted values in its column `fitted`.
+    """
 
     coefficients: dict[str, float]
     small_tokens: float
@@ -93,7 +96,7 @@ def fit_step(equations: pd.DataFrame, steps: pd.DataFrame | None = None) -> Step
 
 
 def _with_knees(rows: pd.DataFrame, small: float, large: float) -> pd.DataFrame:
-    """Return the terms that begin beyond so many tokens."""
+    """Return the rows with the terms that begin beyond `small` and `large` tokens."""
     return rows.assign(
         over_small=np.maximum(rows["tokens"] - small, 0.0),
         lora_over=rows["lora"] * np.maximum(rows["tokens"] - large, 0.0),

@@ -79,8 +79,11 @@ def _steps_of(part: Any, server: MeasuredServer) -> pd.DataFrame:
 
 
 def _arrivals(asked: list[_Asked]) -> list[tuple[float, list[int]]]:
-    """Return steps as (time, requests): chunks in order, a new one where a request comes again or a
-    pause is longer than chunks of one step take."""
+    """Return steps as (time, requests), from the chunks in order.
+
+    A new step begins where a request comes again, or where a pause is longer than the chunks of one
+    step take.
+    """
     order = sorted((at, i) for i, one in enumerate(asked) for at in one.chunks)
     found: list[tuple[float, list[int]]] = []
     last_s = -np.inf
