@@ -70,7 +70,9 @@ def watch_once(
         verdict = weigh(state, observed(seen, home, inputs, mlflow, gateway), now_s, limits)
     except UserError as error:
         # A champion of another profile, or a catalogue that the profile does not cover.
-        return _skip_result(f"the plan cannot be weighed: {' '.join(str(error).split())}", state)
+        return _skip_result(
+            f"the plan's risks cannot be computed: {' '.join(str(error).split())}", state
+        )
     if not verdict.ask:
         return _skip_result(verdict.reason, verdict.state)
     return dg.SensorResult(
@@ -132,7 +134,7 @@ def _why_blind(seen: list[TrafficSample], home: DataHome) -> str:
         return "there is no catalogue to compare the traffic with; materialise adapter_catalogue"
     requests, span_s = request_counts(seen)
     if span_s < LEAST_SPAN_S:
-        return f"rates of {span_s:.0f} s are too short: expected at least {LEAST_SPAN_S:.0f} s"
+        return f"the samples cover {span_s:.0f} s: expected at least {LEAST_SPAN_S:.0f} s"
     if not any(requests.values()):
         return f"no request came in {span_s:.0f} s"
     return ""

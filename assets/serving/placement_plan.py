@@ -37,13 +37,14 @@ class PlacementConfig(dg.Config):
     ttft_slo_ms: float = Field(
         default=10_000.0,
         description="Objective for the 99th percentile of the time to first token, of each "
-        "server and adapter. The champion's traces are judged at it and a model is fitted.",
+        "server and adapter. The champion's traces are judged at this objective, and a model is "
+        "fitted to them.",
     )
     seed: int = 0
     change_running: bool = Field(
         default=False,
-        description="Change what is served with few moves (where nothing is, the plan that is "
-        "there) instead of a new plan.",
+        description="Change the served plan with few moves instead of making a new plan. Where "
+        "nothing is served, change the newest plan.",
     )
     traffic_max_age_s: float = Field(
         default=86_400.0,

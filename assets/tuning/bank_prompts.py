@@ -151,7 +151,7 @@ def _tune_together(
     from maitre.tuning.common_start import tune_from_common_start
     from maitre.tuning.config import IterationReport
 
-    context.log.info("reading the examples and the model's keys and values of them")
+    context.log.info("reading the examples and computing their keys and values in the model")
     progress = LoggedProgress(context.log, f"iterations of {len(names)} tasks in one batch")
     evaluation_progress = LoggedProgress(context.log, "tasks evaluated")
 

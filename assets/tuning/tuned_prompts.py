@@ -114,7 +114,7 @@ def tuned_prompts(
     model = language_model.load()
     tenant = owner_of_prompts(context.run.tags.get(TENANT_TAG))
     if outage := mlflow.store().outage():
-        context.log.warning(f"{outage}; the prompt is tuned, and registered when MLflow answers")
+        context.log.warning(f"{outage}; the prompt is tuned now and registered when MLflow answers")
     start = _start(config, home, model, task, tenant)
     context.log.info(f"start from {start.choice.name} in {start.seconds:.1f} s: {start.why}")
     results = _tune(context, config, model, task, start, tenant)

@@ -172,7 +172,7 @@ def decide(
     """Decide after one more sample.
 
     `starving` maps servers whose queue was seen to grow to the reason. They count whether or not
-    `risks` has them: a server that cannot be weighed can starve.
+    `risks` has them: a server whose risk is unknown can starve, too.
     """
     over = {}
     watched = sorted(risks.keys() | starving.keys())

@@ -91,7 +91,7 @@ def _figure(plan: PlacementPlan) -> go.Figure:
         rows=2,
         cols=2,
         subplot_titles=(
-            "Servers, filled to their limit (1)",
+            "Fill of the servers (1: at the limit)",
             "Risk of an unhealthy server",
             "KV cache in use against slots",
             "GPUs: lower bound, this plan, simpler methods",

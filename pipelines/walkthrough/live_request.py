@@ -54,7 +54,7 @@ def tune_through_the_queue(
 
 
 def _wait_for_end(queue: RequestQueue, request: TuningRequest, console: Console) -> TuningRequest:
-    """Return poll the request until it ends or its deadline passes; print each change of state."""
+    """Read the request until it ends or its deadline passes; print each new state; return it."""
     started_s = time.monotonic()
     printed = None
     while True:

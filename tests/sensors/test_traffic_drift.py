@@ -115,9 +115,7 @@ def steady_state(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_traffic_as_planned_is_let_alone(planned: DataHome, tmp_path: Path) -> None:
     results = minutes(planned, tmp_path, gateway(tmp_path), 5)
     assert not any(result.run_requests for result in results)
-    assert (
-        "rates of 0 s are too short: expected at least 120 s" in results[0].skip_reason.skip_message
-    )
+    assert "the samples cover 0 s: expected at least 120 s" in results[0].skip_reason.skip_message
     assert "no server is about to starve" in results[-1].skip_reason.skip_message
     assert len(samples_since(planned, 0.0)) == 5
 
@@ -193,7 +191,7 @@ def test_what_cannot_be_weighed_is_said(
     monkeypatch.setattr(sensor, "champion_at", refuse)
     planned.files().write_folder(SAMPLES, {})
     refused = minutes(planned, tmp_path, gateway(tmp_path), 4)
-    expected = "the plan cannot be weighed: the champion is of another profile"
+    expected = "the plan's risks cannot be computed: the champion is of another profile"
     assert refused[-1].skip_reason.skip_message == expected
 
 
