@@ -9,7 +9,7 @@ import pytest
 from benchmarks.malformed.readers import Reader, file_with, readers
 from benchmarks.malformed.run import DEFECT, DROPPED, HANG, REFUSED, judged, verdict_on
 
-CASES = 40
+CASES = 20
 
 
 def test_no_reader_ends_in_a_traceback_hangs_or_drops_rows(tmp_path: Path) -> None:
@@ -24,6 +24,7 @@ def test_no_reader_ends_in_a_traceback_hangs_or_drops_rows(tmp_path: Path) -> No
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_every_reader_refuses_some_damage_or_ignores_the_file(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
